@@ -1,0 +1,214 @@
+"""The three LoRA adapters of one frozen causal LM: add, wear for a block of code, save, load.
+
+An adapter is worn, never left on: outside a `wearing` block no adapter is active and the decoder is the plain
+base. PEFT's `set_adapter` is never called inside a step, since it flips `requires_grad` and drops gradients.
+"""
+
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from peft import LoraConfig, PeftConfig, get_peft_model_state_dict, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers.utils.hub import cached_file
+
+from .configuration_clara import ClaraConfig
+
+PEFT_PREFIX = "base_model.model."
+WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+
+
+def tuner_layers(decoder: nn.Module) -> Iterator[BaseTunerLayer]:
+    """The adapted layers of a decoder."""
+    return (module for module in decoder.modules() if isinstance(module, BaseTunerLayer))
+
+
+def worn_adapters(decoder: nn.Module) -> list[str]:
+    """Names of the adapters active now; empty outside a `wearing` block."""
+    layer = next(tuner_layers(decoder), None)
+    return [] if layer is None else list(layer.active_adapters)
+
+
+def _wear(decoder: nn.Module, names: list[str]) -> None:
+    for layer in tuner_layers(decoder):
+        layer._active_adapter = list(names)
+
+
+@contextmanager
+def wearing(decoder: nn.Module, *names: str) -> Iterator[None]:
+    """Activates adapters for a block of code and restores what was worn before; touches no `requires_grad`.
+
+    Raises:
+        ValueError: If the decoder has no adapter of that name.
+    """
+    have = adapter_names(decoder)
+    missing = [name for name in names if name not in have]
+    if missing:
+        raise ValueError(f"The decoder has no adapter {missing}, only {have}: add or load it first.")
+    before = worn_adapters(decoder)
+    _wear(decoder, list(names))
+    try:
+        yield
+    finally:
+        _wear(decoder, before)
+
+
+class CheckpointContexts:
+    """`context_fn` for `torch.utils.checkpoint`: wears at recompute what was worn at forward.
+
+    Without it the recomputation runs with whatever is worn in backward, and gradients are silently wrong. A
+    deep copy of a model gets contexts of its own decoder.
+    """
+
+    def __init__(self, decoder: nn.Module) -> None:
+        self.decoder = decoder
+
+    def __call__(self) -> tuple[AbstractContextManager, AbstractContextManager]:
+        """A context for the forward pass and one for its recomputation."""
+        return nullcontext(), wearing(self.decoder, *worn_adapters(self.decoder))
+
+
+def adapter_names(decoder: nn.Module) -> list[str]:
+    """Names of the adapters a decoder has, worn or not."""
+    return list(getattr(decoder, "peft_config", {}))
+
+
+def lora_config(config: ClaraConfig) -> LoraConfig:
+    """PEFT's configuration of one adapter."""
+    return LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=config.lora_target_modules,
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=config.base_model_name_or_path,
+        revision=config.base_model_revision,
+    )
+
+
+def add_adapter(decoder: nn.Module, name: str, peft_config: PeftConfig) -> None:
+    """Adds a fresh adapter (B = 0: it changes nothing yet), leaves worn what was worn, freezes the base.
+
+    Its dropout is on or off as the decoder is in train or eval mode.
+    """
+    if name in adapter_names(decoder):
+        raise ValueError(f"The decoder already has an adapter named {name!r}.")
+    before = worn_adapters(decoder)
+    trainable = {parameter for parameter in decoder.parameters() if parameter.requires_grad}
+    trainable_adapters = {p for p in adapter_parameters(decoder) if p in trainable}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+        inject_adapter_in_model(peft_config, decoder, adapter_name=name)
+    for layer in tuner_layers(decoder):
+        layer.train(layer.get_base_layer().training)
+    _wear(decoder, before)
+    decoder.requires_grad_(False)
+    for parameter in [*trainable_adapters, *adapter_parameters(decoder, [name])]:
+        parameter.requires_grad_(True)
+
+
+def adapter_parameters(decoder: nn.Module, names: Iterable[str] | None = None) -> list[nn.Parameter]:
+    """Parameters of the named adapters, of all of them by default."""
+    wanted = set(adapter_names(decoder) if names is None else names)
+    found = []
+    for layer in tuner_layers(decoder):
+        for attribute in layer.adapter_layer_names:
+            for name, module in getattr(layer, attribute).items():
+                if name in wanted:
+                    found.extend([module] if isinstance(module, nn.Parameter) else module.parameters())
+    return found
+
+
+def adapter_state(decoder: nn.Module, name: str, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Tensors of one adapter under PEFT's file keys.
+
+    Args:
+        decoder: The causal LM that has the adapter.
+        name: The adapter.
+        state: The decoder's state dict, if it was gathered elsewhere (sharded training).
+    """
+    tensors = get_peft_model_state_dict(
+        decoder, state_dict=state, adapter_name=name, save_embedding_layers=False
+    )
+    return {PEFT_PREFIX + key: tensor for key, tensor in tensors.items()}
+
+
+def copy_adapter(decoder: nn.Module, source: str, target: str) -> None:
+    """Copies one adapter's tensors into another (the query reasoner starts as the compressor)."""
+    load_adapter_state(decoder, target, adapter_state(decoder, source), where=f"the adapter {source!r}")
+
+
+@torch.no_grad()
+def load_adapter_state(decoder: nn.Module, name: str, tensors: dict[str, Tensor], where: str) -> None:
+    """Copies tensors into an adapter; keys and shapes must match exactly.
+
+    Raises:
+        ValueError: If a tensor is missing, extra or misshapen; nothing is copied then.
+    """
+    own = adapter_state(decoder, name)
+    missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    misshapen = [key for key in own.keys() & tensors.keys() if own[key].shape != tensors[key].shape]
+    problems = {"missing": missing, "extra": extra, "misshapen": sorted(misshapen)}
+    told = [f"{len(keys)} {what} (first: {keys[0]})" for what, keys in problems.items() if keys]
+    if told:
+        raise ValueError(f"Adapter {name!r} does not fit {where}: {', '.join(told)} tensors.")
+    for key, tensor in own.items():
+        tensor.copy_(tensors[key])
+
+
+def save_adapter(
+    decoder: nn.Module,
+    name: str,
+    folder: str,
+    state: dict[str, Tensor] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Writes one adapter as a plain PEFT folder (safetensors and adapter_config.json)."""
+    os.makedirs(folder, exist_ok=True)
+    tensors = {
+        key: t.detach().to("cpu", dtype).contiguous()
+        for key, t in adapter_state(decoder, name, state).items()
+    }
+    save_file(tensors, os.path.join(folder, WEIGHTS_FILE), metadata={"format": "pt"})
+    peft_config = decoder.peft_config[name]
+    training = peft_config.inference_mode
+    peft_config.inference_mode = True
+    try:
+        peft_config.save_pretrained(folder)
+    finally:
+        peft_config.inference_mode = training
+
+
+def load_adapter(decoder: nn.Module, path: str, name: str, **hub_kwargs: object) -> None:
+    """Adds an adapter from the sub-folder `name` of a local folder or Hub repository, strictly.
+
+    Args:
+        decoder: The causal LM that will wear it.
+        path: Folder or repository id.
+        name: The adapter and its sub-folder.
+        **hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only` for the Hub.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If the file is damaged, or a tensor is missing, extra or misshapen.
+    """
+    files = {}
+    for file in (CONFIG_FILE, WEIGHTS_FILE):
+        found = cached_file(
+            path, file, subfolder=name, _raise_exceptions_for_missing_entries=False, **hub_kwargs
+        )
+        if found is None:
+            raise FileNotFoundError(f"{path} has no {name}/{file}: the checkpoint lacks its {name} adapter.")
+        files[file] = found
+    try:
+        tensors = load_file(files[WEIGHTS_FILE])
+    except SafetensorError as error:
+        raise ValueError(f"{files[WEIGHTS_FILE]} is damaged or cut short: {error}") from error
+    add_adapter(decoder, name, PeftConfig.from_pretrained(os.path.dirname(files[CONFIG_FILE])))
+    load_adapter_state(decoder, name, tensors, where=files[WEIGHTS_FILE])

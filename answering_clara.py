@@ -1,0 +1,205 @@
+"""Text in, text out: retrieving from a corpus memory, answering from it, paraphrasing a memory.
+
+Letters of the shapes: B questions, N passages, K chosen, M memory tokens, H hidden width, L tokens.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.utils import ModelOutput
+
+from .adapters_clara import wearing
+from .building_clara import BuildingMixin
+from .documents_clara import Document, check_texts, is_document, reading_order, to_passages
+from .encoding_clara import evaluating
+from .memory_clara import CorpusMemory, is_corpus_memory
+from .outputs_clara import ClaraGenerateOutput, RetrievalOutput, first
+from .prompts_clara import paraphrase_prompt
+
+Memory = CorpusMemory | Sequence[Document] | Sequence[Sequence[Document]]
+
+
+class AnsweringMixin(BuildingMixin):
+    """The text interface of [`ClaraForRetrievalGeneration`]; nothing here builds an autograd graph."""
+
+    @torch.no_grad()
+    def retrieve(
+        self, questions: str | Sequence[str], memory: CorpusMemory, retrieval_top_k: int | None = None
+    ) -> RetrievalOutput:
+        """Finds the passages whose memories are nearest to each question's memory by cosine.
+
+        Args:
+            questions: One question or B of them.
+            memory: A corpus memory of N passages made by this model.
+            retrieval_top_k: K passages a question; `min(config.retrieval_top_k, N)` by default.
+
+        Returns:
+            Flat lists and scores (K,) for one question, nested lists and (B, K) for several.
+
+        Raises:
+            ValueError: If K is below 1 or above N, a question is empty or too long, or another model made the
+                memory.
+        """
+        self._check_memory(memory)
+        texts = check_texts([questions] if isinstance(questions, str) else questions, "questions")
+        scores, indices = self._search(self._reason_texts(texts), memory, retrieval_top_k)
+        found = RetrievalOutput(
+            document_ids=[[memory.document_ids[i] for i in row] for row in indices.tolist()],
+            indices=indices.tolist(),
+            scores=scores,
+        )
+        return first(found) if isinstance(questions, str) else found
+
+    def _reason_texts(self, questions: list[str]) -> Tensor:
+        batch = self._processor().encode_questions(questions).to(self.device)
+        with self.lock, evaluating(self):
+            return self.reason(**batch)
+
+    def _search(self, query: Tensor, memory: CorpusMemory, k: int | None) -> tuple[Tensor, Tensor]:
+        k = min(self.config.retrieval_top_k, len(memory)) if k is None else k
+        scores, indices = memory.search(query[:, : memory.num_memory_tokens], k)
+        return scores.cpu(), indices.cpu()
+
+    @torch.no_grad()
+    def generate(
+        self,
+        questions: str | Sequence[str] | Tensor | None = None,
+        memory: Memory | None = None,
+        retrieval_top_k: int | None = None,
+        **kwargs: Any,
+    ) -> str | list[str] | ClaraGenerateOutput:
+        """Answers questions from the memories nearest to them.
+
+        Args:
+            questions: One question or B of them.
+            memory: A corpus memory; or texts, compressed on the way; or one list of texts for each question.
+            retrieval_top_k: K passages given to the generator; `min(config.retrieval_top_k, N)` by default.
+            **kwargs: Ordinary generation arguments (max_new_tokens, num_beams, streamer, …);
+                `return_dict_in_generate=True` returns a `ClaraGenerateOutput`.
+
+        Returns:
+            A text for one question, a list of texts for several, or a `ClaraGenerateOutput`. Without `memory`
+            this is the base's own `generate` on token ids.
+
+        Raises:
+            ValueError: As `retrieve` and `build_memory`, for an unknown keyword, or a prompt above the limit.
+        """
+        if memory is None:
+            if retrieval_top_k is not None or not isinstance(questions, (Tensor, type(None))):
+                raise ValueError(
+                    "`memory` is missing: give a corpus memory or a list of texts to answer from."
+                )
+            with self.lock:
+                return (
+                    super().generate(**kwargs) if questions is None else super().generate(questions, **kwargs)
+                )
+        texts = check_texts([questions] if isinstance(questions, str) else questions, "questions")
+        with_dict = kwargs.pop("return_dict_in_generate", False)
+        with self.lock:
+            pools = self._pools(memory, len(texts))
+            found, chosen = self._find(texts, pools, retrieval_top_k)
+            prompts = self._processor().encode_prompts(
+                texts, [len(rows) for rows in chosen], num_memory_tokens=chosen[0].shape[1]
+            )
+            generation = self._generate_from(
+                prompts, torch.cat([rows.flatten(0, 1) for rows in chosen]), **kwargs
+            )
+        answers = self._decode(generation.sequences, len(texts))
+        out = ClaraGenerateOutput(
+            answers=answers, sequences=generation.sequences, generation=generation, **dict(found.items())
+        )
+        out = first(out) if isinstance(questions, str) else out
+        return out if with_dict else out.answers
+
+    def _pools(self, memory: Memory, count: int) -> list[CorpusMemory]:
+        """The memory each question searches: one for all, or one compressed pool a question."""
+        if is_corpus_memory(memory):
+            self._check_memory(memory)
+            return [memory] * count
+        if is_document(memory) or all(is_document(item) for item in memory):
+            return [self.build_memory(memory, show_progress=False)] * count
+        if len(memory) != count:
+            raise ValueError(
+                f"`memory` has {len(memory)} lists of texts for {count} questions: give one list a question."
+            )
+        return [self.build_memory(pool, show_progress=False) for pool in memory]
+
+    def _find(
+        self, questions: list[str], pools: list[CorpusMemory], k: int | None
+    ) -> tuple[RetrievalOutput, list[Tensor]]:
+        """What was found, and for each question its memories (K, M, H) in prompt order."""
+        query = self._reason_texts(questions)
+        groups: dict[int, list[int]] = defaultdict(list)
+        for row, pool in enumerate(pools):
+            groups[id(pool)].append(row)
+        scores: list[Tensor] = [torch.empty(0)] * len(pools)
+        indices: list[list[int]] = [[]] * len(pools)
+        for rows in groups.values():
+            group_scores, group_indices = self._search(query[rows], pools[rows[0]], k)
+            for row, row_scores, row_indices in zip(rows, group_scores, group_indices.tolist(), strict=True):
+                scores[row], indices[row] = row_scores, row_indices
+        chosen = [
+            pool.gather(torch.tensor([reading_order(pool, row)]))[0]
+            for pool, row in zip(pools, indices, strict=True)
+        ]
+        found = RetrievalOutput(
+            document_ids=[
+                [pool.document_ids[i] for i in row] for pool, row in zip(pools, indices, strict=True)
+            ],
+            indices=indices,
+            scores=torch.nn.utils.rnn.pad_sequence(scores, batch_first=True, padding_value=float("-inf")),
+        )
+        return found, chosen
+
+    def _generate_from(self, prompts: dict[str, Tensor], memory: Tensor, **kwargs: Any) -> ModelOutput:
+        """Generates from prompts whose slots take `memory` (slots, H), wearing the generator."""
+        prompts = prompts.to(self.device)
+        embeds = self.fill_slots(prompts["input_ids"], memory.to(self.device))
+        with self.lock, evaluating(self), wearing(self.decoder, "generator"):
+            return super().generate(
+                inputs_embeds=embeds,
+                attention_mask=prompts["attention_mask"],
+                return_dict_in_generate=True,
+                **kwargs,
+            )
+
+    def _decode(self, sequences: Tensor, count: int) -> list:
+        texts = self._processor().tokenizer.batch_decode(sequences, skip_special_tokens=True)
+        answers = [text.strip() for text in texts]
+        each = len(answers) // count
+        return answers if each == 1 else [answers[i * each : (i + 1) * each] for i in range(count)]
+
+    @torch.no_grad()
+    def paraphrase(self, documents: Document | Sequence[Document], **kwargs: Any) -> str | list[str]:
+        """Says what a document's memory alone still holds (the paper's paraphrase task).
+
+        Args:
+            documents: One document or several.
+            **kwargs: Ordinary generation arguments.
+
+        Returns:
+            One text a document; a single document gives a text.
+        """
+        single = is_document(documents)
+        passages = to_passages(documents, self._processor().split_documents)
+        counts = [passages.parents.count(parent) for parent in dict.fromkeys(passages.parents)]
+        with self.lock:
+            memory = self._compress_texts(passages.texts, 32, None, False)
+            prompts = self._processor().encode_messages([paraphrase_prompt()] * len(counts), counts)
+            generation = self._generate_from(prompts, memory.flatten(0, 1), **kwargs)
+        answers = self._decode(generation.sequences, len(counts))
+        return answers[0] if single else answers
+
+    def _check_memory(self, memory: CorpusMemory) -> None:
+        if not is_corpus_memory(memory):
+            raise TypeError(
+                f"`memory` must be a corpus memory of `build_memory`, got {type(memory).__name__}."
+            )
+        if memory.fingerprint is not None and memory.fingerprint != self.memory_fingerprint():
+            raise ValueError(
+                "`memory` was made by another compressor or base than this model's: "
+                "build it again with this model, or load the model that made it."
+            )

@@ -1,0 +1,121 @@
+"""Documents in, corpus memory out: splitting, compressing in batches of similar length, storing, opening.
+
+Letters of the shapes: N passages, M memory tokens, H hidden width.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .adapters_clara import adapter_names
+from .configuration_clara import ADAPTERS
+from .documents_clara import Document, Passages, to_passages
+from .encoding_clara import evaluating, length_buckets
+from .fingerprint_clara import model_fingerprint
+from .memory_clara import CorpusMemory
+from .passages_clara import check_passages
+from .processing_clara import ClaraProcessor
+
+
+class BuildingMixin:
+    """How [`ClaraForRetrievalGeneration`] turns documents into a corpus memory; builds no autograd graph."""
+
+    def memory_fingerprint(self) -> str:
+        """Identity of what makes memories: base, compressor, memory tokens, pooling (no other adapter)."""
+        return model_fingerprint(self)
+
+    @torch.no_grad()
+    def build_memory(
+        self,
+        documents: Sequence[Document],
+        document_ids: Sequence[str] | None = None,
+        metadata: Sequence[dict] | None = None,
+        batch_size: int = 32,
+        dtype: torch.dtype | None = None,
+        show_progress: bool = True,
+    ) -> CorpusMemory:
+        """Compresses documents into a corpus memory.
+
+        Args:
+            documents: Strings, or mappings with `text` and optional `id`, `title`, metadata. A text above
+                `doc_max_length` tokens is split into passages `{id}#0`, `{id}#1`, …
+            document_ids: One id a document; "0", "1", … by default.
+            metadata: One mapping a document.
+            batch_size: Passages compressed at once, grouped by length.
+            dtype: Dtype of the stored memories; the model's by default.
+            show_progress: Show a progress bar.
+
+        Returns:
+            A `CorpusMemory` of N passages.
+
+        Raises:
+            TypeError: If a document is not a text; names its index.
+            ValueError: If a document is empty, an id occurs twice, or there is none.
+        """
+        passages = to_passages(documents, self._processor().split_documents, document_ids, metadata)
+        return self.compress_passages(passages, batch_size, dtype, show_progress)
+
+    @torch.no_grad()
+    def compress_passages(
+        self,
+        passages: Passages,
+        batch_size: int = 32,
+        dtype: torch.dtype | None = None,
+        show_progress: bool = False,
+    ) -> CorpusMemory:
+        """Compresses passages that are split already (the second half of `build_memory`)."""
+        if batch_size < 1:
+            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+        columns = (
+            passages.texts,
+            passages.document_ids,
+            passages.metadata,
+            passages.parents,
+            passages.orders,
+        )
+        check_passages(len(passages.texts), *columns)
+        memory = self._compress_texts(passages.texts, batch_size, dtype, show_progress)
+        return CorpusMemory(
+            memory,
+            *columns,
+            fingerprint=self.memory_fingerprint(),
+            base={"name": self.config.base_model_name_or_path, "revision": self.config.base_model_revision},
+        )
+
+    def _compress_texts(
+        self, texts: list[str], batch_size: int, dtype: torch.dtype | None, show_progress: bool
+    ) -> Tensor:
+        """Texts to memories (N, M, H) on the CPU, in batches of similar length."""
+        config, processor = self.config, self._processor()
+        shape = (len(texts), config.num_memory_tokens, config.get_text_config().hidden_size)
+        memory = torch.empty(shape, dtype=dtype or self.dtype)
+        with tqdm(total=len(texts), desc="compressing", unit="passage", disable=not show_progress) as bar:
+            for rows in length_buckets(texts, batch_size):
+                batch = processor.encode_documents([texts[row] for row in rows]).to(self.device)
+                with self.lock, evaluating(self):
+                    memory[rows] = self.compress(**batch).to(memory)
+                bar.update(len(rows))
+        return memory
+
+    def load_memory(self, path: str, **kwargs: Any) -> CorpusMemory:
+        """Opens a stored corpus memory, a folder or a Hub dataset repository, made by this compressor.
+
+        Raises:
+            ValueError: If another compressor or base made it, or a file is missing, cut short or altered.
+        """
+        return CorpusMemory.from_pretrained(path, fingerprint=self.memory_fingerprint(), **kwargs)
+
+    def _processor(self) -> ClaraProcessor:
+        if self.processor is None:
+            raise ValueError(
+                "This model has no processor for text: load it with from_pretrained or from_base."
+            )
+        missing = set(ADAPTERS) - set(adapter_names(self.decoder))
+        if missing:
+            raise ValueError(
+                f"This model lacks its adapters {sorted(missing)}: load it with from_pretrained."
+            )
+        return self.processor

@@ -1,0 +1,1 @@
+"""The `clara` command line, one file a command."""

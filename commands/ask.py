@@ -1,0 +1,66 @@
+"""Ask a stored corpus memory a question: the answer, then the documents it was read from."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from .demo import timed
+from .models import add_model_arguments, load_model, warn_untrained
+
+if TYPE_CHECKING:
+    from ..memory_clara import CorpusMemory
+    from ..modeling_clara import ClaraForRetrievalGeneration
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `clara ask`."""
+    parser.add_argument("folder", metavar="FOLDER", help="a corpus memory: folder or Hub dataset repository")
+    parser.add_argument("question", metavar="QUESTION")
+    add_model_arguments(parser)
+    parser.add_argument(
+        "--retrieval-top-k", type=int, metavar="K", help="documents to answer from (default: 5)"
+    )
+    parser.add_argument(
+        "--max-new-tokens", type=int, metavar="N", help="longest answer (default: the model's)"
+    )
+    parser.add_argument("--json", action="store_true", help="print answer and sources as one JSON object")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Answers the question; the answer is printed as it is written."""
+    from . import display
+
+    model, trained = load_model(arguments.model, arguments.device)
+    warn_untrained(trained)
+    memory = model.load_memory(arguments.folder)
+    options = {"retrieval_top_k": arguments.retrieval_top_k}
+    if arguments.max_new_tokens is not None:
+        options["max_new_tokens"] = arguments.max_new_tokens
+    if not arguments.json:
+        options["streamer"] = make_streamer(model)
+    found = answer(model, memory, arguments.question, options)
+    if arguments.json:
+        print(json.dumps(found, ensure_ascii=False, indent=2))
+    else:
+        display.show_sources(found)
+
+
+def make_streamer(model: ClaraForRetrievalGeneration) -> Any:
+    """Prints the answer while it is written."""
+    from transformers import TextStreamer
+
+    return TextStreamer(model.processor.tokenizer, skip_special_tokens=True)
+
+
+def answer(
+    model: ClaraForRetrievalGeneration, memory: CorpusMemory, question: str, options: dict[str, Any]
+) -> dict[str, Any]:
+    """The answer with its sources, best first."""
+    out, seconds = timed(model.generate, question, memory, return_dict_in_generate=True, **options)
+    documents = [
+        {"id": document_id, "score": score, "text": memory.texts[index]}
+        for document_id, index, score in zip(out.document_ids, out.indices, out.scores.tolist(), strict=True)
+    ]
+    return {"question": question, "answer": out.answers, "documents": documents, "seconds": seconds}

@@ -1,0 +1,113 @@
+"""What the commands show in a terminal: panels and tables."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+console = Console(highlight=False)
+
+
+def show_model(model: dict[str, Any]) -> None:
+    """One line about the model, and a warning if its adapters are untrained."""
+    console.print(
+        f"Model {model['base']} with three adapters, {model['compression_rate']}x compression, "
+        f"{model['dtype']} on {model['device']}, loaded in {model['load_seconds']:.1f} s"
+    )
+    if model["note"]:
+        console.print(Panel(Text(model["note"]), title="untrained adapters", border_style="yellow"))
+
+
+def show_store(store: dict[str, Any]) -> None:
+    """Sizes and times of the corpus memory."""
+    rate = store["passages"] / store["compress_seconds"]
+    console.print(
+        f"Compressed {store['documents']} documents ({store['passages']} passages, {store['text_tokens']:,} "
+        f"tokens) to {store['memory_tokens']:,} memory tokens in {store['compress_seconds']:.1f} s "
+        f"({rate:.1f} passages/s)"
+    )
+    console.print(
+        f"Stored them ({store['bytes'] / 1e6:.1f} MB) in {store['save_seconds']:.2f} s and opened the store "
+        f"again in {store['load_seconds']:.2f} s"
+    )
+
+
+def show_question(number: int, total: int, row: dict[str, Any]) -> None:
+    """One question: its answer, the documents behind it, tokens and times."""
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row(
+        "answer",
+        Text(" ".join(row["answer"].split()) or "(nothing)", style="bold"),
+        mark(row["contains_gold"]),
+    )
+    facts.add_row("gold", Text(" / ".join(row["gold"])), "")
+    tokens = f"{row['text_tokens']} as text, {row['memory_tokens']} as memories"
+    facts.add_row("tokens", f"{tokens} ({row['text_tokens'] / row['memory_tokens']:.1f}x fewer)", "")
+    facts.add_row(
+        "time", f"search {row['search_seconds']:.2f} s, search and answer {row['answer_seconds']:.2f} s", ""
+    )
+    title = Text(f"{number}/{total}  {row['question']}", style="bold cyan")
+    body = [facts, documents_table(row["documents"])]
+    if row["missed"]:
+        body.append(Text(f"not found: {', '.join(row['missed'])}", style="red"))
+    console.print(Panel(Group(*body), title=title, title_align="left", border_style="cyan"))
+
+
+def documents_table(documents: Iterable[dict[str, Any]]) -> Table:
+    """The chosen documents, best first; a mark on the right ones where that is known."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("", width=1)
+    table.add_column("cosine", justify="right")
+    table.add_column("document")
+    for item in documents:
+        table.add_row(mark(item.get("positive")), f"{item['score']:.3f}", Text(item["id"]))
+    return table
+
+
+def mark(right: bool | None) -> Text:
+    """A tick, a cross, or nothing where right and wrong are unknown."""
+    if right is None:
+        return Text("")
+    return Text("✓", style="green") if right else Text("✗", style="red")
+
+
+def show_summary(summary: dict[str, Any], trained: bool) -> None:
+    """The means over all questions."""
+    table = Table(title=f"summary of {summary['questions']} questions", box=box.ROUNDED, show_header=False)
+    k = summary["retrieval_top_k"]
+    table.add_row(f"recall@{k}", f"{summary['recall']:.2f} (by chance {summary['recall_by_chance']:.2f})")
+    table.add_row("answers that contain a gold answer", f"{summary['contains_gold']:.2f}")
+    table.add_row("tokens of the documents, as text", f"{summary['text_tokens']:.0f}")
+    table.add_row("tokens of the documents, as memories", f"{summary['memory_tokens']:.0f}")
+    table.add_row("seconds for the search", f"{summary['search_seconds']:.2f}")
+    table.add_row("seconds for search and answer", f"{summary['answer_seconds']:.2f}")
+    table.add_row(
+        "adapters", "trained" if trained else Text("untrained: quality means nothing", style="yellow")
+    )
+    console.print(table)
+
+
+def show_next(folder: str, model: str | None) -> None:
+    """How to go on with a store that was kept."""
+    option = f" --model {model}" if model else ""
+    console.print(
+        f'The corpus memory is in {folder}. Ask it: clara ask {folder} "your question"{option}',
+        soft_wrap=True,
+    )
+
+
+def show_sources(found: dict[str, Any]) -> None:
+    """The documents behind an answer that was printed already, best first."""
+    table = Table(title="answered from", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("cosine", justify="right")
+    table.add_column("document")
+    table.add_column("text", no_wrap=True, overflow="ellipsis", ratio=1)
+    for item in found["documents"]:
+        text = " ".join(item["text"].split())
+        table.add_row(f"{item['score']:.3f}", Text(item["id"]), Text(text, style="dim"))
+    console.print(table)
+    console.print(f"{found['seconds']:.2f} s for search and answer")

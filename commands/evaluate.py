@@ -1,0 +1,169 @@
+"""Measure a model and its alternatives on a benchmark: predictions, a table with intervals, plots.
+
+Writes into the output folder `predictions/SYSTEM.jsonl` (a run that was cut off continues there),
+`report.md`, `report.json`, `tokens.png`, `bytes.png` and, for the next run, the documents' memories.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .models import add_model_arguments, load_model, warn_untrained
+
+if TYPE_CHECKING:
+    from ..evaluation.benchmarks import Benchmark
+    from ..evaluation.language_models import ClaraModel, TextModel
+    from ..evaluation.systems import Workbench
+    from ..modeling_clara import ClaraForRetrievalGeneration
+
+DEFAULT_SYSTEMS = "clara,clara_shuffled,closed_book,text,text_bm25,cut_bm25"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `clara evaluate`."""
+    parser.add_argument("--benchmark", required=True, help="nq, hotpotqa, musique or 2wiki")
+    parser.add_argument(
+        "--file", help="rows of the benchmark (default: the paper's released rows from the Hub)"
+    )
+    parser.add_argument(
+        "--setting", default="normal", help="normal (pools as retrieved) or oracle (positives forced in)"
+    )
+    parser.add_argument(
+        "--systems",
+        default=DEFAULT_SYSTEMS,
+        help="names separated by commas, or all; the first is what the others are compared with "
+        "(default: %(default)s)",
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions")
+    parser.add_argument(
+        "--pool-size", type=int, default=20, metavar="N", help="candidates (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--fill-pools", action="store_true", help="fill smaller pools by BM25 from all documents"
+    )
+    parser.add_argument(
+        "--retrieval-top-k", type=int, default=5, metavar="K", help="documents read (default: 5)"
+    )
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=64, metavar="N", help="longest answer (default: 64)"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=16, metavar="N", help="questions at once (default: 16)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of intervals, tests and the shuffled control")
+    parser.add_argument("--encoder", help="sentence encoder of the dense systems (default: all-MiniLM-L6-v2)")
+    parser.add_argument(
+        "--text-model",
+        metavar="PATH_OR_ID",
+        help="causal LM or PEFT adapter to read text, such as one tuned on the same rows (default: the base)",
+    )
+    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER")
+    add_model_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Answers, scores and reports."""
+    from ..evaluation.benchmarks import check_choice, load_benchmark
+    from ..evaluation.language_models import ClaraModel
+    from ..evaluation.systems import SYSTEMS, Workbench
+
+    names = list(SYSTEMS) if arguments.systems == "all" else arguments.systems.split(",")
+    for name in names:
+        check_choice("--systems", name, SYSTEMS)
+    benchmark = load_benchmark(
+        arguments.benchmark,
+        arguments.setting,
+        arguments.file,
+        arguments.pool_size,
+        arguments.fill_pools,
+        arguments.limit,
+    )
+    raw, trained = load_model(arguments.model, arguments.device)
+    warn_untrained(trained)
+    model = ClaraModel(raw)
+    workbench = Workbench(
+        benchmark,
+        model,
+        make_text_model(raw, arguments.text_model),
+        retrieval_top_k=arguments.retrieval_top_k,
+        max_new_tokens=arguments.max_new_tokens,
+        compression_rate=raw.config.compression_rate,
+        encoder=arguments.encoder,
+        memory_folder=memory_folder(arguments.output, benchmark, raw),
+        seed=arguments.seed,
+    )
+    report(arguments, benchmark, workbench, model, names)
+
+
+def report(
+    arguments: argparse.Namespace,
+    benchmark: Benchmark,
+    workbench: Workbench,
+    model: ClaraModel,
+    names: list[str],
+) -> None:
+    """Runs each system, then writes and prints the report."""
+    from ..evaluation.plots import plot_quality
+    from ..evaluation.reports import make_report, to_markdown, write_report
+    from ..evaluation.runner import run_system
+
+    settings = run_settings(arguments, benchmark, model)
+    predictions = {
+        name: run_system(
+            workbench.system(name),
+            benchmark.examples,
+            arguments.output / "predictions" / f"{name}.jsonl",
+            {**settings, "system": name},
+            arguments.batch_size,
+        )
+        for name in names
+    }
+    stored = {name: workbench.bytes_per_passage(name) for name in names}
+    k = arguments.retrieval_top_k
+    cuts = [cut for cut in (1, 3, 5) if cut < k] + [k]
+    scored = make_report(benchmark, predictions, stored, cuts, arguments.seed)
+    page = to_markdown(scored, shlex.join(["clara", *sys.argv[1:]]))
+    write_report(arguments.output, scored, page)
+    for cost, file in (("tokens_read", "tokens.png"), ("bytes_per_passage", "bytes.png")):
+        plot_quality(scored, cost, arguments.output / file)
+    print(page)
+
+
+def run_settings(arguments: argparse.Namespace, benchmark: Benchmark, model: ClaraModel) -> dict[str, Any]:
+    """What decides the predictions of a run, besides the system."""
+    return {
+        "benchmark": benchmark.name,
+        "setting": benchmark.setting,
+        "questions": benchmark.fingerprint(),
+        "model": model.fingerprint(),
+        "text_model": arguments.text_model,
+        "encoder": arguments.encoder,
+        "retrieval_top_k": arguments.retrieval_top_k,
+        "max_new_tokens": arguments.max_new_tokens,
+        "seed": arguments.seed,
+    }
+
+
+def make_text_model(model: ClaraForRetrievalGeneration, name: str | None) -> TextModel:
+    """The model of the text systems: the base of `model`, or another one by name."""
+    from ..evaluation.language_models import TextModel
+
+    if name is None:
+        return TextModel(model.decoder, model.processor.tokenizer, model.config.prompt_limit)
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    text_model = AutoModelForCausalLM.from_pretrained(name, dtype=model.dtype).to(model.device).eval()
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    return TextModel(text_model, tokenizer, text_model.config.max_position_embeddings)
+
+
+def memory_folder(output: Path, benchmark: Benchmark, model: ClaraForRetrievalGeneration) -> Path:
+    """A folder for each compressor and list of documents, so that no run meets another's memories."""
+    from ..evaluation.runner import run_fingerprint
+
+    key = {"compressor": model.memory_fingerprint(), "documents": list(benchmark.documents)}
+    return output / f"memory-{run_fingerprint(key)[:12]}"

@@ -1,0 +1,83 @@
+"""The model that a command works with: a trained checkpoint, or a base with untrained adapters."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..modeling_clara import ClaraForRetrievalGeneration
+
+SHIPPED = Path(__file__).resolve().parents[1] / "checkpoints" / "clara-smollm2-135m-16x"
+EMBEDDED = "smollm2-135m"
+UNTRAINED = (
+    "These adapters are UNTRAINED: no training has taught this model to write or read memories. The answers "
+    "are nonsense, and the search has only what the plain base's states happen to share. Sizes, times and "
+    "the path of the data are real."
+)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds `--model` and `--device`."""
+    parser.add_argument(
+        "--model",
+        metavar="PATH_OR_ID",
+        help="CLaRa checkpoint (folder or Hub id), or a causal LM to wear untrained adapters "
+        f"(default: {SHIPPED.name} if this checkout has it, else {EMBEDDED})",
+    )
+    parser.add_argument("--device", help="such as cpu or cuda:0 (default: the accelerator if there is one)")
+
+
+def load_model(
+    name: str | None = None, device: str | None = None, compression_rate: int | None = None
+) -> tuple[ClaraForRetrievalGeneration, bool]:
+    """Loads a model for a command.
+
+    Args:
+        name: checkpoint or base; the shipped checkpoint by default, else the embedded base.
+        device: where it goes; the accelerator by default, else the CPU.
+        compression_rate: of untrained adapters, 16 by default; a checkpoint has its own.
+
+    Returns:
+        The model, and whether its adapters come from a checkpoint.
+
+    Raises:
+        ValueError: `compression_rate` is not that of the checkpoint.
+    """
+    import torch
+
+    from ..modeling_clara import ClaraForRetrievalGeneration
+
+    name = name or (str(SHIPPED) if SHIPPED.is_dir() else EMBEDDED)
+    trained = is_checkpoint(name)
+    if trained:
+        model = ClaraForRetrievalGeneration.from_pretrained(name)
+        own = model.config.compression_rate
+        if compression_rate not in (None, own):
+            raise ValueError(
+                f"`--compression-rate` {compression_rate} is not the rate of {name}, which was trained at "
+                f"{own}: leave it out."
+            )
+    else:
+        model = ClaraForRetrievalGeneration.from_base(name, compression_rate=compression_rate or 16)
+    accelerator = torch.accelerator.current_accelerator()
+    return model.to(device or accelerator or "cpu"), trained
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether `name` is a CLaRa checkpoint and not a plain causal LM."""
+    from ..configuration_clara import ClaraConfig
+    from ..embedded_clara import is_embedded
+
+    if is_embedded(name):
+        return False
+    fields, _ = ClaraConfig.get_config_dict(name)
+    return fields.get("model_type") == ClaraConfig.model_type
+
+
+def warn_untrained(trained: bool) -> None:
+    """Says on stderr that answers mean nothing yet, unless the adapters are trained."""
+    if not trained:
+        print(UNTRAINED, file=sys.stderr)

@@ -1,0 +1,185 @@
+"""Make training rows from documents with a teacher model.
+
+Stage pretraining (the default) writes questions, answers and paraphrases of the documents, verified by the
+teacher and by rules. Stage instruction_tuning lets the teacher answer --questions from retrieved documents.
+Stage end_to_end gives every question of --questions a pool of candidates and needs no teacher. A run that
+was cut off goes on where it was when the same command is given again; no finished call is repeated.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+STAGES = ("pretraining", "instruction_tuning", "end_to_end")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `clara synthesize`."""
+    add = parser.add_argument
+    add("documents", nargs="+", help="files (.txt, .md, .jsonl, .parquet) and folders of them")
+    add("--output", required=True, help="folder for rows, report and state")
+    add(
+        "--teacher",
+        help="address of an OpenAI-compatible server, local:MODEL, or scripted (rules, for dry runs)",
+    )
+    add("--model", help="the model's name at the server (default: the server's first)")
+    add("--stage", choices=STAGES, default=STAGES[0])
+    add("--questions", help="questions for instruction_tuning and end_to_end: .jsonl or .parquet rows")
+    add("--limit", type=int, help="the most passages (or questions)")
+    add("--format", choices=("jsonl", "parquet"), default="jsonl")
+    add("--evaluation", nargs="*", default=[], help="question files to keep out of the training rows")
+    add("--push-to", metavar="OWNER/NAME", help="upload the finished rows as a data set to the Hub")
+    _add_work(parser.add_argument_group("what is made"))
+    _add_teacher(parser.add_argument_group("how the teacher is called"))
+    _add_machine(parser.add_argument_group("where it runs"))
+
+
+def _add_work(group: Any) -> None:
+    add = group.add_argument
+    add(
+        "--kinds", nargs="+", default=["simple", "complex", "paraphrase"], help="signals of stage pretraining"
+    )
+    add("--max-rounds", type=int, default=10, help="rounds of supplementary questions (default: 10)")
+    add("--passage-words", type=int, default=150, help="the most words of a passage (default: 150)")
+    add("--seed", type=int, default=0)
+    add("--documents-each", type=int, default=5, help="documents for a question of instruction_tuning")
+    add("--pool-size", type=int, default=20, help="candidates for a question of end_to_end")
+    add("--as-retrieved", action="store_true", help="do not force known positives into the pools")
+
+
+def _add_teacher(group: Any) -> None:
+    add = group.add_argument
+    add("--concurrency", type=int, default=64, help="the most calls in flight, in each task (default: 64)")
+    add("--timeout", type=float, default=120.0, help="seconds to wait for a reply (default: 120)")
+    add("--patience", type=float, default=600.0, help="seconds without any reply before the run stops")
+    add("--batch-size", type=int, default=8, help="requests in a batch of a local model")
+    add("--extra-body", type=json.loads, default={}, metavar="JSON", help="further fields of every request")
+    add("--input-price", type=float, default=0.0, help="price of a million read tokens, to show the cost")
+    add("--output-price", type=float, default=0.0, help="price of a million written tokens")
+
+
+def _add_machine(group: Any) -> None:
+    add = group.add_argument
+    add("--executor", choices=("local", "slurm", "ray"), default="local")
+    add("--tasks", type=int, default=1, help="shares of the work; fixed for an output folder")
+    add("--executor-options", type=json.loads, default={}, metavar="JSON", help="arguments of the executor")
+    add("--verbose", action="store_true", help="show the executor's log")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Runs the synthesis, or goes on with it, and says what it yielded."""
+    if arguments.stage != "pretraining" and not arguments.questions:
+        raise ValueError(f"`--questions` is needed for stage {arguments.stage}.")
+    if arguments.stage == "end_to_end":
+        _run_end_to_end(arguments)
+    else:
+        _run_pipeline(arguments)
+    if arguments.push_to and arguments.executor != "slurm":
+        from ..data.synthesis.card import push_to_hub
+
+        print(push_to_hub(arguments.output, arguments.push_to))
+
+
+def _run_end_to_end(arguments: argparse.Namespace) -> None:
+    from ..data.synthesis.end_to_end import write_end_to_end
+
+    rows = write_end_to_end(
+        arguments.documents,
+        arguments.questions,
+        arguments.output,
+        arguments.pool_size,
+        not arguments.as_retrieved,
+        arguments.limit,
+        arguments.passage_words,
+        arguments.format,
+    )
+    print(f"{rows} rows in {Path(arguments.output) / 'data'}")
+
+
+def _run_pipeline(arguments: argparse.Namespace) -> None:
+    if not arguments.teacher:
+        raise ValueError(f"`--teacher` is needed for stage {arguments.stage}.")
+    try:
+        import datatrove  # noqa: F401
+        import openai  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f"{error}: install the extra with `pip install 'clara[synthesis]'`.") from error
+    executor = _pipeline(arguments)
+    if arguments.executor == "slurm":
+        executor.run()
+        print(f"submitted; the rows will be in {Path(arguments.output) / 'data'}")
+        return
+    from ..data.synthesis.progress import shown_progress
+
+    total = sum(1 for _ in islice(_items(arguments), arguments.limit))
+    prices = (arguments.input_price, arguments.output_price)
+    with shown_progress(arguments.output, total, prices), nullcontext() if arguments.verbose else _quiet():
+        executor.run()
+    text = (Path(arguments.output) / "report.md").read_text(encoding="utf-8")
+    print(text.split("\n## ")[0].strip())
+    print(f"\nRows: {Path(arguments.output) / 'data'}; report: {Path(arguments.output) / 'report.md'}")
+
+
+def _pipeline(arguments: argparse.Namespace) -> Any:
+    from ..data.synthesis.pipeline import RunSettings, distillation_pipeline, pretraining_pipeline
+    from ..data.synthesis.settings import SynthesisSettings
+    from ..data.synthesis.teachers import TeacherSettings
+
+    teacher = TeacherSettings(
+        arguments.teacher,
+        arguments.model,
+        arguments.concurrency,
+        arguments.timeout,
+        arguments.patience,
+        arguments.batch_size,
+        arguments.extra_body,
+    )
+    where = RunSettings(
+        arguments.limit,
+        arguments.passage_words,
+        arguments.tasks,
+        executor=arguments.executor,
+        options=arguments.executor_options,
+    )
+    if arguments.stage == "instruction_tuning":
+        return distillation_pipeline(
+            arguments.documents,
+            arguments.questions,
+            arguments.output,
+            teacher,
+            arguments.documents_each,
+            where,
+            form=arguments.format,
+        )
+    kinds = tuple(arguments.kinds)
+    settings = SynthesisSettings(kinds, max_rounds=arguments.max_rounds, seed=arguments.seed)
+    options = {"form": arguments.format, "evaluation_files": arguments.evaluation}
+    return pretraining_pipeline(arguments.documents, arguments.output, teacher, settings, where, **options)
+
+
+def _items(arguments: argparse.Namespace) -> Iterator[Any]:
+    """Gives what the run will work on, for counting."""
+    if arguments.stage == "instruction_tuning":
+        from ..data.synthesis.seeds import read_seeds
+
+        return read_seeds(arguments.questions)
+    from ..data.synthesis.passages import read_passages
+    from ..data.synthesis.sources import read_sources
+
+    return read_passages(read_sources(arguments.documents), arguments.passage_words)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the executor's log off the terminal."""
+    from loguru import logger
+
+    logger.disable("datatrove")
+    try:
+        yield
+    finally:
+        logger.enable("datatrove")

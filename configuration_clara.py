@@ -1,0 +1,171 @@
+"""ClaraConfig: every number of a CLaRa model, checked once when the configuration is made."""
+
+from transformers import AutoConfig
+from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+
+ADAPTERS = ("compressor", "query_reasoner", "generator")
+ESTIMATORS = ("straight_through", "gumbel")
+POOLINGS = ("memory_tokens", "mean")
+CONNECTORS = ("none", "rms")
+
+# The reference presets: the paper's two bases (section 4.1) at its compression rates (tables 1 and 5).
+REFERENCE_BASES = {
+    "clara-mistral-7b": "mistralai/Mistral-7B-Instruct-v0.2",
+    "clara-phi4-mini": "microsoft/Phi-4-mini-instruct",
+}
+REFERENCE_COMPRESSION_RATES = (4, 16, 32, 64, 128, 256)
+
+# Fields that count something.
+COUNTS = (
+    "compression_rate",
+    "doc_max_length",
+    "question_max_length",
+    "retrieval_top_k",
+    "lora_r",
+    "lora_alpha",
+)
+
+# What a saved config.json may hold beside the declared fields.
+LIBRARY_FIELDS = {
+    "architectures", "attn_implementation", "auto_map", "custom_pipelines", "model_type", "name_or_path",
+    "quantization_config", "tie_word_embeddings", "torch_dtype", "transformers_version",
+}  # fmt: skip
+
+
+class ClaraConfig(PreTrainedConfig):
+    """Configuration of [`ClaraForRetrievalGeneration`]: a decoder-only causal LM and what CLaRa adds to it.
+
+    Args:
+        text_config: Configuration of the base causal LM, any decoder-only architecture of transformers.
+        compression_rate: Document tokens per memory token (rho, paper section 4.1). The number of memory
+            tokens is M = doc_max_length / compression_rate.
+        doc_max_length: Longest passage, in tokens (256 in the paper); longer documents are split.
+        question_max_length: Longest question, in tokens; a longer one is an error.
+        prompt_max_length: Longest prompt with its memory slots and answer, in tokens. None means the base's
+            `max_position_embeddings`.
+        retrieval_top_k: Documents chosen for a question (k = 5 in the paper).
+        retrieval_temperature: Temperature of the soft top-k (0.02 in the reference implementation).
+        retrieval_estimator: "straight_through" (paper algorithm 1) or "gumbel" (noise in training).
+        pooling: "memory_tokens" (the paper: states at appended memory tokens) or "mean" (the mean state of M
+            equal spans of the text).
+        connector: What lies between a memory and the generator's input: "none" (the paper) or "rms"
+            (RMS normalisation times a trained gain, started at the scale of the input embeddings).
+        lora_r: Rank of each adapter.
+        lora_alpha: LoRA scale numerator.
+        lora_dropout: Dropout on the adapters' inputs while training.
+        lora_target_modules: "all-linear" (the paper) or the names of the adapted linear layers.
+        base_model_name_or_path: Where the frozen base comes from, for a checkpoint without base weights.
+        base_model_revision: Revision of that base on the Hub.
+
+    Raises:
+        ValueError: If a number is out of range; the message names it.
+        TypeError: If a field is unknown or a number is of another type.
+    """
+
+    model_type = "clara"
+    sub_configs_defaults = {"text_config": SubConfigSpec(AutoConfig, model_type="mistral")}
+
+    text_config: dict | PreTrainedConfig | None = None
+    compression_rate: int = 16
+    doc_max_length: int = 256
+    question_max_length: int = 256
+    prompt_max_length: int | None = None
+    retrieval_top_k: int = 5
+    retrieval_temperature: float = 0.02
+    retrieval_estimator: str = "straight_through"
+    pooling: str = "memory_tokens"
+    connector: str = "none"
+    lora_r: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.1
+    lora_target_modules: str | list[str] = "all-linear"
+    base_model_name_or_path: str | None = None
+    base_model_revision: str | None = None
+
+    def __post_init__(self, **kwargs: object) -> None:
+        """Builds the sub-configuration, then checks every field."""
+        unknown = sorted(key for key in kwargs if key not in LIBRARY_FIELDS and not key.startswith("_"))
+        if unknown:
+            raise TypeError(f"ClaraConfig has no field {unknown}. Its fields are {sorted(FIELDS)}.")
+        super().__post_init__(**kwargs)
+        self._check_counts()
+        self._check_rates()
+        self._check_choices()
+
+    def _check_counts(self) -> None:
+        counts = {name: getattr(self, name) for name in COUNTS}
+        if self.prompt_max_length is not None:
+            counts["prompt_max_length"] = self.prompt_max_length
+        for name, value in counts.items():
+            if type(value) is not int:
+                raise TypeError(f"`{name}` must be a whole number, got {value!r}.")
+            if value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        if self.doc_max_length % self.compression_rate:
+            raise ValueError(
+                f"`compression_rate` must divide `doc_max_length`, got {self.compression_rate} and "
+                f"{self.doc_max_length}: their ratio is the number of memory tokens of a document."
+            )
+
+    def _check_rates(self) -> None:
+        for name in ("retrieval_temperature", "lora_dropout"):
+            if type(getattr(self, name)) not in (int, float):
+                raise TypeError(f"`{name}` must be a number, got {getattr(self, name)!r}.")
+        if not self.retrieval_temperature > 0:
+            raise ValueError(f"`retrieval_temperature` must be above 0, got {self.retrieval_temperature}.")
+        if not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"`lora_dropout` must be in [0, 1), got {self.lora_dropout}.")
+
+    def _check_choices(self) -> None:
+        choices = {"retrieval_estimator": ESTIMATORS, "pooling": POOLINGS, "connector": CONNECTORS}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"`{name}` must be one of {allowed}, got {getattr(self, name)!r}.")
+
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs: object) -> "ClaraConfig":
+        """As in transformers; fields among the keyword arguments are checked as in the constructor."""
+        fields = {key: kwargs.pop(key) for key in list(kwargs) if key in FIELDS and key != "text_config"}
+        return super().from_dict({**config_dict, **fields}, **kwargs)
+
+    @property
+    def num_memory_tokens(self) -> int:
+        """M, the memory tokens of a document: `doc_max_length / compression_rate`."""
+        return self.doc_max_length // self.compression_rate
+
+    @property
+    def prompt_limit(self) -> int:
+        """The longest prompt in tokens: `prompt_max_length`, or what the base's positions allow."""
+        return self.prompt_max_length or getattr(self.text_config, "max_position_embeddings", 2048)
+
+    @classmethod
+    def from_preset(cls, name: str, compression_rate: int = 16, **kwargs: object) -> "ClaraConfig":
+        """Configuration of a reference model: the paper's base with its LoRA and retrieval settings.
+
+        Args:
+            name: "clara-mistral-7b" or "clara-phi4-mini".
+            compression_rate: 4, 16, 32, 64, 128 or 256.
+            **kwargs: Fields to override, or Hub arguments for the base's configuration.
+
+        Raises:
+            ValueError: If the preset or the compression rate is not one of the paper's.
+        """
+        if name not in REFERENCE_BASES:
+            raise ValueError(f"`name` must be one of {tuple(REFERENCE_BASES)}, got {name!r}.")
+        if compression_rate not in REFERENCE_COMPRESSION_RATES:
+            raise ValueError(
+                f"`compression_rate` must be one of {REFERENCE_COMPRESSION_RATES} in a preset, "
+                f"got {compression_rate}; call ClaraConfig(...) for another."
+            )
+        base = REFERENCE_BASES[name]
+        text_config = kwargs.pop("text_config", None) or AutoConfig.from_pretrained(base)
+        return cls(
+            text_config=text_config,
+            compression_rate=compression_rate,
+            base_model_name_or_path=base,
+            **kwargs,
+        )
+
+
+FIELDS = frozenset(ClaraConfig.__annotations__)
+ClaraConfig.register_for_auto_class()

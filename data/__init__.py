@@ -1,0 +1,1 @@
+"""Rows, readers, synthesis, collation and the small samples."""

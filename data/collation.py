@@ -1,0 +1,222 @@
+"""Rows to batches of tensors, one collator a stage; random choices depend on seed, epoch and row alone."""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..processing_clara import ClaraProcessor
+from ..prompts_clara import (
+    Messages,
+    answer_prompt,
+    paraphrase_prompt,
+    questions_and_answers_prompt,
+    questions_and_answers_target,
+    reconstruction_prompt,
+)
+from .records import PretrainingRecord, QuestionRecord
+
+SIGNALS = ("questions_and_answers", "answer", "paraphrase", "reconstruction")
+
+
+class Item(NamedTuple):
+    """A row with its place and epoch, which seed its random choices."""
+
+    index: int
+    epoch: int
+    record: Any
+
+
+class RecordDataset(Dataset):
+    """Records for a Trainer: `Item`s that know their epoch, and their lengths for bucketing.
+
+    Args:
+        records: Rows of one kind.
+    """
+
+    def __init__(self, records: Sequence[PretrainingRecord | QuestionRecord]) -> None:
+        if not len(records):
+            raise ValueError("`records` is empty: there is nothing to train or evaluate on.")
+        self.records = list(records)
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Item:
+        return Item(index, self.epoch, self.records[index])
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the data loader at the start of each epoch."""
+        self.epoch = epoch
+
+    def lengths(self) -> list[int]:
+        """Characters of each row's longest document, which decide the padding of a batch."""
+        return [
+            len(r.document) if hasattr(r, "document") else max(len(d) for d in r.documents)
+            for r in self.records
+        ]
+
+
+class Target(NamedTuple):
+    """One thing to learn from a document: the prompt, the user's text in it, the answer."""
+
+    prompt: Messages
+    text: str
+    answer: str
+
+
+@dataclass
+class PretrainingCollator:
+    """Documents with their signals: each document is compressed once for all of them (design, section 5.6).
+
+    Attributes:
+        processor: The model's processor.
+        signals: For each of `SIGNALS` the chance that a document that has it gives it in an epoch. `answer`
+            is drawn for each question apart.
+        max_answers: At most this many single questions of a document in an epoch.
+        target_max_length: Targets are cut to this many tokens at a word's end; a question and answer never
+            are.
+        num_memory_tokens: Rates to train at once: each batch draws one of these numbers of first memory
+            tokens.
+        seed: Seed of the draws.
+    """
+
+    processor: ClaraProcessor
+    signals: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(SIGNALS, 1.0))
+    max_answers: int = 4
+    target_max_length: int = 192
+    num_memory_tokens: Sequence[int] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.signals) - set(SIGNALS))
+        if unknown or not self.signals:
+            raise ValueError(f"`signals` must map some of {SIGNALS} to chances, got {dict(self.signals)}.")
+
+    def __call__(self, items: Sequence[Item]) -> dict[str, Any]:
+        """Makes a batch of D documents and their T targets.
+
+        Returns:
+            `document_input_ids` and `document_attention_mask` (D, Ld), `document_indices` (T, 1), and
+            `input_ids`, `attention_mask`, `labels` (T, L); `num_memory_tokens` when several rates train.
+        """
+        documents = self.processor.encode_documents([i.record.document for i in items], truncation=True)
+        targets: list[Target] = []
+        indices = []
+        for row, item in enumerate(items):
+            found = self.targets(item)
+            targets.extend(found)
+            indices.extend([row] * len(found))
+        size = draw_rate(self.num_memory_tokens, items, self.seed)
+        prompts = self.processor.encode_messages(
+            [t.prompt for t in targets], 1, [t.text for t in targets], [t.answer for t in targets], size
+        )
+        batch = {
+            **documents_batch(documents),
+            "document_indices": torch.tensor(indices).unsqueeze(-1),
+            **prompts,
+        }
+        return batch if size is None else {**batch, "num_memory_tokens": size}
+
+    def targets(self, item: Item) -> list[Target]:
+        """The targets of one document in one epoch; never none: at least it is reconstructed."""
+        record, draw = item.record, random.Random(f"{self.seed}-{item.epoch}-{item.index}")
+        found = []
+        pairs = list(zip(record.questions, (answers[0] for answers in record.answers), strict=True))
+        if pairs and self._drawn("questions_and_answers", draw):
+            kept = self._fitting(pairs)
+            target = questions_and_answers_target([q for q, _ in kept], [a for _, a in kept])
+            found.append(Target(questions_and_answers_prompt(), "", target))
+        single = [pair for pair in pairs if self._drawn("answer", draw)]
+        for question, answer in draw.sample(single, min(self.max_answers, len(single))):
+            found.append(Target(answer_prompt(), question, answer))
+        if record.paraphrases and self._drawn("paraphrase", draw):
+            found.append(Target(paraphrase_prompt(), "", self._cut(draw.choice(record.paraphrases))))
+        if not found or self._drawn("reconstruction", draw):
+            found.append(Target(reconstruction_prompt(), "", self._cut(record.document)))
+        return found
+
+    def _drawn(self, signal: str, draw: random.Random) -> bool:
+        return draw.random() < self.signals.get(signal, 0.0)
+
+    def _fitting(self, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """The first pairs that together stay within `target_max_length`; at least one."""
+        kept, used = [], 0
+        for question, answer in pairs:
+            used += len(self.processor.tokenizer(f"Question: {question}\nAnswer: {answer}\n")["input_ids"])
+            if kept and used > self.target_max_length:
+                break
+            kept.append((question, answer))
+        return kept
+
+    def _cut(self, text: str) -> str:
+        encoded = self.processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        offsets = encoded["offset_mapping"]
+        if len(offsets) <= self.target_max_length:
+            return text
+        return text[: offsets[self.target_max_length - 1][1]].rsplit(" ", 1)[0]
+
+
+@dataclass
+class InstructionCollator:
+    """Questions with several documents to compress, and their answers (paper section 3, instruction tuning).
+
+    Attributes:
+        processor: The model's processor.
+        documents_per_question: Documents shown: the positives, then others in the row's order; shuffled.
+        num_memory_tokens: Rates to train at once, as in `PretrainingCollator`.
+        seed: Seed of the order.
+    """
+
+    processor: ClaraProcessor
+    documents_per_question: int = 5
+    num_memory_tokens: Sequence[int] = ()
+    seed: int = 0
+
+    def __call__(self, items: Sequence[Item]) -> dict[str, Any]:
+        """Makes a batch: documents (D, Ld), `document_indices` (B, K), prompts and labels (B, L)."""
+        draws = [random.Random(f"{self.seed}-{item.epoch}-{item.index}") for item in items]
+        chosen = [self._documents(item.record, draw) for item, draw in zip(items, draws, strict=True)]
+        counts = {len(texts) for texts in chosen}
+        if len(counts) > 1:
+            raise ValueError(
+                f"A batch mixes questions with {sorted(counts)} documents: set `documents_per_question` "
+                f"to at most {min(counts)}, or leave out the rows with fewer."
+            )
+        unique = list(dict.fromkeys(text for texts in chosen for text in texts))
+        place = {text: row for row, text in enumerate(unique)}
+        size = draw_rate(self.num_memory_tokens, items, self.seed)
+        prompts = self.processor.encode_prompts(
+            [item.record.question for item in items],
+            counts.pop(),
+            [item.record.target for item in items],
+            size,
+        )
+        indices = torch.tensor([[place[text] for text in texts] for texts in chosen])
+        documents = documents_batch(self.processor.encode_documents(unique, truncation=True))
+        batch = {**documents, "document_indices": indices, **prompts}
+        return batch if size is None else {**batch, "num_memory_tokens": size}
+
+    def _documents(self, record: QuestionRecord, draw: random.Random) -> list[str]:
+        gold = [record.documents[i] for i in record.positives]
+        others = [text for i, text in enumerate(record.documents) if i not in record.positives]
+        texts = (gold + others)[: self.documents_per_question]
+        draw.shuffle(texts)
+        return texts
+
+
+def documents_batch(encoded: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Encoded documents under the names of the model's forward pass."""
+    return {f"document_{name}": tensor for name, tensor in encoded.items()}
+
+
+def draw_rate(sizes: Sequence[int], items: Sequence[Item], seed: int) -> int | None:
+    """The number of memory tokens of this batch, drawn from `sizes`; None if no sizes are given."""
+    if not sizes:
+        return None
+    return random.Random(f"{seed}-{items[0].epoch}-{items[0].index}").choice(list(sizes))

@@ -1,0 +1,221 @@
+"""Reads training, evaluation and corpus rows from JSONL files, Parquet files or a data set on the Hub.
+
+A source is a path (`.jsonl`, `.json`, `.jsonl.gz`, `.parquet`), a folder of such files, a list of paths, or
+the name of a data set with its configuration, such as `apple/CLaRa_multi_stage:pretraining`. Errors name file
+and line.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow.parquet as parquet
+
+from .records import CorpusRecord, PretrainingRecord, QuestionRecord
+from .rows import to_corpus, to_pretraining, to_questions
+
+Source = str | Path | Sequence[str | Path]
+Record = TypeVar("Record")
+JOINS = ("all", "adjacent", "none")
+_SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".parquet")
+_DATASET = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+
+
+def read_pretraining(
+    source: Source, join: str = "all", split: str = "train", streaming: bool = False
+) -> Iterator[PretrainingRecord]:
+    """Reads pretraining rows and joins those of one document into one record.
+
+    A document's question rows and its paraphrase rows are separate rows of the released schema; joined, the
+    document is compressed once for all its signals. A question that occurs twice keeps its place and collects
+    the answers.
+
+    Args:
+        source: see the module's docstring. Rows with `text` and no `docs` are read as unlabelled documents.
+        join: `"all"` joins rows anywhere in the source and holds it all in memory; `"adjacent"` joins
+            neighbouring rows only and holds one record (use it with `streaming`); `"none"` gives one record
+            for each row.
+        split: the split of a data set on the Hub; files have none.
+        streaming: whether a data set on the Hub is streamed instead of downloaded.
+
+    Returns:
+        An iterator of records, in the order in which their documents first occur.
+
+    Raises:
+        ValueError: if `source` or `join` is unknown, or a row is bad (the message says file and line).
+    """
+    if join not in JOINS:
+        raise ValueError(f"`join` must be one of {', '.join(JOINS)}, got {join!r}.")
+    records = _read(source, lambda row: [to_pretraining(row)], split, streaming)
+    return {"all": _join_all, "adjacent": _join_adjacent, "none": iter}[join](records)
+
+
+def read_questions(source: Source, split: str = "train", streaming: bool = False) -> Iterator[QuestionRecord]:
+    """Reads question rows of instruction tuning, end to end and evaluation.
+
+    A row that holds a long `document` and several `qa` pairs gives one record for each pair.
+
+    Args:
+        source: see the module's docstring.
+        split: the split of a data set on the Hub; files have none.
+        streaming: whether a data set on the Hub is streamed instead of downloaded.
+
+    Raises:
+        ValueError: if `source` is unknown, or a row is bad (the message says file and line).
+    """
+    return _read(source, to_questions, split, streaming)
+
+
+def read_corpus(source: Source, split: str = "train", streaming: bool = False) -> Iterator[CorpusRecord]:
+    """Reads corpus rows: `id`, `text` and, optionally, `title`.
+
+    Args:
+        source: see the module's docstring.
+        split: the split of a data set on the Hub; files have none.
+        streaming: whether a data set on the Hub is streamed instead of downloaded.
+
+    Raises:
+        ValueError: if `source` is unknown, or a row is bad (the message says file and line).
+    """
+    return _read(source, lambda row: [to_corpus(row)], split, streaming)
+
+
+def read_rows(
+    source: Source, split: str = "train", streaming: bool = False
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Reads raw rows, each with its place: `path:line` for files, `name row n` for a data set on the Hub.
+
+    Raises:
+        ValueError: if `source` is unknown or a line is not a JSON object.
+    """
+    names = [source] if isinstance(source, (str, Path)) else list(source)
+    if not names:
+        raise ValueError("`source` is an empty list: name at least one file or data set.")
+    parts = [part for name in names for part in _parts(name)]
+    return (item for part in parts for item in _rows_of(part, split, streaming))
+
+
+def _read(
+    source: Source, parse: Callable[[Mapping[str, Any]], list[Record]], split: str, streaming: bool
+) -> Iterator:
+    return _parse(read_rows(source, split, streaming), parse)
+
+
+def _parse(
+    rows: Iterable[tuple[str, dict]], parse: Callable[[Mapping[str, Any]], list[Record]]
+) -> Iterator[Record]:
+    """Yields the records of the rows, adding the row's place to any error."""
+    for place, row in rows:
+        try:
+            records = parse(row)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{place}: {error}") from error
+        yield from records
+
+
+def _parts(name: str | Path) -> list[Path | str]:
+    """Resolves one source into files or the name of a data set on the Hub."""
+    path = Path(name)
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.name.endswith(_SUFFIXES))
+        if not files:
+            raise ValueError(f"`source` {path} is a folder without {', '.join(_SUFFIXES)} files.")
+        return files
+    if path.name.endswith(_SUFFIXES):
+        if not path.is_file():
+            raise ValueError(f"`source` {path} does not exist.")
+        return [path]
+    if _DATASET.fullmatch(str(name)) and not path.exists():
+        return [str(name)]
+    raise ValueError(
+        f"`source` must be a {', '.join(_SUFFIXES)} file, a folder of them or a data set's name "
+        f"(owner/name or owner/name:configuration), got {str(name)!r}."
+    )
+
+
+def _rows_of(part: Path | str, split: str, streaming: bool) -> Iterator[tuple[str, dict]]:
+    if isinstance(part, str):
+        return _hub_rows(part, split, streaming)
+    return _parquet_rows(part) if part.suffix == ".parquet" else _json_rows(part)
+
+
+def _json_rows(path: Path) -> Iterator[tuple[str, dict]]:
+    with (
+        gzip.open(path, "rt", encoding="utf-8")
+        if path.suffix == ".gz"
+        else path.open(encoding="utf-8") as lines
+    ):
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield f"{path}:{number}", _json_object(line, f"{path}:{number}")
+
+
+def _json_object(line: str, place: str) -> dict:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{place}: not valid JSON ({error}); the file must hold one JSON object a line."
+        ) from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{place}: must be a JSON object, got {type(row).__name__}.")
+    return row
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, dict]]:
+    number = 0
+    with parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=1024):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}:{number}", {key: value for key, value in row.items() if value is not None}
+
+
+def _hub_rows(name: str, split: str, streaming: bool) -> Iterator[tuple[str, dict]]:
+    from datasets import load_dataset
+
+    repository, _, configuration = name.partition(":")
+    rows = load_dataset(repository, configuration or None, split=split, streaming=streaming)
+    for number, row in enumerate(rows):
+        yield f"{name} {split} row {number}", {key: value for key, value in row.items() if value is not None}
+
+
+def _join_all(records: Iterable[PretrainingRecord]) -> Iterator[PretrainingRecord]:
+    groups: dict[str, list[PretrainingRecord]] = {}
+    for record in records:
+        groups.setdefault(record.document, []).append(record)
+    return map(_joined, groups.values())
+
+
+def _join_adjacent(records: Iterable[PretrainingRecord]) -> Iterator[PretrainingRecord]:
+    group: list[PretrainingRecord] = []
+    for record in records:
+        if group and record.document != group[0].document:
+            yield _joined(group)
+            group = []
+        group.append(record)
+    if group:
+        yield _joined(group)
+
+
+def _joined(group: list[PretrainingRecord]) -> PretrainingRecord:
+    """Joins the records of one document: answers by question, paraphrases in order, nothing twice."""
+    if len(group) == 1:
+        return group[0]
+    answers: dict[str, dict[str, None]] = {}
+    for record in group:
+        for question, accepted in zip(record.questions, record.answers, strict=True):
+            answers.setdefault(question, {}).update(dict.fromkeys(accepted))
+    paraphrases = dict.fromkeys(text for record in group for text in record.paraphrases)
+    return PretrainingRecord(
+        document=group[0].document,
+        questions=tuple(answers),
+        answers=tuple(tuple(accepted) for accepted in answers.values()),
+        paraphrases=tuple(paraphrases),
+        id=next((record.id for record in group if record.id is not None), None),
+    )

@@ -1,0 +1,183 @@
+"""Quality gates after generation: each looks at a pair or a paraphrase and names its reason to refuse it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from .decontamination import EvaluationQuestions
+from .language import same_language
+from .outcomes import DocumentOutcome, Pair, Signal
+from .texts import content_words, jaccard, names, normalized, numbers, share_inside, shingles, words
+
+_LEAK = re.compile(
+    r"\b(?:the|this|given|provided)\s+(?:above\s+|given\s+|provided\s+|following\s+)?"
+    r"(?:document|passage|text|article|paragraph|excerpt|context|snippet)\b(?! of\b)"
+    r"|\b(?:mentioned|described|stated|listed|given)\s+(?:above|below)\b|\baccording to the author\b",
+    re.IGNORECASE,
+)
+Seen = list[tuple[set[str], tuple[str, frozenset[str]]]]
+_YES_NO = frozenset({"yes", "no", "true", "false"})
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """The limits of the gates.
+
+    Attributes:
+        question_words: least and most words of a question.
+        answer_words: least and most words of an answer.
+        min_support: least share of an answer's content words that the document holds; its numbers must all
+            be there.
+        max_similarity: most word overlap (Jaccard) of two questions of one document with the same answer.
+        max_copied: most share of a paraphrase's four-word runs that stand in the document.
+        min_numbers: least share of the document's numbers that a paraphrase keeps; it may add none.
+        min_names: least share of the document's names that a paraphrase keeps.
+        length_ratio: least and most length of a paraphrase relative to its document.
+        max_overlap: most share of a question's three-word runs that one evaluation question may hold.
+        check_language: whether pairs and paraphrases must be in the document's language.
+    """
+
+    question_words: tuple[int, int] = (3, 80)
+    answer_words: tuple[int, int] = (1, 60)
+    min_support: float = 0.5
+    max_similarity: float = 0.85
+    max_copied: float = 0.6
+    min_numbers: float = 1.0
+    min_names: float = 0.8
+    length_ratio: tuple[float, float] = (0.5, 2.0)
+    max_overlap: float = 0.7
+    check_language: bool = True
+
+
+class Gates:
+    """All gates with their limits and the evaluation questions to keep out.
+
+    Args:
+        settings: the limits.
+        evaluation: questions that must not be trained on.
+    """
+
+    def __init__(self, settings: GateSettings, evaluation: EvaluationQuestions | None = None) -> None:
+        self.settings, self.evaluation = settings, evaluation or EvaluationQuestions([])
+
+    def apply(self, outcome: DocumentOutcome) -> DocumentOutcome:
+        """Returns the outcome without what the gates refuse; every refusal is counted in its signal."""
+        seen: Seen = []
+        signals = [self._signal(outcome.document, signal, seen) for signal in outcome.signals]
+        return DocumentOutcome(outcome.id, outcome.document, signals, outcome.reason)
+
+    def _signal(self, document: str, signal: Signal, seen: Seen) -> Signal:
+        kept = Signal(
+            signal.kind, signal.accepted, signal.reason, rounds=signal.rounds, rejected=dict(signal.rejected)
+        )
+        if not signal.accepted:
+            return kept
+        if signal.kind == "paraphrase":
+            kept.text, kept.reason = signal.text, self.paraphrase_reason(document, signal.text)
+        else:
+            kept.pairs = list(self._pairs(document, signal.pairs, seen, kept))
+            kept.reason = "" if kept.pairs else "no_pairs_left"
+        kept.accepted = not kept.reason
+        if not kept.accepted:
+            kept.pairs, kept.text = [], ""
+        return kept
+
+    def _pairs(self, document: str, pairs: Sequence[Pair], seen: Seen, signal: Signal) -> Iterable[Pair]:
+        asked = " ".join(pair.question for pair in pairs)
+        if self.settings.check_language and not same_language(document, asked):
+            for _ in pairs:
+                signal.drop("language")
+            return
+        for pair in pairs:
+            reason = self.pair_reason(document, pair) or self._repeats(pair, seen)
+            if reason:
+                signal.drop(reason)
+            else:
+                yield pair
+
+    def pair_reason(self, document: str, pair: Pair) -> str:
+        """Returns why a pair is refused, or an empty string."""
+        limits = self.settings
+        question, answer = words(pair.question), words(pair.answer)
+        if not limits.question_words[0] <= len(question) <= limits.question_words[1]:
+            return "question_length"
+        if not limits.answer_words[0] <= len(answer) <= limits.answer_words[1]:
+            return "answer_length"
+        if _LEAK.search(pair.question) and not _LEAK.search(document):
+            return "leaked_question"
+        if "or" not in question and len(answer) > 1 and _contains(question, answer):
+            return "answer_in_question"
+        if not self._supported(document, pair):
+            return "unsupported_answer"
+        return "contaminated" if self.evaluation.overlap(pair.question) > limits.max_overlap else ""
+
+    def _supported(self, document: str, pair: Pair) -> bool:
+        """Whether the document or the question holds the answer's numbers and enough of its content words.
+
+        A number alone, or one answered to "how many/much/old/long", may be the result of counting or adding
+        up.
+        """
+        if normalized(pair.answer) in _YES_NO:
+            return True
+        computed = re.search(r"\bhow (?:many|much|old|long|far)\b", pair.question, re.IGNORECASE)
+        if not computed and numbers(pair.answer) - numbers(document) - numbers(pair.question):
+            return False
+        found = [word for word in content_words(pair.answer) if not word.isdigit()]
+        there = set(words(document)) | set(words(pair.question))
+        return share_inside(found, there) >= self.settings.min_support
+
+    def _repeats(self, pair: Pair, seen: Seen) -> str:
+        """Notes a question of the document; says whether it repeats an earlier one.
+
+        Much the same words are a repetition only with the same answer and the same numbers.
+        """
+        asked, answer = set(words(pair.question)), normalized(pair.answer)
+        facts = (answer, frozenset(numbers(pair.question)))
+        for other, other_facts in seen:
+            if asked == other or (
+                facts == other_facts and jaccard(asked, other) > self.settings.max_similarity
+            ):
+                return "duplicate_question"
+        seen.append((asked, facts))
+        return ""
+
+    def paraphrase_reason(self, document: str, paraphrase: str) -> str:
+        """Returns why a paraphrase is refused, or an empty string."""
+        limits, measures = self.settings, paraphrase_measures(document, paraphrase)
+        if not limits.length_ratio[0] <= measures["length_ratio"] <= limits.length_ratio[1]:
+            return "paraphrase_length"
+        if measures["copied"] > limits.max_copied:
+            return "paraphrase_copies"
+        if measures["numbers"] < limits.min_numbers:
+            return "paraphrase_loses_numbers"
+        if measures["added_numbers"]:
+            return "paraphrase_adds_numbers"
+        if measures["names"] < limits.min_names:
+            return "paraphrase_loses_names"
+        if limits.check_language and not same_language(document, paraphrase):
+            return "language"
+        return ""
+
+
+def _contains(whole: Sequence[str], part: Sequence[str]) -> bool:
+    """Whether the words of `part` stand in `whole` as one run."""
+    return f" {' '.join(part)} " in f" {' '.join(whole)} "
+
+
+def paraphrase_measures(document: str, paraphrase: str) -> dict[str, float]:
+    """Measures a paraphrase against its document.
+
+    Returns:
+        `length_ratio` (words to words), `copied` (share of its four-word runs in the document), `numbers`
+        and `names` (shares of the document's that it keeps), `added_numbers` (how many it adds).
+    """
+    source, target = words(document), words(paraphrase)
+    return {
+        "length_ratio": len(target) / max(len(source), 1),
+        "copied": share_inside(shingles(target, 4), shingles(source, 4)) if target else 0.0,
+        "numbers": share_inside(numbers(document), numbers(paraphrase)),
+        "names": share_inside(names(document), set(target) | names(paraphrase)),
+        "added_numbers": float(len(numbers(paraphrase) - numbers(document))),
+    }

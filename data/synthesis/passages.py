@@ -1,0 +1,70 @@
+"""Documents cut into passages that fit the compressor: whole sentences, with title, named by document."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from ...documents_clara import clean_text
+
+_SENTENCE = re.compile(r".*?(?:[.!?。！？]+[\"'”’)\]]*(?=\s)|\n\s*\n|\Z)", re.DOTALL)
+LONGEST_WORD = 200
+
+
+def read_passages(documents: Iterable[Mapping[str, Any]], max_words: int = 150) -> Iterator[tuple[str, str]]:
+    """Cuts documents into passages of whole sentences.
+
+    Args:
+        documents: mappings with `text` and, optionally, `id` and `title`.
+        max_words: the most words of a passage. 150 English words are about 200 tokens, which leaves room in
+            the compressor's 256.
+
+    Returns:
+        An iterator of (id, text). A document of one passage keeps its id, the parts of a longer one are
+        called `{id}#0`, `{id}#1`, …; a title stands before each text. An empty document gives one empty
+        text, so that it is counted.
+
+    Raises:
+        ValueError: if `max_words` is not positive.
+    """
+    if max_words < 1:
+        raise ValueError(f"`max_words` must be at least 1, got {max_words}.")
+    return (passage for index, row in enumerate(documents) for passage in _passages(index, row, max_words))
+
+
+def _passages(index: int, row: Mapping[str, Any], max_words: int) -> Iterator[tuple[str, str]]:
+    name = str(index) if row.get("id") is None else str(row["id"])
+    title = clean_text(str(row.get("title") or "")).strip()
+    parts = list(split_text(clean_text(str(row.get("text") or "")), max_words))
+    for order, part in enumerate(parts or [""]):
+        text = f"{title}\n{part}" if title and part else part
+        yield (name if len(parts) < 2 else f"{name}#{order}"), text
+
+
+def split_text(text: str, max_words: int) -> Iterator[str]:
+    """Packs whole sentences into passages of at most `max_words` words; a longer one is cut between words."""
+    passage: list[str] = []
+    count = 0
+    for sentence, length in _pieces(text, max_words):
+        if count and count + length > max_words:
+            yield " ".join(passage)
+            passage, count = [], 0
+        passage.append(sentence)
+        count += length
+    if passage:
+        yield " ".join(passage)
+
+
+def _pieces(text: str, max_words: int) -> Iterator[tuple[str, int]]:
+    """Yields sentences with their numbers of words, none longer than `max_words`."""
+    for match in _SENTENCE.finditer(text):
+        found = [word[i : i + LONGEST_WORD] for word in match.group().split() for i in _cuts(word)]
+        for start in range(0, len(found), max_words):
+            piece = found[start : start + max_words]
+            yield " ".join(piece), len(piece)
+
+
+def _cuts(word: str) -> range:
+    """Returns where a word is cut: only text that is no language has longer words than LONGEST_WORD."""
+    return range(0, len(word), LONGEST_WORD)

@@ -1,0 +1,81 @@
+"""Writes records in the paper's released row schema, as JSONL or Parquet."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet as parquet
+
+from .records import CorpusRecord, PretrainingRecord, QuestionRecord
+from .rows import corpus_row, pretraining_rows, question_row
+
+Record = PretrainingRecord | QuestionRecord | CorpusRecord
+
+
+def record_rows(record: Record) -> list[dict[str, Any]]:
+    """Returns the rows of the released schema that hold one record of any kind.
+
+    Raises:
+        TypeError: if it is none of our records.
+    """
+    name = type(record).__name__
+    if name == "PretrainingRecord":
+        return pretraining_rows(record)
+    if name == "QuestionRecord":
+        return [question_row(record)]
+    if name == "CorpusRecord":
+        return [corpus_row(record)]
+    raise TypeError(f"`record` must be a PretrainingRecord, QuestionRecord or CorpusRecord, got {name}.")
+
+
+def write_jsonl(records: Iterable[Record], path: str | Path) -> int:
+    """Writes records as JSON lines. The file appears whole or not at all.
+
+    Args:
+        records: records of one kind.
+        path: the file to write; an existing one is replaced.
+
+    Returns:
+        The number of rows written (a pretraining record with both kinds of signals takes two rows).
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    count = 0
+    with partial.open("w", encoding="utf-8") as file:
+        for record in records:
+            for row in record_rows(record):
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                count += 1
+    os.replace(partial, path)
+    return count
+
+
+def write_parquet(records: Iterable[Record], path: str | Path) -> int:
+    """Writes records as one Parquet file with the columns of the released schema, holding all rows in memory.
+
+    Args:
+        records: records of one kind.
+        path: the file to write; an existing one is replaced.
+
+    Returns:
+        The number of rows written.
+
+    Raises:
+        ValueError: if there is nothing to write (a Parquet file needs its columns).
+    """
+    path = Path(path)
+    rows = [row for record in records for row in record_rows(record)]
+    if not rows:
+        raise ValueError(f"`records` is empty: {path} would have no columns.")
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    parquet.write_table(pyarrow.table({c: [row.get(c) for row in rows] for c in columns}), partial)
+    os.replace(partial, path)
+    return len(rows)

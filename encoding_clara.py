@@ -1,0 +1,111 @@
+"""Small pieces of the model's passes: lock, eval mode, positions, length buckets, pooling, alignment loss."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class ModelLock:
+    """One re-entrant lock a model, since wearing an adapter changes shared layers; a copy gets its own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def __deepcopy__(self, memo: dict) -> "ModelLock":
+        return ModelLock()
+
+    def __reduce__(self) -> tuple:
+        return ModelLock, ()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode (no dropout) for a block of code; each module is then put back into the mode it was in."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def positions(attention_mask: Tensor) -> Tensor:
+    """Position ids that count tokens and skip padding on either side.  (B, L) -> (B, L)."""
+    return (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)
+
+
+def mean_spans(states: Tensor, attention_mask: Tensor, spans: int) -> Tensor:
+    """Mean states of M equal spans of each text (arXiv 2510.20797); a text shorter than M repeats tokens.
+
+    Args:
+        states: (N, L, H).
+        attention_mask: (N, L), padding on either side.
+        spans: M.
+
+    Returns:
+        (N, M, H) in the states' dtype.
+    """
+    mask = attention_mask.bool()
+    count = mask.sum(dim=-1, keepdim=True)
+    place = (mask.long().cumsum(dim=-1) - 1).unsqueeze(1)
+    step = torch.arange(spans, device=states.device).unsqueeze(0)
+    start = (step * count // spans).unsqueeze(-1)
+    end = torch.maximum((step + 1) * count // spans, step * count // spans + 1).unsqueeze(-1)
+    inside = ((place >= start) & (place < end) & mask.unsqueeze(1)).float()
+    weights = inside / inside.sum(dim=-1, keepdim=True)
+    return (weights @ states.float()).to(states.dtype)
+
+
+def alignment_loss(states: Tensor, attention_mask: Tensor, memory: Tensor) -> Tensor:
+    """Squared difference of a document's mean state and its mean memory, a mean over N and H (paper eq. 2.3).
+
+    Args:
+        states: (N, L, H) token states of the documents.
+        attention_mask: (N, L).
+        memory: (N, M, H).
+
+    Returns:
+        Scalar in float32.
+    """
+    mask = attention_mask.unsqueeze(-1).float()
+    document = (states.float() * mask).sum(dim=1) / mask.sum(dim=1)
+    return functional.mse_loss(memory.float().mean(dim=1), document)
+
+
+def length_buckets(texts: Sequence[str], batch_size: int) -> Iterator[list[int]]:
+    """Indices of the texts in batches of similar length, so that little is padded."""
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]), reverse=True)
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def length_groups(attention_mask: Tensor, ratio: float = 0.75) -> list[Tensor]:
+    """Rows in groups of similar length, longest first, so that short rows are not padded to the longest.
+
+    Args:
+        attention_mask: (B, L).
+        ratio: A row shorter than this share of its group's longest opens a new group.
+
+    Returns:
+        Row indices of each group, ascending.
+    """
+    lengths = attention_mask.sum(dim=-1).tolist()
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    groups: list[list[int]] = []
+    for row in order:
+        if not groups or lengths[row] < ratio * lengths[groups[-1][0]]:
+            groups.append([])
+        groups[-1].append(row)
+    return [torch.tensor(sorted(rows), device=attention_mask.device) for rows in groups]

@@ -1,0 +1,1 @@
+"""Metrics, benchmarks, baselines, experiments and reports."""

@@ -1,0 +1,144 @@
+"""What the systems need of a language model: memories and answers from memories, or answers from text.
+
+Letters of the shapes: B questions, N passages, K chosen, M memory tokens, H hidden width.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from clara.adapters_clara import adapter_parameters, wearing
+from clara.checkpoint_clara import greedy_generation_config
+from clara.documents_clara import Passages, to_passages
+from clara.memory_clara import CorpusMemory
+from clara.modeling_clara import ClaraForRetrievalGeneration
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+class MemoryModel(Protocol):
+    """Compresses passages, places questions in the same space and answers from memories."""
+
+    def fingerprint(self) -> str:
+        """Identity of everything that decides an answer."""
+
+    def split(self, documents: Sequence[str]) -> Passages:
+        """Documents to passages; the parent of a passage is the number of its document."""
+
+    def compress(self, passages: Passages, folder: Path | None, batch_size: int) -> CorpusMemory:
+        """Memories of N passages, kept in `folder` and read from it the next time."""
+
+    def reason(self, questions: Sequence[str]) -> Tensor:
+        """B questions -> (B, M, H)."""
+
+    def answer(
+        self, questions: Sequence[str], memories: Sequence[Tensor], max_new_tokens: int
+    ) -> list[tuple[str, int]]:
+        """B questions and for each (K, M, H) memories -> answer and tokens read by the generator."""
+
+
+class ClaraModel:
+    """A CLaRa model as a `MemoryModel`.
+
+    Args:
+        model: in eval mode, with its processor.
+    """
+
+    def __init__(self, model: ClaraForRetrievalGeneration) -> None:
+        self._model = model
+
+    def fingerprint(self) -> str:
+        """SHA-256 over base, all three adapters, memory tokens and connector."""
+        model = self._model
+        digest = hashlib.sha256(model.memory_fingerprint().encode())
+        for parameter in [*adapter_parameters(model.decoder), *model.own_parameters().values()]:
+            digest.update(parameter.detach().to(torch.bfloat16).cpu().contiguous().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def split(self, documents: Sequence[str]) -> Passages:
+        """See `MemoryModel.split`."""
+        return to_passages(documents, self._model.processor.split_documents)
+
+    def compress(self, passages: Passages, folder: Path | None = None, batch_size: int = 32) -> CorpusMemory:
+        """See `MemoryModel.compress`. A folder whose texts or compressor are others is an error."""
+        if folder is not None and folder.exists():
+            memory = self._model.load_memory(str(folder))
+            if list(memory.texts) != passages.texts:
+                raise ValueError(
+                    f"{folder} holds memories of other documents: name another folder or remove it."
+                )
+            return memory
+        memory = self._model.compress_passages(passages, batch_size, show_progress=True)
+        if folder is not None:
+            memory.save_pretrained(folder)
+        return memory
+
+    @torch.no_grad()
+    def reason(self, questions: Sequence[str]) -> Tensor:
+        """See `MemoryModel.reason`."""
+        model = self._model
+        return model.reason(**model.processor.encode_questions(questions).to(model.device))
+
+    @torch.no_grad()
+    def answer(
+        self, questions: Sequence[str], memories: Sequence[Tensor], max_new_tokens: int
+    ) -> list[tuple[str, int]]:
+        """See `MemoryModel.answer`: what `model.generate` answers from these memories in this order."""
+        model = self._model
+        prompts = model.processor.encode_prompts(questions, [len(memory) for memory in memories])
+        prompts = prompts.to(model.device)
+        slots = torch.cat([memory.flatten(0, 1) for memory in memories]).to(model.device)
+        with model.lock, wearing(model.decoder, "generator"):
+            sequences = model.decoder.generate(
+                inputs_embeds=model.fill_slots(prompts["input_ids"], slots),
+                attention_mask=prompts["attention_mask"],
+                generation_config=model.generation_config,
+                max_new_tokens=max_new_tokens,
+            )
+        texts = model.processor.tokenizer.batch_decode(sequences, skip_special_tokens=True)
+        lengths = prompts["attention_mask"].sum(dim=-1).tolist()
+        return [(text.strip(), length) for text, length in zip(texts, lengths, strict=True)]
+
+
+class TextModel:
+    """A causal LM that answers from token ids, greedily.
+
+    Args:
+        model: in eval mode; of a CLaRa model the `decoder`, which is the plain base outside a wearing block.
+        tokenizer: its tokenizer.
+        prompt_limit: longest prompt in tokens.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt_limit: int) -> None:
+        self._model, self.tokenizer, self._limit = model, tokenizer, prompt_limit
+        self._config: GenerationConfig = greedy_generation_config(model.generation_config)
+        self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+
+    @torch.no_grad()
+    def answer(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[tuple[str, int]]:
+        """B prompts as token ids -> answer and prompt length.
+
+        Raises:
+            ValueError: a prompt leaves no room for the answer.
+        """
+        longest = max(len(ids) for ids in prompts)
+        if longest + max_new_tokens > self._limit:
+            raise ValueError(
+                f"a prompt has {longest} tokens and {max_new_tokens} new ones exceed the limit of "
+                f"{self._limit}: choose fewer documents."
+            )
+        ids = torch.tensor([[self._pad] * (longest - len(row)) + list(row) for row in prompts])
+        lengths = [len(row) for row in prompts]
+        mask = torch.tensor([[0] * (longest - length) + [1] * length for length in lengths])
+        device = self._model.device
+        sequences = self._model.generate(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            generation_config=self._config,
+            max_new_tokens=max_new_tokens,
+            pad_token_id=self._pad,
+        )
+        texts = self.tokenizer.batch_decode(sequences[:, longest:], skip_special_tokens=True)
+        return [(text.strip(), length) for text, length in zip(texts, lengths, strict=True)]

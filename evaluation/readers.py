@@ -1,0 +1,92 @@
+"""Readers: how chosen passages reach the generator, as memories, as text, cut short, or not at all."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from clara.memory_clara import CorpusMemory
+
+from .baseline_prompts import closed_book_ids, first_tokens, text_prompt_ids
+from .language_models import MemoryModel, TextModel
+
+Chosen = Sequence[Sequence[int]]
+
+
+class Reader(Protocol):
+    """Answers questions from chosen passages.
+
+    Attributes:
+        bytes_per_passage: what has to be stored of a passage so that it can be read, on average.
+    """
+
+    bytes_per_passage: float
+
+    def answer(self, questions: Sequence[str], chosen: Chosen, max_new_tokens: int) -> list[tuple[str, int]]:
+        """B questions and for each its passages in reading order -> answer and tokens read."""
+
+
+class MemoryReader:
+    """Reads the memories of the chosen passages.
+
+    Args:
+        model: the model that made them.
+        memory: of all N passages.
+    """
+
+    def __init__(self, model: MemoryModel, memory: CorpusMemory) -> None:
+        self._model, self._memory = model, memory
+        self.bytes_per_passage = memory_bytes(memory)
+
+    def answer(self, questions: Sequence[str], chosen: Chosen, max_new_tokens: int) -> list[tuple[str, int]]:
+        """See `Reader.answer`."""
+        memories = [self._memory.gather(torch.tensor(row)) for row in chosen]
+        return self._model.answer(questions, memories, max_new_tokens)
+
+
+class TextReader:
+    """Reads the text of the chosen passages in CLaRa's own answering prompt.
+
+    Args:
+        model: any causal LM.
+        texts: of all N passages.
+        rate: keep the first 1 / rate of the tokens of each passage only (hard compression); 1: all.
+    """
+
+    def __init__(self, model: TextModel, texts: Sequence[str], rate: int = 1) -> None:
+        self._model = model
+        self._texts = (
+            list(texts) if rate == 1 else [first_tokens(model.tokenizer, text, rate) for text in texts]
+        )
+        self.bytes_per_passage = sum(len(text.encode()) for text in self._texts) / len(self._texts)
+
+    def answer(self, questions: Sequence[str], chosen: Chosen, max_new_tokens: int) -> list[tuple[str, int]]:
+        """See `Reader.answer`."""
+        prompts = [
+            text_prompt_ids(self._model.tokenizer, question, [self._texts[passage] for passage in row])
+            for question, row in zip(questions, chosen, strict=True)
+        ]
+        return self._model.answer(prompts, max_new_tokens)
+
+
+class ClosedBookReader:
+    """Reads nothing: what the base answers from its weights.
+
+    Args:
+        model: any causal LM.
+    """
+
+    bytes_per_passage = 0.0
+
+    def __init__(self, model: TextModel) -> None:
+        self._model = model
+
+    def answer(self, questions: Sequence[str], chosen: Chosen, max_new_tokens: int) -> list[tuple[str, int]]:
+        """See `Reader.answer`; `chosen` is not looked at."""
+        prompts = [closed_book_ids(self._model.tokenizer, question) for question in questions]
+        return self._model.answer(prompts, max_new_tokens)
+
+
+def memory_bytes(memory: CorpusMemory) -> float:
+    """Bytes of one passage's memory: M·H numbers of the stored dtype."""
+    first = memory[0]
+    return float(first.numel() * first.element_size())

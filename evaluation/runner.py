@@ -1,0 +1,118 @@
+"""Runs a system over a benchmark in batches and keeps its predictions in a file that a later run continues.
+
+The file is JSON lines: the first holds the run's settings and their fingerprint, each other one a
+prediction. A line is whole or not there: one that an interruption cut short is dropped and its question
+answered again.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from .benchmarks import Example
+from .systems import Prediction, System
+
+
+def run_fingerprint(settings: Mapping[str, Any]) -> str:
+    """SHA-256 of a run's settings, whatever their order."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def run_system(
+    system: System,
+    examples: Sequence[Example],
+    path: Path,
+    settings: Mapping[str, Any],
+    batch_size: int = 16,
+    show_progress: bool = True,
+) -> list[Prediction]:
+    """Answers every example, beginning after those that the file already holds.
+
+    Args:
+        system: answers batches of examples.
+        examples: B questions.
+        path: the predictions file, made if absent.
+        settings: what decides the predictions, as JSON values; a file of other settings is refused.
+        batch_size: questions answered at once.
+        show_progress: whether a progress bar is shown.
+
+    Returns:
+        B predictions in the order of the examples.
+
+    Raises:
+        ValueError: the file is of another run, or is no predictions file.
+    """
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+    done = _open_run(path, settings)
+    _check_order(path, done, examples)
+    with (
+        path.open("a", encoding="utf-8") as file,
+        tqdm(
+            total=len(examples), initial=len(done), desc=path.stem, unit="question", disable=not show_progress
+        ) as bar,
+    ):
+        for start in range(len(done), len(examples), batch_size):
+            batch = system.answer(examples[start : start + batch_size])
+            file.write(
+                "".join(json.dumps(asdict(prediction), ensure_ascii=False) + "\n" for prediction in batch)
+            )
+            file.flush()
+            done += batch
+            bar.update(len(batch))
+    return done
+
+
+def read_predictions(path: Path) -> tuple[dict[str, Any], list[Prediction]]:
+    """Settings and predictions of a file; a last line without its end is left out.
+
+    Raises:
+        ValueError: the file has no head, or a line before the last is damaged.
+    """
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    try:
+        head, *rows = [json.loads(line) for line in lines]
+        predictions = [_prediction(row) for row in rows]
+        return {"settings": head["settings"], "fingerprint": head["fingerprint"]}, predictions
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is no predictions file, or it is damaged ({error}): move it away."
+        ) from error
+
+
+def _open_run(path: Path, settings: Mapping[str, Any]) -> list[Prediction]:
+    """Makes the file, or cuts off its unfinished line; the predictions it holds."""
+    fingerprint = run_fingerprint(settings)
+    if not path.exists() or b"\n" not in path.read_bytes():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(
+            json.dumps({"fingerprint": fingerprint, "settings": settings}) + "\n", encoding="utf-8"
+        )
+        return []
+    head, predictions = read_predictions(path)
+    if head["fingerprint"] != fingerprint:
+        keys = sorted({*head["settings"], *settings})
+        other = [key for key in keys if head["settings"].get(key) != settings.get(key)]
+        raise ValueError(
+            f"{path} holds the predictions of another run (it differs in {', '.join(other)}): name another "
+            "output folder, or remove the file."
+        )
+    content = path.read_bytes()
+    with path.open("r+b") as file:
+        file.truncate(content.rindex(b"\n") + 1)
+    return predictions
+
+
+def _check_order(path: Path, done: Sequence[Prediction], examples: Sequence[Example]) -> None:
+    expected = [example.id for example in examples][: len(done)]
+    if [prediction.id for prediction in done] != expected:
+        raise ValueError(f"{path} holds other questions than this benchmark: remove the file.")
+
+
+def _prediction(row: Mapping[str, Any]) -> Prediction:
+    return Prediction(**{**row, "documents": tuple(row["documents"]), "scores": tuple(row["scores"])})

@@ -1,0 +1,65 @@
+"""The fingerprint of what makes memories: base, compressor, memory tokens and pooling."""
+
+import hashlib
+from collections.abc import Iterator
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from .adapters_clara import adapter_parameters
+
+SAMPLES = 64
+_known: WeakKeyDictionary = WeakKeyDictionary()
+
+
+def model_fingerprint(model: nn.Module) -> str:
+    """SHA-256 over what decides a memory, the same in float32 and bfloat16 and on every device.
+
+    The compressor and memory tokens count in full, rounded to bfloat16; of each base weight count its name,
+    shape and 64 evenly spaced values. The query reasoner and the generator do not count: they may change
+    under a store. A quantised base is another base, and so is one in float16, which has other values. Weights
+    offloaded to disk count by name and shape alone.
+
+    Args:
+        model: A model with a compressor.
+
+    Returns:
+        64 hexadecimal digits, computed once for a state of the compressor.
+    """
+    own = [p for name, p in model.own_parameters().items() if name == "memory_tokens"]
+    compressor = adapter_parameters(model.decoder, ["compressor"]) + own
+    state = tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in compressor)
+    known = _known.get(model)
+    if known is None or known[0] != state:
+        known = (state, _digest(model, compressor))
+        _known[model] = known
+    return known[1]
+
+
+@torch.no_grad()
+def _digest(model: nn.Module, compressor: list[Tensor]) -> str:
+    config = model.config
+    head = (config.pooling, config.num_memory_tokens, config.doc_max_length, config.text_config.model_type)
+    digest = hashlib.sha256(repr(head).encode())
+    names, samples = [], []
+    for name, parameter in _base_parameters(model.decoder):
+        names.append(f"{name}{tuple(parameter.shape)}")
+        if parameter.device.type != "meta":
+            samples.append(_sample(parameter))
+    digest.update("\n".join(names).encode())
+    for tensor in [*samples, *compressor]:
+        digest.update(tensor.detach().to(torch.bfloat16).cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _base_parameters(decoder: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for name, parameter in sorted(decoder.named_parameters()):
+        if ".lora_" not in name:
+            yield name.replace("base_layer.", ""), parameter
+
+
+def _sample(parameter: Tensor) -> Tensor:
+    flat = parameter.detach().reshape(-1)
+    places = torch.linspace(0, len(flat) - 1, min(SAMPLES, len(flat)), dtype=torch.float64).round().long()
+    return flat[places.to(flat.device)].float()

@@ -1,0 +1,49 @@
+"""Packages this checkout as `clara`: the root is the package, so the Hub's flat files stay flat."""
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT_SCRIPTS = ("setup", "app", "handler")
+ROOMS = ("data", "train", "evaluation", "commands")
+
+
+class BuildPy(build_py):
+    """Leaves the root's scripts out of the wheel: they are run from a checkout or a model repository."""
+
+    def find_package_modules(self, package, package_dir):
+        found = super().find_package_modules(package, package_dir)
+        return [item for item in found if not (item[0] == "clara" and item[1] in ROOT_SCRIPTS)]
+
+
+setup(
+    name="clara",
+    version="0.1.0",
+    description="CLaRa: retrieval-augmented generation in one continuous space (arXiv 2511.18659)",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    package_dir={"clara": "."},
+    packages=["clara"]
+    + [f"clara.{name}" for name in find_packages(include=[*ROOMS, *(f"{room}.*" for room in ROOMS)])],
+    package_data={"clara.data": ["samples/*"], "clara.train": ["recipes/*"]},
+    install_requires=[
+        "torch>=2.8",
+        "transformers>=5.20,<6",
+        "peft>=0.20,<1",
+        "trl>=1.10,<2",
+        "datasets>=4.5,<6",
+        "evaluate>=0.4.6,<1",
+        "huggingface_hub>=2,<3",
+        "accelerate>=1.12",
+        "safetensors>=0.7",
+        "numpy>=2",
+        "pyarrow>=18",
+        "gguf>=0.17",
+        "tqdm>=4.66",
+        "rich>=13",
+        "pyyaml>=6",
+    ],
+    extras_require={"test": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.14"]},
+    entry_points={"console_scripts": ["clara=clara.commands.main:main"]},
+    cmdclass={"build_py": BuildPy},
+)

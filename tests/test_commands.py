@@ -1,0 +1,254 @@
+"""Tests of commands/: the command line as a user types it, on tiny models."""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from clara.commands import demo, display
+from clara.commands.build_memory import chunks
+from clara.commands.main import find_commands, main
+from clara.commands.models import UNTRAINED, load_model
+from clara.memory_clara import CorpusMemory
+
+CORPUS = [
+    {"id": "titan", "title": "Titan", "text": "The largest moon of Saturn.", "kind": "moon"},
+    {"id": "basalt", "text": "A dark volcanic rock."},
+    {"text": "The Rhine rises in the Alps."},
+]
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Documents of three kinds in one folder."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    rows = "".join(json.dumps(row) + "\n" for row in CORPUS)
+    (folder / "rows.jsonl").write_text(rows, encoding="utf-8")
+    (folder / "note.md").write_text("# Ada\nAda Lovelace wrote notes in 1843.", encoding="utf-8")
+    (folder / "note.txt").write_text("word " * 200, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def store(files, tmp_path, checkpoint):
+    """A corpus memory that the command line built."""
+    output = tmp_path / "store"
+    assert main(["build-memory", str(files), "--output", str(output), "--model", checkpoint]) == 0
+    return output
+
+
+def test_help_loads_neither_torch_nor_transformers():
+    code = (
+        "import sys\nfrom clara.commands.main import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print([name for name in ('torch', 'transformers', 'pyarrow') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "demo" in done.stdout and "build-memory" in done.stdout and "ask" in done.stdout
+
+
+def test_every_command_can_be_found_and_says_what_it_does():
+    commands = find_commands()
+    assert {"demo", "build-memory", "ask"} <= set(commands)
+    assert not {"main", "models", "display"} & set(commands)
+    for module in commands.values():
+        assert callable(module.run)
+        assert module.__doc__.splitlines()[0].endswith(".")
+
+
+def test_user_errors_are_one_line_and_debug_shows_them(tmp_path, capsys):
+    words = ["build-memory", str(tmp_path / "nowhere"), "--output", str(tmp_path / "out")]
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == f"clara build-memory: {tmp_path / 'nowhere'} does not exist.\n"
+    with pytest.raises(FileNotFoundError):
+        main([*words, "--debug"])
+
+
+def test_interrupt_ends_with_130(monkeypatch, capsys):
+    def interrupt(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "run", interrupt)
+    assert main(["demo"]) == 130
+    assert capsys.readouterr().err == "clara demo: interrupted\n"
+
+
+def test_build_memory_stores_every_document_with_its_metadata(store, checkpoint):
+    model, trained = load_model(checkpoint)
+    memory = model.load_memory(str(store))
+    assert trained
+    parents = list(dict.fromkeys(memory.parents))
+    assert parents == ["note.md", "note.txt", "titan", "basalt", "rows.jsonl:3"]
+    assert sum(parent == "note.txt" for parent in memory.parents) > 1
+    titan = list(memory.document_ids).index("titan")
+    assert memory.texts[titan] == "Titan\nThe largest moon of Saturn."
+    assert memory.metadata[titan] == {"title": "Titan", "kind": "moon"}
+    expected = model.build_memory(["A dark volcanic rock."], show_progress=False)[0]
+    found = memory[list(memory.document_ids).index("basalt")]
+    assert (found - expected).abs().max() < 1e-4
+
+
+def test_build_memory_takes_a_dtype_and_counts(files, tmp_path, checkpoint, capsys):
+    output = str(tmp_path / "half")
+    words = ["build-memory", str(files / "rows.jsonl"), "--output", output, "--model", checkpoint]
+    assert main([*words, "--dtype", "bfloat16", "--batch-size", "1"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"3 documents (3 passages) are in {output}.\n"
+    assert "3/3" in captured.err
+    assert str(CorpusMemory.from_pretrained(output).dtype) == "torch.bfloat16"
+
+
+def test_build_memory_keeps_the_store_that_is_there(store, files, checkpoint, capsys):
+    before = {file.name: file.read_bytes() for file in store.iterdir()}
+    assert main(["build-memory", str(files), "--output", str(store), "--model", checkpoint]) == 2
+    assert "holds a stored corpus memory already" in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in store.iterdir()} == before
+
+
+@pytest.mark.parametrize("bad", ["", '{"id": "titan", "text": "again"}', "not json"])
+def test_build_memory_leaves_nothing_of_a_bad_corpus(files, tmp_path, checkpoint, capsys, bad):
+    rows = files / "rows.jsonl"
+    rows.write_text("" if not bad else rows.read_text() + bad + "\n", encoding="utf-8")
+    output = tmp_path / "store"
+    words = ["build-memory", str(rows), "--output", str(output), "--model", checkpoint, "--batch-size", "1"]
+    assert main(words) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()[-1]) > 30
+    with pytest.raises(FileNotFoundError):
+        CorpusMemory.from_pretrained(output)
+
+
+def test_ask_streams_the_answer_and_shows_its_sources(store, checkpoint, capsys):
+    words = ["ask", str(store), "Which moon is large?", "--model", checkpoint]
+    words += ["--retrieval-top-k", "2", "--max-new-tokens", "5"]
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    model, _ = load_model(checkpoint)
+    memory = model.load_memory(str(store))
+    options = {"retrieval_top_k": 2, "max_new_tokens": 5, "return_dict_in_generate": True}
+    expected = model.generate("Which moon is large?", memory, **options)
+    assert found["answer"] == expected.answers
+    assert [item["id"] for item in found["documents"]] == expected.document_ids
+    assert [item["score"] for item in found["documents"]] == pytest.approx(expected.scores.tolist())
+    assert [item["text"] for item in found["documents"]] == [
+        memory.texts[index] for index in expected.indices
+    ]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(model.processor.tokenizer.decode(expected.sequences[0], skip_special_tokens=True))
+    assert all(document_id in shown for document_id in expected.document_ids)
+
+
+def test_ask_refuses_the_memory_of_another_model(store, base, capsys):
+    assert main(["ask", str(store), "Which moon?", "--model", base]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("clara ask: ") and "another compressor or base" in last
+
+
+def test_demo_shows_and_writes_what_it_measured(checkpoint, tmp_path, capsys):
+    words = ["demo", "--model", checkpoint, "--questions", "2", "--max-new-tokens", "3"]
+    output, file = tmp_path / "memory", tmp_path / "demo.json"
+    assert main([*words, "--output", str(output), "--json", str(file)]) == 0
+    shown = capsys.readouterr().out
+    report = json.loads(file.read_text(encoding="utf-8"))
+    assert UNTRAINED[:20] not in shown
+    assert report["model"]["trained"] is True
+    assert report["store"]["documents"] == 106
+    assert report["store"]["passages"] == len(CorpusMemory.from_pretrained(output))
+    assert len(report["questions"]) == report["summary"]["questions"] == 2
+    for row in report["questions"]:
+        assert row["question"][:30] in shown
+        assert len(row["documents"]) == 5
+        assert row["memory_tokens"] == 5 * 4
+        assert row["text_tokens"] > row["memory_tokens"]
+        assert row["answer_seconds"] > 0
+
+
+def test_demo_says_that_adapters_are_untrained(base, tmp_path, capsys):
+    file = tmp_path / "demo.json"
+    words = ["demo", "--model", base, "--questions", "1", "--max-new-tokens", "1", "--json", str(file)]
+    assert main([*words, "--compression-rate", "64", "--retrieval-top-k", "3"]) == 0
+    assert "UNTRAINED" in capsys.readouterr().out
+    report = json.loads(file.read_text(encoding="utf-8"))
+    assert report["model"]["trained"] is False
+    assert report["model"]["num_memory_tokens"] == 4
+    assert report["questions"][0]["memory_tokens"] == 3 * 4
+
+
+@pytest.mark.parametrize("count", ["0", "91"])
+def test_demo_names_a_wrong_number_of_questions(count, capsys):
+    assert main(["demo", "--questions", count]) == 2
+    assert f"must be between 1 and 90, got {count}" in capsys.readouterr().err
+
+
+def test_compression_rate_of_a_checkpoint_is_its_own(checkpoint):
+    with pytest.raises(ValueError, match=r"`--compression-rate` 8 .*trained at 16"):
+        load_model(checkpoint, compression_rate=8)
+
+
+def test_questions_are_spread_and_carry_the_ids_of_their_positives():
+    rows = demo.read_questions(90)
+    assert [row["question"] for row in demo.read_questions(3)] == [rows[i]["question"] for i in (0, 30, 60)]
+    assert rows[0]["positives"] == ["golden-gate-bridge"]
+
+
+def test_summary_by_hand():
+    base = {"documents": [{}, {}], "text_tokens": 100, "memory_tokens": 10, "search_seconds": 1.0}
+    rows = [
+        {**base, "recall": 1.0, "contains_gold": True, "answer_seconds": 2.0},
+        {**base, "recall": 0.5, "contains_gold": False, "answer_seconds": 4.0, "text_tokens": 300},
+    ]
+    summary = demo.summarize(rows, passages=20)
+    assert summary["recall"] == 0.75
+    assert summary["recall_by_chance"] == 0.1
+    assert summary["contains_gold"] == 0.5
+    assert (summary["text_tokens"], summary["memory_tokens"], summary["answer_seconds"]) == (200, 10, 3.0)
+
+
+def test_right_documents_are_marked(capsys):
+    documents = [{"id": "a", "score": 0.5, "positive": True}, {"id": "b", "score": 0.25, "positive": False}]
+    display.console.print(display.documents_table(documents))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines if "0." in line] == [["✓", "0.500", "a"], ["✗", "0.250", "b"]]
+
+
+def test_chunks():
+    assert list(chunks(range(5), 2)) == [[0, 1], [2, 3], [4]]
+
+
+@pytest.mark.slow
+def test_killed_build_leaves_no_store_that_loads(checkpoint, tmp_path):
+    rows, output = tmp_path / "rows.jsonl", tmp_path / "store"
+    rows.write_text("".join(json.dumps({"text": f"Document number {n}."}) + "\n" for n in range(20_000)))
+    words = ["build-memory", str(rows), "--output", str(output), "--model", checkpoint, "--batch-size", "8"]
+    code = f"from clara.commands.main import main; main({words!r})"
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(output.glob("*.tmp")) and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.kill()
+    process.wait()
+    assert list(output.glob("*.tmp"))
+    with pytest.raises(FileNotFoundError):
+        CorpusMemory.from_pretrained(output)
+    rows.write_text(json.dumps({"text": "One document."}) + "\n")
+    assert main(words) == 0
+    assert len(CorpusMemory.from_pretrained(output)) == 1
+    assert not list(output.glob("*.tmp"))
+
+
+def test_untrained_models_are_the_same_each_time(base):
+    first, second = (load_model(base)[0] for _ in range(2))
+    assert first.memory_fingerprint() == second.memory_fingerprint()
+
+
+def test_arguments_of_every_command_parse():
+    for module in find_commands().values():
+        module.add_arguments(argparse.ArgumentParser())

@@ -1,0 +1,150 @@
+"""Documents to passages: checks that name the index, titles, ids, metadata, cleaning, reading order."""
+
+from collections import UserDict
+from types import SimpleNamespace
+
+import pytest
+from clara.documents_clara import check_texts, clean_text, is_document, reading_order, to_passages
+
+
+def halves(texts):
+    """Splits every text at its bars."""
+    return [text.split("|") for text in texts]
+
+
+# Texts
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("plain", "plain"),
+        ("nul \x00 stays", "nul \x00 stays"),
+        ("emoji \U0001f600 stays", "emoji \U0001f600 stays"),
+        ("\ud83d\ude00", "\U0001f600"),
+        ("lone \ud83d high", "lone \ufffd high"),
+        ("lone \ude00 low", "lone \ufffd low"),
+        ("at the end \ud83d", "at the end \ufffd"),
+        ("\ufeffbyte order mark", "\ufeffbyte order mark"),
+    ],
+)
+def test_clean_text_is_valid_unicode(text, clean):
+    assert clean_text(text) == clean
+    clean_text(text).encode("utf-8")
+
+
+@pytest.mark.parametrize("bad", [None, 3, b"bytes", ["a"], 1.5])
+def test_a_text_of_another_type_names_its_index(bad):
+    with pytest.raises(TypeError, match=rf"`questions\[1\]` must be a string, got {type(bad).__name__}"):
+        check_texts(["fine", bad], "questions")
+
+
+@pytest.mark.parametrize("bad", ["", "   ", "\n\t"])
+def test_an_empty_text_names_its_index(bad):
+    with pytest.raises(ValueError, match=r"`documents\[2\]` is empty"):
+        to_passages(["a", "b", bad], halves)
+
+
+def test_no_text_at_all():
+    with pytest.raises(ValueError, match="`documents` is empty: give at least one"):
+        to_passages([], halves)
+
+
+# Documents
+
+
+def test_texts_get_numbers_and_mappings_keep_ids_titles_and_metadata():
+    documents = [
+        "one",
+        {"text": "two", "id": "b", "title": "Two", "year": 1890},
+        UserDict(text="three", id=7),
+    ]
+    passages = to_passages(documents, halves)
+    assert passages.texts == ["one", "Two\ntwo", "three"]
+    assert passages.document_ids == passages.parents == ["0", "b", "7"]
+    assert passages.metadata == [{}, {"title": "Two", "year": 1890}, {}]
+    assert passages.orders == [0, 0, 0]
+
+
+def test_a_split_document_keeps_parent_order_and_metadata():
+    passages = to_passages([{"text": "a|b|c", "id": "x", "year": 1}, "d"], halves)
+    assert passages.texts == ["a", "b", "c", "d"]
+    assert passages.document_ids == ["x#0", "x#1", "x#2", "1"]
+    assert passages.parents == ["x", "x", "x", "1"]
+    assert passages.orders == [0, 1, 2, 0]
+    assert passages.metadata == [{"year": 1}] * 3 + [{}]
+
+
+def test_given_ids_and_metadata_stand_above_those_of_the_mappings():
+    documents = [{"text": "a", "id": "x", "year": 1, "kind": "book"}, "b"]
+    passages = to_passages(documents, halves, document_ids=["p", 5], metadata=[{"year": 2}, {"n": 3}])
+    assert passages.document_ids == ["p", "5"]
+    assert passages.metadata == [{"year": 2, "kind": "book"}, {"n": 3}]
+
+
+def test_default_ids_go_on_from_the_first_number():
+    assert to_passages(["a", "b"], halves, first=40).document_ids == ["40", "41"]
+
+
+@pytest.mark.parametrize("single", ["a text", {"text": "a text"}, UserDict(text="a text")])
+def test_one_document_is_a_list_of_one(single):
+    assert is_document(single)
+    assert to_passages(single, halves).texts == ["a text"]
+
+
+def test_any_iterable_of_documents():
+    assert to_passages((text for text in ("a", "b")), halves).texts == ["a", "b"]
+    assert to_passages({"x": "a", "y": "b"}.values(), halves).texts == ["a", "b"]
+
+
+# Bad input
+
+
+@pytest.mark.parametrize("bad", [5, None, ["nested"], {"body": "no text"}])
+def test_another_kind_of_document_names_its_index(bad):
+    with pytest.raises(TypeError, match=r"`documents\[1\]` must be a string or a mapping with `text`"):
+        to_passages(["fine", bad], halves)
+
+
+def test_a_mapping_with_another_text_names_its_index():
+    with pytest.raises(TypeError, match=r"`documents\[0\]\['text'\]` must be a string, got int"):
+        to_passages([{"text": 5}], halves)
+
+
+def test_a_title_does_not_make_an_empty_text_a_document():
+    with pytest.raises(ValueError, match=r"`documents\[0\]` is empty"):
+        to_passages([{"text": " ", "title": "Title"}], halves)
+
+
+@pytest.mark.parametrize(
+    ("documents", "twice"),
+    [
+        ([{"text": "a", "id": "x"}, "b", {"text": "c", "id": "x"}], "'x' at 0 and 2"),
+        (["a", {"text": "b", "id": 0}], "'0' at 0 and 1"),
+        ([{"text": "a|b", "id": "x"}, {"text": "c", "id": "x#1"}], "'x#1' at 1 and 2"),
+    ],
+)
+def test_an_id_twice_is_told_with_both_places(documents, twice):
+    with pytest.raises(ValueError, match=f"`document_ids` must be unique, got {twice}"):
+        to_passages(documents, halves)
+
+
+@pytest.mark.parametrize("name", ["document_ids", "metadata"])
+def test_lists_of_another_length(name):
+    with pytest.raises(ValueError, match=f"`{name}` has 1 entries for 2 documents"):
+        to_passages(["a", "b"], halves, **{name: [{}]})
+
+
+def test_an_id_with_a_lone_surrogate_is_cleaned():
+    assert to_passages([{"text": "a", "id": "\ud83d"}], halves).document_ids == ["\ufffd"]
+
+
+# Reading order
+
+
+def test_passages_of_one_document_are_read_in_its_order():
+    """Ranks: x#2, y, x#0, x#1. The places of x's passages stay, their order becomes the document's."""
+    passages = SimpleNamespace(parents=["x", "x", "x", "y"], orders=[0, 1, 2, 0])
+    assert reading_order(passages, [2, 3, 0, 1]) == [0, 3, 1, 2]
+    assert reading_order(passages, [3, 1]) == [3, 1]
+    assert reading_order(passages, []) == []

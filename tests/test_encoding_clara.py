@@ -1,0 +1,104 @@
+"""Positions, span pooling and the alignment loss with numbers by hand; buckets, lock, eval mode."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from clara.encoding_clara import (
+    ModelLock,
+    alignment_loss,
+    evaluating,
+    length_buckets,
+    length_groups,
+    mean_spans,
+    positions,
+)
+from torch import nn, tensor
+
+
+def test_positions_skip_padding_on_either_side():
+    mask = tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 0, 0, 1]])
+    assert positions(mask).tolist() == [[0, 0, 0, 1, 2], [0, 1, 2, 2, 2], [0, 1, 1, 1, 2]]
+
+
+def test_mean_of_equal_spans():
+    states = tensor([[[1.0], [3.0], [5.0], [9.0]]])
+    mask = torch.ones(1, 4)
+    assert mean_spans(states, mask, 2).tolist() == [[[2.0], [7.0]]]
+    assert mean_spans(states, mask, 1).tolist() == [[[4.5]]]
+    assert mean_spans(states, mask, 4).tolist() == states.tolist()
+
+
+def test_spans_of_a_length_that_does_not_divide():
+    """Five tokens in two spans: tokens 0-1 and 2-4."""
+    states = torch.arange(5.0).view(1, 5, 1)
+    assert mean_spans(states, torch.ones(1, 5), 2).tolist() == [[[0.5], [3.0]]]
+
+
+def test_a_text_shorter_than_the_spans_repeats_tokens():
+    """Two tokens in four spans: starts 0, 0, 1, 1."""
+    states = tensor([[[1.0], [2.0]]])
+    assert mean_spans(states, torch.ones(1, 2), 4).tolist() == [[[1.0], [1.0], [2.0], [2.0]]]
+    assert mean_spans(states[:, :1], torch.ones(1, 1), 3).tolist() == [[[1.0]] * 3]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_spans_ignore_padding(side):
+    states = tensor([[[1.0], [3.0], [5.0], [9.0]]])
+    junk = torch.full((1, 3, 1), 1e6)
+    parts, masks = [states, junk], [torch.ones(1, 4), torch.zeros(1, 3)]
+    if side == "left":
+        parts, masks = parts[::-1], masks[::-1]
+    assert mean_spans(torch.cat(parts, 1), torch.cat(masks, 1), 2).tolist() == [[[2.0], [7.0]]]
+
+
+def test_spans_keep_the_dtype_but_add_up_in_float32():
+    states = torch.full((1, 256, 1), 1.0, dtype=torch.bfloat16)
+    pooled = mean_spans(states, torch.ones(1, 256), 1)
+    assert pooled.dtype == torch.bfloat16 and pooled.item() == 1.0
+
+
+def test_alignment_loss_by_hand():
+    """Mean states (2, 4) and (1, 1), mean memories (1, 2) and (1, 3): (1 + 4 + 0 + 4) / 4."""
+    states = tensor([[[1.0, 3.0], [3.0, 5.0]], [[1.0, 1.0], [50.0, 50.0]]])
+    mask = tensor([[1, 1], [1, 0]])
+    memory = tensor([[[0.0, 2.0], [2.0, 2.0]], [[1.0, 3.0], [1.0, 3.0]]])
+    loss = alignment_loss(states, mask, memory)
+    assert loss.item() == 2.25 and loss.dtype == torch.float32
+    assert alignment_loss(states.bfloat16(), mask, memory.bfloat16()).dtype == torch.float32
+
+
+def test_length_buckets_hold_every_text_once_and_alike():
+    texts = ["x" * length for length in (5, 90, 7, 80, 6, 85, 1)]
+    buckets = list(length_buckets(texts, 3))
+    assert [sorted(bucket) for bucket in buckets] == [[1, 3, 5], [0, 2, 4], [6]]
+
+
+def test_length_groups_open_a_new_group_below_the_ratio():
+    mask = torch.zeros(4, 10)
+    for row, length in enumerate((8, 2, 10, 7)):
+        mask[row, :length] = 1
+    groups = [rows.tolist() for rows in length_groups(mask, ratio=0.75)]
+    assert groups == [[2, 0], [3], [1]]
+    assert sorted(sum(groups, [])) == [0, 1, 2, 3]
+
+
+def test_lock_is_reentrant_and_copies_get_their_own():
+    lock = ModelLock()
+    with lock, lock:
+        pass
+    for other in (copy.deepcopy(lock), pickle.loads(pickle.dumps(lock))):
+        assert other is not lock and other._lock is not lock._lock
+
+
+def test_evaluating_restores_the_mode_of_every_module():
+    model = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout(), nn.Linear(1, 1)))
+    model[1].eval()
+    before = [module.training for module in model.modules()]
+    with evaluating(model):
+        assert not any(module.training for module in model.modules())
+    assert [module.training for module in model.modules()] == before
+    with pytest.raises(KeyError), evaluating(model):
+        raise KeyError
+    assert [module.training for module in model.modules()] == before

@@ -1,0 +1,74 @@
+"""`clara evaluate` on a tiny checkpoint: files, continuation, errors."""
+
+import argparse
+import json
+
+import pytest
+from clara.commands import evaluate
+
+from .conftest import DOCUMENTS, QUESTIONS
+
+ANSWERS = ["1890", "Christiaan Huygens", "Leipzig"]
+POSITIVES = [0, 2, 1]
+
+
+@pytest.fixture
+def rows(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    lines = [
+        json.dumps({"question": q, "golden_answers": [a], "docs": DOCUMENTS[:3], "pos_index": [p]})
+        for q, a, p in zip(QUESTIONS, ANSWERS, POSITIVES, strict=True)
+    ]
+    other = {
+        "question": "where is the sea",
+        "golden_answers": ["Rotterdam"],
+        "docs": DOCUMENTS[3:],
+        "pos_index": [1],
+    }
+    path.write_text("\n".join([*lines, json.dumps(other)]) + "\n")
+    return path
+
+
+def run(checkpoint, rows, output, *extra):
+    parser = argparse.ArgumentParser()
+    evaluate.add_arguments(parser)
+    words = ["--benchmark", "nq", "--file", str(rows), "--model", checkpoint, "--output", str(output)]
+    words += ["--retrieval-top-k", "2", "--max-new-tokens", "4", "--device", "cpu", *extra]
+    evaluate.run(parser.parse_args(words))
+
+
+def test_writes_predictions_tables_and_plots(checkpoint, rows, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    output = tmp_path / "out"
+    systems = "clara,clara_shuffled,closed_book,text,cut"
+    run(checkpoint, rows, output, "--systems", systems, "--setting", "oracle", "--pool-size", "3")
+    assert "| clara |" in capsys.readouterr().out
+    report = json.loads((output / "report.json").read_text())
+    assert list(report["systems"]) == systems.split(",")
+    assert report["questions"] == 4
+    assert (output / "report.md").is_file()
+    assert (output / "tokens.png").is_file()
+    assert (output / "bytes.png").is_file()
+    files = {path: path.read_bytes() for path in (output / "predictions").iterdir()}
+    assert sorted(path.stem for path in files) == sorted(systems.split(","))
+
+    run(checkpoint, rows, output, "--systems", systems, "--setting", "oracle", "--pool-size", "3")
+    assert files == {path: path.read_bytes() for path in (output / "predictions").iterdir()}
+    with pytest.raises(ValueError, match="another run .it differs in questions, setting"):
+        run(checkpoint, rows, output, "--systems", systems, "--pool-size", "3")
+
+
+def test_unknown_names_fail_before_any_work(checkpoint, rows, tmp_path):
+    with pytest.raises(ValueError, match="`--systems` must be one of clara"):
+        run(checkpoint, rows, tmp_path / "out", "--systems", "clara,gpt")
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_text_model(base, checkpoint, rows, tmp_path):
+    pytest.importorskip("matplotlib")
+    run(checkpoint, rows, tmp_path / "a", "--systems", "text")
+    run(checkpoint, rows, tmp_path / "b", "--systems", "text", "--text-model", base)
+    first, second = (
+        (tmp_path / name / "predictions" / "text.jsonl").read_text().splitlines()[1:] for name in ("a", "b")
+    )
+    assert first == second  # the same base, loaded as a model of its own

@@ -1,0 +1,319 @@
+import importlib.util
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from store_helpers import DTYPES, make_memory, read_json, same
+from torch import tensor
+
+from clara.memory_clara import CorpusMemory, CorpusMemoryWriter, is_corpus_memory
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """The module a second time, as remote code is loaded: another package, other classes."""
+    folder = tmp_path_factory.mktemp("remote") / "second_copy"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    for path in ROOT.glob("*_clara.py"):
+        (folder / path.name).write_text(path.read_text())
+    spec = importlib.util.spec_from_file_location(
+        "second_copy", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    package = importlib.util.module_from_spec(spec)
+    sys.modules["second_copy"] = package
+    spec.loader.exec_module(package)
+    yield importlib.import_module("second_copy.memory_clara")
+    for name in [name for name in sys.modules if name.startswith("second_copy")]:
+        del sys.modules[name]
+
+
+def test_defaults():
+    memory = CorpusMemory(torch.ones(2, 3, 4), ["a", "b"])
+    assert len(memory) == 2
+    assert (memory.num_memory_tokens, memory.hidden_size, memory.dtype) == (3, 4, torch.float32)
+    assert memory.document_ids == ["0", "1"]
+    assert memory.parents == ["0", "1"]
+    assert memory.orders == [0, 0]
+    assert memory.metadata == [{}, {}]
+    assert memory.fingerprint is None and memory.base is None
+    assert "2 passages, 3 memory tokens of width 4" in repr(memory)
+
+
+def test_parents_default_to_the_given_ids():
+    assert CorpusMemory(torch.ones(2, 1, 4), ["a", "b"], document_ids=["x", "y"]).parents == ["x", "y"]
+
+
+def test_memory_of_a_graph_is_detached():
+    memory = CorpusMemory(torch.ones(1, 1, 2, requires_grad=True), ["a"])
+    assert not memory[0].requires_grad
+
+
+@pytest.mark.parametrize(
+    ("memory", "message"),
+    [
+        (torch.empty(0, 2, 4), "at least one document"),
+        (torch.ones(2, 4), r"\(2, 4\)"),
+        (torch.ones(2, 0, 4), "at least one document"),
+        ([[[1.0]]], "list"),
+        (torch.ones(2, 1, 4, dtype=torch.float64), "float64"),
+        (torch.ones(2, 1, 4, dtype=torch.long), "int64"),
+        (tensor([[[1.0]], [[float("nan")]]]), r"`memory\[1\]`"),
+        (tensor([[[float("inf")]], [[1.0]]]), r"`memory\[0\]`"),
+    ],
+)
+def test_refuses_bad_memories(memory, message):
+    with pytest.raises(ValueError, match=message):
+        CorpusMemory(memory, ["a", "b"])
+
+
+def test_refuses_bad_identity():
+    with pytest.raises(ValueError, match="`fingerprint`"):
+        CorpusMemory(torch.ones(1, 1, 1), ["a"], fingerprint=7)
+    with pytest.raises(ValueError, match="`base`"):
+        CorpusMemory(torch.ones(1, 1, 1), ["a"], base="tiny")
+    with pytest.raises(ValueError, match="`base`"):
+        CorpusMemory(torch.ones(1, 1, 1), ["a"], base={"name": Path("x")})
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_round_trip(tmp_path, dtype):
+    memory = make_memory(7, dtype=dtype)
+    memory.save_pretrained(tmp_path / "store", max_shard_size=3 * 8 * dtype.itemsize)
+    loaded = CorpusMemory.from_pretrained(tmp_path / "store", fingerprint="f")
+    assert [shard["rows"] for shard in read_json(tmp_path / "store")["shards"]] == [3, 3, 1]
+    assert same(loaded, memory)
+    assert torch.equal(loaded[3], memory[3])
+    query = torch.randn(2, 2, 4)
+    assert all(
+        torch.equal(a, b) for a, b in zip(loaded.search(query, 7), memory.search(query, 7), strict=True)
+    )
+
+
+def test_round_trip_of_difficult_texts(tmp_path):
+    texts = ["🚲 e\u0301", "a\0b", "", "<MEM> <|im_end|>", "\r\n\ufeff"]
+    metadata = [{"ü": [1, None, {"x": "\0"}]}, {"lone": "\ud800"}, {}, {"n": 1e300}, {"t": True}]
+    memory = CorpusMemory(torch.ones(5, 1, 2), texts, document_ids=texts, metadata=metadata, parents=texts)
+    memory.save_pretrained(tmp_path)
+    loaded = CorpusMemory.from_pretrained(tmp_path)
+    assert list(loaded.texts) == texts
+    assert list(loaded.document_ids) == texts
+    assert list(loaded.metadata) == metadata
+
+
+def test_save_and_load_needs_no_transformers():
+    code = "import sys, clara.memory_clara; sys.exit('transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd="/").returncode == 0
+
+
+def test_a_memory_of_another_compressor_is_refused(tmp_path):
+    make_memory().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="another compressor or base.*build them again"):
+        CorpusMemory.from_pretrained(tmp_path, fingerprint="g")
+    make_memory(fingerprint=None).save_pretrained(tmp_path / "unknown")
+    with pytest.raises(ValueError, match="another compressor"):
+        CorpusMemory.from_pretrained(tmp_path / "unknown", fingerprint="g")
+
+
+def test_append_in_memory():
+    memory, other = make_memory(3), make_memory(2, first=3)
+    before = memory.search(torch.ones(1, 2, 4), 3)[0]
+    memory.append(other)
+    assert len(memory) == 5
+    assert memory.document_ids == ["d0", "d1", "d2", "d3", "d4"]
+    assert memory.metadata[4] == {"number": 4}
+    assert torch.equal(memory[3:], other[:])
+    scores, indices = memory.search(torch.ones(1, 2, 4), 5)
+    assert sorted(indices[0].tolist()) == [0, 1, 2, 3, 4]
+    assert set(before[0].tolist()) <= set(scores[0].tolist())
+    assert len(other) == 2
+
+
+def test_append_takes_the_dtype_of_the_memory():
+    memory = make_memory(2, dtype=torch.bfloat16)
+    other = make_memory(2, first=2)
+    memory.append(other)
+    assert memory.dtype == torch.bfloat16
+    assert torch.equal(memory[2:], other[:].bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("other", "error", "message"),
+    [
+        (make_memory(2, first=9, fingerprint="g"), ValueError, "fingerprint g.*build it again"),
+        (make_memory(2, first=9, fingerprint=None), ValueError, "fingerprint None"),
+        (make_memory(2, first=9, shape=(3, 4)), ValueError, r"\(3, 4\)"),
+        (make_memory(2, first=9, shape=(2, 5)), ValueError, r"\(2, 5\)"),
+        (make_memory(2, first=2), ValueError, "'d2'"),
+        (["a text"], TypeError, "list"),
+        (
+            CorpusMemory(torch.full((1, 2, 4), 1e30), ["t"], ["new"], fingerprint="f"),
+            ValueError,
+            r"`memory\[0\]` holds NaN or an infinity",
+        ),
+    ],
+)
+def test_a_refused_append_changes_nothing(other, error, message):
+    memory, unchanged = make_memory(3, dtype=torch.float16), make_memory(3, dtype=torch.float16)
+    with pytest.raises(error, match=message):
+        memory.append(other)
+    assert same(memory, unchanged)
+
+
+def test_append_to_itself_is_refused():
+    memory = make_memory(2)
+    with pytest.raises(ValueError, match="'d0'"):
+        memory.append(memory)
+
+
+def test_append_after_loading_writes_only_new_shards(tmp_path):
+    make_memory(3).save_pretrained(tmp_path)
+    old = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*-0000*")}
+    memory = CorpusMemory.from_pretrained(tmp_path)
+    memory.append(make_memory(2, first=3))
+    memory.save_pretrained(tmp_path)
+    memory.append(make_memory(1, first=5))
+    memory.save_pretrained(tmp_path)
+    now = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*-0000*")}
+    assert old.items() <= now.items() and len(now) == 6
+    loaded = CorpusMemory.from_pretrained(tmp_path)
+    assert same(loaded, memory)
+    assert [shard["rows"] for shard in read_json(tmp_path)["shards"]] == [3, 2, 1]
+
+
+def test_append_after_saving_writes_only_new_shards(tmp_path):
+    memory = make_memory(3)
+    memory.save_pretrained(tmp_path)
+    memory.append(make_memory(2, first=3))
+    memory.save_pretrained(tmp_path)
+    assert [shard["rows"] for shard in read_json(tmp_path)["shards"]] == [3, 2]
+    assert same(CorpusMemory.from_pretrained(tmp_path), memory)
+
+
+def test_saving_again_unchanged_writes_nothing(tmp_path):
+    memory = make_memory(3)
+    memory.save_pretrained(tmp_path)
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*-0000*")}
+    memory.save_pretrained(tmp_path)
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*-0000*")} == before
+
+
+def test_a_reader_keeps_what_it_opened_during_an_append(tmp_path):
+    make_memory(3).save_pretrained(tmp_path)
+    reader = CorpusMemory.from_pretrained(tmp_path)
+    writer = CorpusMemory.from_pretrained(tmp_path)
+    writer.append(make_memory(2, first=3))
+    writer.save_pretrained(tmp_path)
+    assert same(reader, make_memory(3))
+
+
+def test_the_second_of_two_appends_is_told(tmp_path):
+    make_memory(3).save_pretrained(tmp_path)
+    one, two = CorpusMemory.from_pretrained(tmp_path), CorpusMemory.from_pretrained(tmp_path)
+    one.append(make_memory(1, first=3))
+    two.append(make_memory(1, first=4))
+    one.save_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match="changed by another writer.*load it again"):
+        two.save_pretrained(tmp_path)
+    assert CorpusMemory.from_pretrained(tmp_path).document_ids == ["d0", "d1", "d2", "d3"]
+    two.save_pretrained(tmp_path / "elsewhere")
+    assert same(CorpusMemory.from_pretrained(tmp_path / "elsewhere"), two)
+
+
+def test_saving_replaces_another_store_and_leaves_none_of_its_files(tmp_path):
+    make_memory(6).save_pretrained(tmp_path, max_shard_size=64)
+    (tmp_path / "notes.txt").write_text("mine")
+    memory = make_memory(2, first=10)
+    memory.save_pretrained(tmp_path)
+    assert same(CorpusMemory.from_pretrained(tmp_path), memory)
+    names = sorted(path.name.split("-")[0] for path in tmp_path.iterdir() if path.name[0] != ".")
+    assert names == ["corpus_memory.json", "memory", "notes.txt", "passages"]
+
+
+def test_a_loaded_memory_saves_to_another_folder(tmp_path):
+    memory = make_memory(7)
+    memory.save_pretrained(tmp_path / "a", max_shard_size=64)
+    loaded = CorpusMemory.from_pretrained(tmp_path / "a")
+    loaded.save_pretrained(tmp_path / "b")
+    assert same(CorpusMemory.from_pretrained(tmp_path / "b"), memory)
+    assert len(read_json(tmp_path / "b")["shards"]) == 1
+
+
+def test_pickle_of_a_loaded_memory_holds_no_rows(tmp_path):
+    memory = make_memory(2000)
+    memory.save_pretrained(tmp_path)
+    loaded = CorpusMemory.from_pretrained(tmp_path)
+    content = pickle.dumps(loaded)
+    assert len(content) < 5000
+    assert same(pickle.loads(content), memory)
+
+
+def test_works_across_inference_mode():
+    with torch.inference_mode():
+        memory = make_memory(4)
+        memory.search(torch.ones(1, 2, 4), 2)
+    memory.append(make_memory(1, first=4))
+    assert memory.search(torch.ones(1, 2, 4), 5)[1].shape == (1, 5)
+
+
+def test_is_corpus_memory():
+    assert is_corpus_memory(make_memory())
+    assert not any(is_corpus_memory(value) for value in (None, ["a"], torch.ones(1, 2, 3), {"texts": []}))
+
+
+def test_a_second_copy_of_the_class_is_understood(copy, tmp_path):
+    assert copy.CorpusMemory is not CorpusMemory
+    other = copy.CorpusMemory(torch.ones(1, 2, 4), ["t"], ["new"], metadata=[{"a": 1}], fingerprint="f")
+    assert is_corpus_memory(other) and copy.is_corpus_memory(make_memory())
+    memory = make_memory(3)
+    memory.append(other)
+    assert memory.document_ids[3] == "new" and memory.metadata[3] == {"a": 1}
+    assert other.search(torch.ones(1, 2, 4), 1)[0].item() == pytest.approx(1.0)
+    other.append(make_memory(3))
+    other.save_pretrained(tmp_path)
+    assert same(CorpusMemory.from_pretrained(tmp_path), copy.CorpusMemory.from_pretrained(tmp_path))
+
+
+def test_loading_checks_nothing_into_ram(tmp_path, monkeypatch):
+    make_memory(2000).save_pretrained(tmp_path)
+    read = []
+    from clara.passages_clara import ParquetColumn
+    from clara.shards_clara import MemoryFile
+
+    get_rows, get_group = MemoryFile.__getitem__, ParquetColumn._group
+    monkeypatch.setattr(
+        MemoryFile, "__getitem__", lambda self, rows: (read.append(rows), get_rows(self, rows))[1]
+    )
+    monkeypatch.setattr(
+        ParquetColumn,
+        "_group",
+        lambda self, group: (read.append((self._name, group)), get_group(self, group))[1],
+    )
+    memory = CorpusMemory.from_pretrained(tmp_path)
+    assert len(memory) == 2000 and memory.num_memory_tokens == 2
+    assert read == []
+    assert memory.texts[1999] == "text 1999"
+    assert read == [("text", 1)]
+    assert torch.equal(memory.gather(tensor([[7]]))[0, 0], memory[7])
+    assert [rows.tolist() if isinstance(rows, torch.Tensor) else rows for rows in read[1:]] == [
+        [7],
+        slice(7, 8),
+    ]
+
+
+def test_writer_opens_what_it_wrote(tmp_path):
+    with CorpusMemoryWriter(tmp_path, fingerprint="f", base={"name": "tiny", "revision": None}) as writer:
+        for part in (make_memory(3), make_memory(2, first=3)):
+            writer.add(part[:], part.texts, part.document_ids, part.metadata)
+        memory = writer.finish()
+    expected = make_memory(3)
+    expected.append(make_memory(2, first=3))
+    assert same(memory, expected)
+    memory.append(make_memory(1, first=5))
+    memory.save_pretrained(tmp_path)
+    assert len(CorpusMemory.from_pretrained(tmp_path)) == 6

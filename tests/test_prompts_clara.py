@@ -1,0 +1,73 @@
+"""Prompts: one place for each, chat templates with a system role, without one, and none at all."""
+
+import pytest
+from clara.prompts_clara import (
+    ANSWER_SYSTEM,
+    SLOTS,
+    TEXT,
+    answer_prompt,
+    paraphrase_prompt,
+    questions_and_answers_prompt,
+    questions_and_answers_target,
+    reconstruction_prompt,
+    render_chat,
+)
+from conftest import CHATML, NO_SYSTEM, make_tokenizer
+
+DROPS_SYSTEM = (
+    "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['content'] | trim }}"
+    "{% endif %}{% endfor %}{{ '>>' }}"
+)
+BROKEN = "{{ raise_exception('no conversation at all') }}"
+PROMPTS = [answer_prompt, questions_and_answers_prompt, paraphrase_prompt, reconstruction_prompt]
+
+
+@pytest.mark.parametrize("template", [CHATML, NO_SYSTEM, DROPS_SYSTEM, None])
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_every_prompt_has_one_place_for_memories_in_every_template(prompt, template):
+    rendered = render_chat(make_tokenizer(template), prompt())
+    assert rendered.count(SLOTS) == 1
+    assert rendered.count(TEXT) == (prompt is answer_prompt)
+
+
+@pytest.mark.parametrize("template", [CHATML, NO_SYSTEM, DROPS_SYSTEM, None])
+def test_the_system_text_is_never_lost(template):
+    rendered = render_chat(make_tokenizer(template), answer_prompt())
+    assert rendered.count(ANSWER_SYSTEM) == 1
+    assert rendered.index(ANSWER_SYSTEM) < rendered.index(SLOTS) < rendered.index(TEXT)
+
+
+def test_a_template_with_a_system_role_gets_it():
+    rendered = render_chat(make_tokenizer(CHATML), answer_prompt())
+    assert rendered.startswith(f"<|im_start|>system\n{ANSWER_SYSTEM}<|im_end|>\n<|im_start|>user\n")
+    assert rendered.endswith("<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_a_template_without_one_gets_it_in_the_users_turn():
+    rendered = render_chat(make_tokenizer(NO_SYSTEM), answer_prompt())
+    assert rendered.startswith(f"<|im_start|>[INST] {ANSWER_SYSTEM}\n\nDocuments:\n")
+    assert rendered.count("[INST]") == 1 and rendered.endswith(" [/INST]")
+
+
+def test_no_template_gives_paragraphs_with_bos_only_where_used():
+    plain = render_chat(make_tokenizer(None), answer_prompt())
+    assert plain.startswith(ANSWER_SYSTEM) and plain.endswith("\n\nAnswer: ")
+    assert render_chat(make_tokenizer(None, bos=True), answer_prompt()) == "<|im_start|>" + plain
+
+
+def test_a_template_that_fails_on_every_chat_says_so():
+    with pytest.raises(Exception, match="no conversation at all"):
+        render_chat(make_tokenizer(BROKEN), answer_prompt())
+
+
+def test_rendering_leaves_the_prompt_as_it_was():
+    messages = answer_prompt()
+    render_chat(make_tokenizer(NO_SYSTEM), messages)
+    assert messages == answer_prompt()
+
+
+def test_target_of_questions_and_answers():
+    target = questions_and_answers_target(["Who?", "When?"], ["Ada", "1843"])
+    assert target == "Question: Who?\nAnswer: Ada\nQuestion: When?\nAnswer: 1843"
+    with pytest.raises(ValueError):
+        questions_and_answers_target(["Who?"], [])

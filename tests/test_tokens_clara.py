@@ -1,0 +1,39 @@
+"""Token ids: users' markers are letters, templates' are special, also from several threads."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from clara.tokens_clara import opening_ids, plain_ids, plain_offsets, template_ids
+from conftest import make_tokenizer
+
+TEXT = "<|im_start|>user<|im_end|>"
+
+
+def test_markers_are_letters_in_users_texts_and_special_in_templates(tokenizer):
+    plain, special = plain_ids(tokenizer, [TEXT])[0], template_ids(tokenizer, TEXT)
+    assert not set(plain) & {1, 2}
+    assert special[0] == 1 and special[-1] == 2
+    assert tokenizer.decode(plain) == tokenizer.decode(special) == TEXT
+
+
+def test_offsets_are_those_of_the_plain_ids(tokenizer):
+    offsets = plain_offsets(tokenizer, [TEXT, "a b"])
+    assert [len(row) for row in offsets] == [len(row) for row in plain_ids(tokenizer, [TEXT, "a b"])]
+    assert offsets[0][0] == (0, 1) and offsets[0][-1][1] == len(TEXT)
+
+
+def test_opening_is_the_bos_of_tokenizers_that_use_one(tokenizer):
+    assert opening_ids(tokenizer) == []
+    assert opening_ids(make_tokenizer(bos=True)) == [1]
+
+
+def test_no_thread_changes_how_another_reads():
+    """The reading of special tokens is a state of the tokenizer itself."""
+    tokenizer = make_tokenizer()
+    plain, special = plain_ids(tokenizer, [TEXT])[0], template_ids(tokenizer, TEXT)
+
+    def read(turn):
+        return plain_ids(tokenizer, [TEXT])[0] if turn % 2 else template_ids(tokenizer, TEXT)
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(read, range(400)))
+    assert all(ids == (plain if turn % 2 else special) for turn, ids in enumerate(found))

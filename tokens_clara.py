@@ -1,0 +1,38 @@
+"""Text to token ids, safe for threads: how a fast tokenizer reads special tokens is a state of its own."""
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+_reading = threading.Lock()
+
+
+def _read(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], plain: bool, **options: Any) -> Any:
+    with _reading:
+        return tokenizer(
+            list(texts), **{"add_special_tokens": False, "split_special_tokens": plain, **options}
+        )
+
+
+def plain_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Ids of users' texts, in which nothing is special: a chat marker is read as its letters."""
+    return _read(tokenizer, texts, plain=True)["input_ids"]
+
+
+def template_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Ids of a piece of a rendered chat, whose markers are special."""
+    return _read(tokenizer, [text], plain=False)["input_ids"][0]
+
+
+def plain_offsets(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+    """First and last character of every token of `plain_ids`."""
+    return _read(tokenizer, texts, plain=True, return_offsets_mapping=True)["offset_mapping"]
+
+
+def opening_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The beginning-of-text token if this tokenizer starts its texts with one, else nothing."""
+    bos = tokenizer.bos_token_id
+    ids = _read(tokenizer, ["a"], plain=False, add_special_tokens=True)["input_ids"][0]
+    return [bos] if bos is not None and ids[:1] == [bos] else []

@@ -1,0 +1,115 @@
+"""Arguments of training: what TRL users expect, plus CLaRa's own, each checked once."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainingArguments
+
+from ..data.collation import SIGNALS
+from .stages import STAGES, get_stage
+
+
+@dataclass
+class ClaraTrainingConfig(TrainingArguments):
+    r"""Configuration of [`ClaraTrainer`].
+
+    Unset values of `learning_rate`, `alignment_weight` and the batch size come from the stage's row in
+    `train/stages.py`, the paper's. Defaults that differ from `TrainingArguments`: `lr_scheduler_type`
+    "cosine", `warmup_steps` 0.03 (a share of the steps), `num_train_epochs` 1, `logging_steps` 10,
+    `save_steps` 100, `save_total_limit` 2, `remove_unused_columns` False, `report_to` "none".
+
+    Parameters:
+        stage: One of "pretraining", "instruction_tuning", "end_to_end".
+        starts: Adapter to "kept", "fresh" or "compressor", over the stage's own starts.
+        alignment_weight: Weight of the alignment loss (lambda, paper equation 2.4); None: the stage's.
+        contrastive_weight: Weight of the supervised contrastive loss of retrieval (end_to_end only; 0: off).
+        generation_weight: Weight of the answer's loss (0 with a contrastive weight: the paper's "Sup"
+            baseline).
+        signals: Pretraining: chance of each signal of a document, a mapping over
+            questions_and_answers, answer, paraphrase, reconstruction.
+        max_answers: Pretraining: at most this many single questions of a document in an epoch.
+        target_max_length: Pretraining: longest target in tokens.
+        documents_per_question: Instruction tuning: documents shown with a question.
+        num_memory_tokens: Numbers of first memory tokens to train at once (nested compression rates); empty:
+            all.
+        bucket_by_length: Batch rows of similar length.
+        memory_folder: End to end: where the candidates' memories are stored; None: `output_dir`/memory.
+        samples: Answers generated and logged at each evaluation.
+        controls: Evaluate the answer's loss with the own, a shuffled and no memory at each evaluation.
+        peak_tflops: Peak of the device in dense bf16 TFLOP/s, for the utilisation; None: known GPUs, else
+            left out.
+    """
+
+    stage: str = field(default="pretraining", metadata={"help": f"One of {tuple(STAGES)}."})
+    starts: dict | None = field(
+        default=None, metadata={"help": "Adapter to kept, fresh or compressor."}
+    )
+    alignment_weight: float | None = field(default=None, metadata={"help": "Weight of the alignment loss."})
+    contrastive_weight: float = field(default=0.0, metadata={"help": "Weight of the contrastive loss."})
+    generation_weight: float = field(default=1.0, metadata={"help": "Weight of the answer's loss."})
+    signals: dict | None = field(default=None, metadata={"help": "Chance of each signal."})
+    max_answers: int = field(default=4, metadata={"help": "Single questions of a document in an epoch."})
+    target_max_length: int = field(default=192, metadata={"help": "Longest pretraining target in tokens."})
+    documents_per_question: int = field(default=5, metadata={"help": "Documents shown with a question."})
+    num_memory_tokens: list[int] = field(default_factory=list, metadata={"help": "Nested rates to train."})
+    bucket_by_length: bool = field(default=True, metadata={"help": "Batch rows of similar length."})
+    memory_folder: str | None = field(default=None, metadata={"help": "Store of the candidates' memories."})
+    samples: int = field(default=4, metadata={"help": "Answers generated at each evaluation."})
+    controls: bool = field(default=True, metadata={"help": "Own, shuffled and no memory at evaluation."})
+    peak_tflops: float | None = field(default=None, metadata={"help": "Peak of the device in TFLOP/s."})
+
+    learning_rate: float | None = field(
+        default=None, metadata={"help": "Peak learning rate; None: the stage's."}
+    )
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the learning rate."})
+    warmup_steps: float = field(
+        default=0.03, metadata={"help": "Steps of warm-up, or a share of all below 1."}
+    )
+    num_train_epochs: float = field(default=1.0, metadata={"help": "Epochs."})
+    logging_steps: float = field(default=10, metadata={"help": "Steps between logs."})
+    save_steps: float = field(default=100, metadata={"help": "Steps between checkpoints."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Complete checkpoints that are kept."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Kept off: rows are records."})
+    report_to: None | str | list[str] = field(default="none", metadata={"help": "Trackers, such as trackio."})
+
+    def __post_init__(self) -> None:
+        """Fills what the stage decides, then checks."""
+        stage = get_stage(self.stage)
+        if self.learning_rate is None:
+            self.learning_rate = stage.learning_rate
+        if self.alignment_weight is None:
+            self.alignment_weight = stage.alignment_weight
+        self._check_weights()
+        self._check_signals()
+        self._refuse_fsdp_checkpointing()
+        super().__post_init__()
+        self.prediction_loss_only = True
+        self.label_names = ["labels"]
+
+    def _check_weights(self) -> None:
+        for name in ("alignment_weight", "contrastive_weight", "generation_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)}.")
+        if self.contrastive_weight and self.stage != "end_to_end":
+            raise ValueError(
+                "`contrastive_weight` works in stage 'end_to_end' only: other stages do not retrieve."
+            )
+        if not (self.generation_weight or self.contrastive_weight):
+            raise ValueError("`generation_weight` and `contrastive_weight` are both 0: nothing would train.")
+        if self.stage == "end_to_end" and self.alignment_weight:
+            raise ValueError(
+                "`alignment_weight` must be 0 in stage 'end_to_end': the compressor is frozen there."
+            )
+
+    def _check_signals(self) -> None:
+        unknown = sorted(set(self.signals or {}) - set(SIGNALS))
+        if unknown:
+            raise ValueError(f"`signals` must map some of {SIGNALS}, got {unknown}.")
+
+    def _refuse_fsdp_checkpointing(self) -> None:
+        options: Any = self.fsdp_config or {}
+        if isinstance(options, dict) and options.get("activation_checkpointing"):
+            raise ValueError(
+                "`fsdp_config.activation_checkpointing` recomputes layers without the adapters they wore, "
+                "and gradients would be silently wrong: use `gradient_checkpointing: true` instead."
+            )

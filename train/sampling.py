@@ -1,0 +1,46 @@
+"""The order of rows: similar lengths in a batch, a function of seed and epoch alone, so resumable."""
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import Sampler
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from ..data.collation import RecordDataset
+
+
+class EpochSampler(Sampler[int]):
+    """Draws every row once an epoch; passes the epoch on to the dataset.
+
+    Args:
+        dataset: The rows.
+        batch_size: Rows of one optimizer step, which share a bucket of lengths.
+        bucket_by_length: Group similar lengths; otherwise a plain permutation.
+        seed: Seed of the order.
+    """
+
+    def __init__(self, dataset: RecordDataset, batch_size: int, bucket_by_length: bool, seed: int) -> None:
+        self.dataset = dataset
+        self.lengths = dataset.lengths()
+        self.batch_size = batch_size
+        self.bucket_by_length = bucket_by_length
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called at the start of each epoch."""
+        self.epoch = epoch
+        self.dataset.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        if not self.bucket_by_length:
+            return iter(torch.randperm(len(self.lengths), generator=generator).tolist())
+        order = get_length_grouped_indices(self.lengths, self.batch_size, generator=generator)
+        batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+        head, last = batches[:-1], batches[-1]
+        shuffled = [head[i] for i in torch.randperm(len(head), generator=generator).tolist()]
+        return iter([index for batch in [*shuffled, last] for index in batch])

@@ -1,0 +1,103 @@
+"""The three stages of training as one table: what trains, its start, its losses, the paper's defaults."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import nn
+
+from ..adapters_clara import adapter_names, adapter_parameters, copy_adapter, tuner_layers
+
+STARTS = ("kept", "fresh", "compressor")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training.
+
+    Attributes:
+        adapters: The adapters that train; nothing else of the decoder does.
+        memory_tokens: Whether memory tokens (and the connector) train. They and the compressor must be
+            frozen where stored memories are used.
+        starts: Where adapters start from, if not from the checkpoint.
+        alignment_weight: Weight of the alignment loss beside the cross-entropy (lambda, paper equation 2.4).
+        learning_rate: Peak learning rate (paper table 10).
+        batch_size: Examples an optimizer step (paper table 10).
+    """
+
+    adapters: tuple[str, ...]
+    memory_tokens: bool
+    starts: Mapping[str, str]
+    alignment_weight: float
+    learning_rate: float
+    batch_size: int
+
+
+STAGES: Mapping[str, Stage] = MappingProxyType(
+    {
+        "pretraining": Stage(("compressor", "generator"), True, {}, 0.1, 1e-4, 128),
+        "instruction_tuning": Stage(("compressor", "generator"), True, {}, 0.1, 1e-4, 128),
+        "end_to_end": Stage(
+            ("query_reasoner", "generator"), False, {"query_reasoner": "compressor"}, 0.0, 5e-6, 32
+        ),
+    }
+)
+
+
+def get_stage(name: str) -> Stage:
+    """The stage of that name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if name not in STAGES:
+        raise ValueError(f"`stage` must be one of {tuple(STAGES)}, got {name!r}.")
+    return STAGES[name]
+
+
+def prepare_stage(model: nn.Module, name: str, starts: Mapping[str, str] | None = None) -> None:
+    """Puts a model at the start of a stage: adapters at their starts, only the stage's parameters trainable.
+
+    Args:
+        model: A CLaRa model.
+        name: The stage.
+        starts: Overrides of the stage's `starts`: adapter to "kept", "fresh" (B = 0) or "compressor".
+
+    Raises:
+        ValueError: If the stage or a start is unknown, or the model lacks one of the stage's adapters.
+    """
+    stage = get_stage(name)
+    missing = sorted({*stage.adapters, "compressor"} - set(adapter_names(model.decoder)))
+    if missing:
+        raise ValueError(f"Stage {name!r} needs the adapters {missing}, which this model lacks.")
+    for adapter, start in {**stage.starts, **(starts or {})}.items():
+        if start not in STARTS or adapter not in adapter_names(model.decoder):
+            raise ValueError(f"`starts` must map adapters to one of {STARTS}, got {adapter!r}: {start!r}.")
+        if start == "compressor":
+            copy_adapter(model.decoder, "compressor", adapter)
+        elif start == "fresh":
+            reset_adapter(model.decoder, adapter)
+    model.freeze_base()
+    model.set_trainable(stage.adapters, memory_tokens=stage.memory_tokens)
+
+
+def reset_adapter(decoder: nn.Module, name: str) -> None:
+    """Makes an adapter fresh again: A random, B = 0."""
+    for layer in tuner_layers(decoder):
+        layer.reset_lora_parameters(name, init_lora_weights=True)
+
+
+def trainable_names(model: nn.Module) -> list[str]:
+    """Names of the parameters that train."""
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def adapter_gradient_norms(model: nn.Module) -> dict[str, float]:
+    """Euclidean norm of each adapter's gradient, for those that have one."""
+    norms = {}
+    for name in adapter_names(model.decoder):
+        gradients = [p.grad for p in adapter_parameters(model.decoder, [name]) if p.grad is not None]
+        if gradients:
+            norms[name] = float(torch.linalg.vector_norm(torch.stack([g.float().norm() for g in gradients])))
+    return norms

@@ -1,0 +1,56 @@
+"""Required floating-point operations of a step, and model FLOP utilisation."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..processing_clara import IGNORE_INDEX
+
+# Dense bf16 peaks in TFLOP/s, from the makers' data sheets, by a part of the device's name.
+PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "A10": 125.0, "4090": 165.0}
+
+
+class StepFlops:
+    """Counts the operations that a training step requires.
+
+    A token through the frozen base with adapters costs 4 N: 2 N forward and 2 N for the gradient of the
+    activations (no gradient of the base's weights), N being the body's parameters without embeddings. A
+    labelled token costs 4 V H in the head. Attention's quadratic part, the adapters and recomputation do not
+    count.
+
+    Args:
+        model: A CLaRa model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        decoder = model.decoder
+        table = decoder.get_input_embeddings().weight
+        body = decoder.base_model
+        named = [(name, p) for name, p in body.named_parameters() if ".lora_" not in name and p is not table]
+        self.body = sum(parameter.numel() for _, parameter in named)
+        self.head = table.shape[0] * table.shape[1]
+        self.num_memory_tokens = (
+            model.config.num_memory_tokens if model.config.pooling == "memory_tokens" else 0
+        )
+
+    def tokens(self, batch: Mapping[str, Tensor]) -> int:
+        """Tokens that pass through the body: documents, questions (each with memory tokens) and prompts."""
+        count = int(batch["attention_mask"].sum())
+        for name in ("document_attention_mask", "query_attention_mask"):
+            if name in batch:
+                count += int(batch[name].sum()) + len(batch[name]) * self.num_memory_tokens
+        return count
+
+    def __call__(self, batch: Mapping[str, Tensor]) -> float:
+        """Operations of one forward and backward pass over a batch."""
+        labelled = int((batch["labels"] != IGNORE_INDEX).sum())
+        return 4.0 * (self.body * self.tokens(batch) + self.head * labelled)
+
+
+def device_peak_tflops(device: torch.device) -> float | None:
+    """Dense bf16 peak of a known GPU in TFLOP/s; None for anything else."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for part, peak in PEAK_TFLOPS.items() if part in name), None)
