@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from .shards_clara import DTYPES, ShardEntry
 MANIFEST = "corpus_memory.json"
 FORMAT = "clara_corpus_memory"
 FORMAT_VERSION = 1
-PLAIN_NAME = re.compile(r"(memory-[A-Za-z0-9_-]+\.safetensors|passages-[A-Za-z0-9_-]+\.parquet)")
+MEMORY_NAME = re.compile(r"memory-[A-Za-z0-9_-]+\.safetensors")
+TEXTS_NAME = re.compile(r"passages-[A-Za-z0-9_-]+\.parquet")
 
 
 @dataclass(frozen=True)
@@ -68,33 +69,31 @@ def is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def _digest(value: Any) -> bool:
-    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
+def _matches(pattern: str | re.Pattern) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
 
 
-def _file_name(value: Any) -> bool:
-    return isinstance(value, str) and PLAIN_NAME.fullmatch(value) is not None
-
-
+COUNT = (is_count, "a whole number of at least 1")
+DIGEST = (_matches(r"[0-9a-f]{64}"), "64 hexadecimal digits")
 MANIFEST_RULES = {
     "fingerprint": (lambda value: value is None or isinstance(value, str), "a string or null"),
     "base": (lambda value: value is None or isinstance(value, dict), "an object or null"),
-    "num_memory_tokens": (is_count, "a whole number of at least 1"),
-    "hidden_size": (is_count, "a whole number of at least 1"),
+    "num_memory_tokens": COUNT,
+    "hidden_size": COUNT,
     "dtype": (lambda value: isinstance(value, str) and value in DTYPES, f"one of {', '.join(DTYPES)}"),
-    "num_passages": (is_count, "a whole number of at least 1"),
+    "num_passages": COUNT,
     "shards": (lambda value: isinstance(value, list) and value, "a list of at least one shard"),
     "format": (lambda value: value == FORMAT, f"'{FORMAT}'"),
-    "format_version": (is_count, "a whole number of at least 1"),
+    "format_version": COUNT,
 }
 SHARD_RULES = {
-    "memory_file": (_file_name, "the plain name of a file inside the store's folder"),
-    "memory_bytes": (is_count, "a whole number of at least 1"),
-    "memory_sha256": (_digest, "64 hexadecimal digits"),
-    "texts_file": (_file_name, "the plain name of a file inside the store's folder"),
-    "texts_bytes": (is_count, "a whole number of at least 1"),
-    "texts_sha256": (_digest, "64 hexadecimal digits"),
-    "rows": (is_count, "a whole number of at least 1"),
+    "memory_file": (_matches(MEMORY_NAME), "the plain name of a file inside the store's folder"),
+    "memory_bytes": COUNT,
+    "memory_sha256": DIGEST,
+    "texts_file": (_matches(TEXTS_NAME), "the plain name of a file inside the store's folder"),
+    "texts_bytes": COUNT,
+    "texts_sha256": DIGEST,
+    "rows": COUNT,
 }
 
 

@@ -90,13 +90,15 @@ class ClaraForRetrievalGeneration(AnsweringMixin, ClaraPreTrainedModel, Generati
             (B, L, H) input embeddings.
 
         Raises:
-            ValueError: If the number of slots is not the number of memory tokens.
+            ValueError: If the number of slots is not the number of memory tokens, in all or in a row.
         """
         slots = input_ids == SLOT_ID
         rows = memory.reshape(-1, memory.shape[-1])
-        if int(slots.sum()) != len(rows):
+        counts = slots.sum(dim=-1)
+        uneven = memory.dim() == 4 and int(counts.max()) * len(counts) != len(rows)
+        if uneven or int(counts.sum()) != len(rows):
             raise ValueError(
-                f"`input_ids` has {int(slots.sum())} memory slots but `memory` holds {len(rows)} memory "
+                f"`input_ids` has {counts.tolist()} memory slots a row but `memory` holds {len(rows)} memory "
                 "tokens: encode the prompts for as many documents as are given."
             )
         embeds = self.get_input_embeddings()(input_ids.clamp(min=0))

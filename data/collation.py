@@ -18,6 +18,7 @@ from ..prompts_clara import (
     questions_and_answers_target,
     reconstruction_prompt,
 )
+from ..tokens_clara import plain_ids, plain_offsets
 from .records import PretrainingRecord, QuestionRecord
 
 SIGNALS = ("questions_and_answers", "answer", "paraphrase", "reconstruction")
@@ -34,25 +35,27 @@ class Item(NamedTuple):
 class RecordDataset(Dataset):
     """Records for a Trainer: `Item`s that know their epoch, and their lengths for bucketing.
 
+    Row i of epoch e has the key e * len(dataset) + i, so that the dataset holds no state that the workers of
+    a data loader would have to share.
+
     Args:
         records: Rows of one kind.
+
+    Raises:
+        ValueError: If there is no row.
     """
 
     def __init__(self, records: Sequence[PretrainingRecord | QuestionRecord]) -> None:
         if not len(records):
             raise ValueError("`records` is empty: there is nothing to train or evaluate on.")
         self.records = list(records)
-        self.epoch = 0
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> Item:
-        return Item(index, self.epoch, self.records[index])
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by the data loader at the start of each epoch."""
-        self.epoch = epoch
+    def __getitem__(self, key: int) -> Item:
+        epoch, index = divmod(key, len(self.records))
+        return Item(index, epoch, self.records[index])
 
     def lengths(self) -> list[int]:
         """Characters of each row's longest document, which decide the padding of a batch."""
@@ -148,18 +151,19 @@ class PretrainingCollator:
         """The first pairs that together stay within `target_max_length`; at least one."""
         kept, used = [], 0
         for question, answer in pairs:
-            used += len(self.processor.tokenizer(f"Question: {question}\nAnswer: {answer}\n")["input_ids"])
+            text = f"Question: {question}\nAnswer: {answer}\n"
+            used += len(plain_ids(self.processor.tokenizer, [text])[0])
             if kept and used > self.target_max_length:
                 break
             kept.append((question, answer))
         return kept
 
     def _cut(self, text: str) -> str:
-        encoded = self.processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        offsets = encoded["offset_mapping"]
+        offsets = plain_offsets(self.processor.tokenizer, [text])[0]
         if len(offsets) <= self.target_max_length:
             return text
-        return text[: offsets[self.target_max_length - 1][1]].rsplit(" ", 1)[0]
+        cut = text[: offsets[self.target_max_length - 1][1]]
+        return cut.rsplit(" ", 1)[0].strip() or cut
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Small corpus memories, damaged stores and child processes that are killed; shared by the tests of the store."""
+"""Small corpus memories, damaged stores and processes that are killed; shared by the tests of the store."""
 
 import hashlib
 import json
@@ -9,7 +9,6 @@ import sys
 import time
 
 import torch
-
 from clara.manifest_clara import MANIFEST
 from clara.memory_clara import CorpusMemory
 
@@ -67,28 +66,47 @@ def replace_shard_file(folder, kind, content):
 
 
 def start_child(code, *arguments):
-    """A Python process that runs `code` with `sys.argv[1:]` and says "ready" when it has imported everything."""
+    """A Python process that runs `code` with `sys.argv[1:]`."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
 
 
-def wait_for(child, word):
-    """Reads the child's lines until `word` comes; fails if it ends before."""
-    for line in child.stdout:
-        if line.strip() == word:
-            return
-    raise RuntimeError(f"the child ended with {child.wait()} before it said {word!r}")
+NURSERY = """
+import os, sys, torch
+from clara.memory_clara import CorpusMemory, CorpusMemoryWriter
+{code}
+for folder in sys.stdin:
+    pid = os.fork()
+    if pid == 0:
+        work(folder.strip())
+        os._exit(0)
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
 
 
-def kill_after(child, seconds):
-    """Lets the child go on for a while, then kills it with signal 9; returns whether it was still at work."""
-    child.stdin.write("go\n")
-    child.stdin.flush()
-    time.sleep(seconds)
-    alive = child.poll() is None
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    child.stdin.close()
-    child.stdout.close()
-    return alive
+class Nursery:
+    """A process that has imported everything and forks one for each trial; `code` defines `work(folder)`."""
+
+    def __init__(self, code):
+        self._child = start_child(NURSERY.format(code=code))
+
+    def kill_after(self, folder, seconds):
+        """Starts `work(folder)`, kills it with signal 9 after a while; whether it was still at work then."""
+        self._child.stdin.write(f"{folder}\n")
+        self._child.stdin.flush()
+        pid = int(self._child.stdout.readline())
+        time.sleep(seconds)
+        os.kill(pid, signal.SIGKILL)
+        status = int(self._child.stdout.readline())
+        if status not in (0, -signal.SIGKILL):
+            raise RuntimeError(f"the worker failed with exit status {status}")
+        return status != 0
+
+    def close(self):
+        self._child.stdin.close()
+        self._child.wait()
+        self._child.stdout.close()

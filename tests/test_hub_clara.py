@@ -1,12 +1,11 @@
 import shutil
 
 import pytest
+from clara import hub_clara
+from clara.memory_clara import CorpusMemory
 from huggingface_hub import HfApi
 from huggingface_hub.errors import LocalEntryNotFoundError
 from store_helpers import make_memory, same
-
-from clara import hub_clara
-from clara.memory_clara import CorpusMemory
 
 
 class FakeHub:
@@ -41,7 +40,12 @@ def test_push_uploads_a_store_that_loads(hub, tmp_path):
     memory = make_memory(5)
     assert memory.push_to_hub("me/corpus", private=True, token="hf_x") == "https://hub/commit"
     create, upload = hub.calls
-    assert create == ("create_repo", "hf_x", "me/corpus", {"repo_type": "dataset", "private": True, "exist_ok": True})
+    assert create == (
+        "create_repo",
+        "hf_x",
+        "me/corpus",
+        {"repo_type": "dataset", "private": True, "exist_ok": True},
+    )
     assert upload[:3] == ("upload_folder", "hf_x", "me/corpus")
     assert upload[3]["repo_type"] == "dataset" and upload[3]["revision"] is None
     assert upload[3]["commit_message"] == "Upload corpus memory"
@@ -74,7 +78,9 @@ def test_push_does_not_change_where_the_memory_is_stored(hub, tmp_path):
 def test_load_from_a_repository(tmp_path, monkeypatch):
     make_memory(4).save_pretrained(tmp_path)
     calls = []
-    monkeypatch.setattr(hub_clara, "snapshot_download", lambda *a, **k: (calls.append((a, k)), str(tmp_path))[1])
+    monkeypatch.setattr(
+        hub_clara, "snapshot_download", lambda *a, **k: (calls.append((a, k)), str(tmp_path))[1]
+    )
     memory = CorpusMemory.from_pretrained("me/corpus", "f", revision="v2", token="hf_x", cache_dir="there")
     assert same(memory, make_memory(4))
     patterns = ["corpus_memory.json", "memory-*.safetensors", "passages-*.parquet"]

@@ -2,7 +2,6 @@ import json
 from pathlib import Path
 
 import pytest
-
 from clara.manifest_clara import make_manifest, parse_manifest
 from clara.shards_clara import ShardEntry
 
@@ -25,7 +24,9 @@ def test_round_trip():
     assert parse_entry(rows=4).num_passages == 4
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 200_000, b'{"a": ' + b"9" * 5000 + b"}", b"nul"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff\xfe", b"[" * 200_000, b'{"a": ' + b"9" * 5000 + b"}", b"nul"]
+)
 def test_refuses_what_is_not_json(content):
     with pytest.raises(ValueError, match="m.json is not JSON"):
         parse_manifest(content, Path("m.json"))

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from clara.memory_clara import CorpusMemory, is_corpus_memory
 from store_helpers import DTYPES, make_memory, read_json, same
 from torch import tensor
-
-from clara.memory_clara import CorpusMemory, CorpusMemoryWriter, is_corpus_memory
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -171,79 +170,6 @@ def test_append_to_itself_is_refused():
         memory.append(memory)
 
 
-def test_append_after_loading_writes_only_new_shards(tmp_path):
-    make_memory(3).save_pretrained(tmp_path)
-    old = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*-0000*")}
-    memory = CorpusMemory.from_pretrained(tmp_path)
-    memory.append(make_memory(2, first=3))
-    memory.save_pretrained(tmp_path)
-    memory.append(make_memory(1, first=5))
-    memory.save_pretrained(tmp_path)
-    now = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*-0000*")}
-    assert old.items() <= now.items() and len(now) == 6
-    loaded = CorpusMemory.from_pretrained(tmp_path)
-    assert same(loaded, memory)
-    assert [shard["rows"] for shard in read_json(tmp_path)["shards"]] == [3, 2, 1]
-
-
-def test_append_after_saving_writes_only_new_shards(tmp_path):
-    memory = make_memory(3)
-    memory.save_pretrained(tmp_path)
-    memory.append(make_memory(2, first=3))
-    memory.save_pretrained(tmp_path)
-    assert [shard["rows"] for shard in read_json(tmp_path)["shards"]] == [3, 2]
-    assert same(CorpusMemory.from_pretrained(tmp_path), memory)
-
-
-def test_saving_again_unchanged_writes_nothing(tmp_path):
-    memory = make_memory(3)
-    memory.save_pretrained(tmp_path)
-    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*-0000*")}
-    memory.save_pretrained(tmp_path)
-    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*-0000*")} == before
-
-
-def test_a_reader_keeps_what_it_opened_during_an_append(tmp_path):
-    make_memory(3).save_pretrained(tmp_path)
-    reader = CorpusMemory.from_pretrained(tmp_path)
-    writer = CorpusMemory.from_pretrained(tmp_path)
-    writer.append(make_memory(2, first=3))
-    writer.save_pretrained(tmp_path)
-    assert same(reader, make_memory(3))
-
-
-def test_the_second_of_two_appends_is_told(tmp_path):
-    make_memory(3).save_pretrained(tmp_path)
-    one, two = CorpusMemory.from_pretrained(tmp_path), CorpusMemory.from_pretrained(tmp_path)
-    one.append(make_memory(1, first=3))
-    two.append(make_memory(1, first=4))
-    one.save_pretrained(tmp_path)
-    with pytest.raises(RuntimeError, match="changed by another writer.*load it again"):
-        two.save_pretrained(tmp_path)
-    assert CorpusMemory.from_pretrained(tmp_path).document_ids == ["d0", "d1", "d2", "d3"]
-    two.save_pretrained(tmp_path / "elsewhere")
-    assert same(CorpusMemory.from_pretrained(tmp_path / "elsewhere"), two)
-
-
-def test_saving_replaces_another_store_and_leaves_none_of_its_files(tmp_path):
-    make_memory(6).save_pretrained(tmp_path, max_shard_size=64)
-    (tmp_path / "notes.txt").write_text("mine")
-    memory = make_memory(2, first=10)
-    memory.save_pretrained(tmp_path)
-    assert same(CorpusMemory.from_pretrained(tmp_path), memory)
-    names = sorted(path.name.split("-")[0] for path in tmp_path.iterdir() if path.name[0] != ".")
-    assert names == ["corpus_memory.json", "memory", "notes.txt", "passages"]
-
-
-def test_a_loaded_memory_saves_to_another_folder(tmp_path):
-    memory = make_memory(7)
-    memory.save_pretrained(tmp_path / "a", max_shard_size=64)
-    loaded = CorpusMemory.from_pretrained(tmp_path / "a")
-    loaded.save_pretrained(tmp_path / "b")
-    assert same(CorpusMemory.from_pretrained(tmp_path / "b"), memory)
-    assert len(read_json(tmp_path / "b")["shards"]) == 1
-
-
 def test_pickle_of_a_loaded_memory_holds_no_rows(tmp_path):
     memory = make_memory(2000)
     memory.save_pretrained(tmp_path)
@@ -304,16 +230,3 @@ def test_loading_checks_nothing_into_ram(tmp_path, monkeypatch):
         [7],
         slice(7, 8),
     ]
-
-
-def test_writer_opens_what_it_wrote(tmp_path):
-    with CorpusMemoryWriter(tmp_path, fingerprint="f", base={"name": "tiny", "revision": None}) as writer:
-        for part in (make_memory(3), make_memory(2, first=3)):
-            writer.add(part[:], part.texts, part.document_ids, part.metadata)
-        memory = writer.finish()
-    expected = make_memory(3)
-    expected.append(make_memory(2, first=3))
-    assert same(memory, expected)
-    memory.append(make_memory(1, first=5))
-    memory.save_pretrained(tmp_path)
-    assert len(CorpusMemory.from_pretrained(tmp_path)) == 6

@@ -1,4 +1,4 @@
-"""Tests of setup.py: what a wheel holds, and that `clara` imports from anywhere, installed plainly and editable."""
+"""Tests of setup.py: what a wheel holds, and that `clara` imports from anywhere, plain and editable."""
 
 import shutil
 import subprocess
@@ -22,7 +22,7 @@ IGNORED = (
     "*.egg-info",
     ".*_cache",
 )
-REPORT = "import clara, clara.modeling_clara, clara.data.documents as documents; print(clara.__file__, documents.__file__)"
+REPORT = "import clara, clara.modeling_clara, clara.data.documents as d; print(clara.__file__, d.__file__)"
 
 
 @pytest.fixture(scope="module")

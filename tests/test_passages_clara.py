@@ -2,7 +2,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
 from clara.passages_clara import COLUMNS, ROWS_PER_GROUP, Column, PassageWriter, check_passages, open_columns
 
 
@@ -25,7 +24,10 @@ def write(path, *parts):
         ({"texts": "ab"}, "`texts`.*got one string"),
         ({"texts": ["a", None]}, r"`texts\[1\]` must be a string, got None"),
         ({"texts": ["a", b"b"]}, r"`texts\[1\]`"),
-        ({"texts": ["a", "x\ud83d"]}, r"`texts\[1\]` is not valid Unicode \(a lone surrogate at character 1\)"),
+        (
+            {"texts": ["a", "x\ud83d"]},
+            r"`texts\[1\]` is not valid Unicode \(a lone surrogate at character 1\)",
+        ),
         ({"document_ids": ["a", 1]}, r"`document_ids\[1\]` must be a string, got 1: convert it with str"),
         ({"document_ids": ["a", "a"]}, "must be unique, got 'a' at 0 and 1"),
         ({"document_ids": ["a", "\udcff"]}, r"`document_ids\[1\]` is not valid Unicode"),
@@ -76,7 +78,9 @@ def test_one_group_is_read_and_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(
         pq.ParquetFile,
         "read_row_group",
-        lambda self, group, **kwargs: (read.append((group, kwargs["columns"])), plain(self, group, **kwargs))[1],
+        lambda self, group, **kwargs: (read.append((group, kwargs["columns"])), plain(self, group, **kwargs))[
+            1
+        ],
     )
     assert [column[row] for row in (2000, 2047, 1024)] == ["2000", "2047", "1024"]
     assert read == [(1, ["text"])]

@@ -1,11 +1,10 @@
 import pytest
 import torch
-from store_helpers import DTYPES, make_memory
-from torch import tensor
-
 from clara import search_clara
 from clara.memory_clara import CorpusMemory
 from clara.search_clara import default_block_size
+from store_helpers import DTYPES, make_memory
+from torch import tensor
 
 
 def memory_of(rows, dtype=torch.float32):

@@ -2,13 +2,20 @@ import json
 
 import pytest
 import torch
+from clara.passages_clara import check_passages
+from clara.shards_clara import (
+    HEADER_BYTES,
+    MemoryFile,
+    ShardWriter,
+    check_memory,
+    dtype_name,
+    file_sha256,
+    open_shard,
+)
 from safetensors import safe_open
 from safetensors.torch import save_file
 from store_helpers import DTYPES, make_memory
 from torch import tensor
-
-from clara.passages_clara import check_passages
-from clara.shards_clara import HEADER_BYTES, MemoryFile, ShardWriter, check_memory, dtype_name, file_sha256, open_shard
 
 COLUMNS = check_passages(5, list("abcde"))
 
@@ -103,7 +110,9 @@ def test_refuses_a_wrong_header(tmp_path, fields, message):
         MemoryFile(path, (5, 2, 4), "float32")
 
 
-@pytest.mark.parametrize("content", [b"", b"\0", b"\0" * 8, b"\2" + b"\0" * 7 + b"[]", b"\4" + b"\0" * 7 + b"null"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\0", b"\0" * 8, b"\2" + b"\0" * 7 + b"[]", b"\4" + b"\0" * 7 + b"null"]
+)
 def test_refuses_what_is_not_safetensors(tmp_path, content):
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(ValueError, match="safetensors|must hold"):

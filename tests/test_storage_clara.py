@@ -1,48 +1,18 @@
-import errno
 import json
-import os
 import shutil
 
 import pytest
-import torch
+from clara import storage_clara
+from clara.manifest_clara import MANIFEST
+from clara.memory_clara import CorpusMemory
+from clara.storage_clara import rows_in
 from store_helpers import (
     edit_manifest,
-    kill_after,
     make_memory,
     read_json,
     replace_shard_file,
     same,
-    start_child,
-    wait_for,
 )
-
-from clara import shards_clara, storage_clara
-from clara.manifest_clara import MANIFEST
-from clara.memory_clara import CorpusMemory
-from clara.storage_clara import locked, rows_in
-
-SAVE = """
-import sys
-import torch
-from clara.memory_clara import CorpusMemory
-memory = CorpusMemory.from_pretrained(sys.argv[1])
-count = int(sys.argv[2])
-rows = torch.full((count, 2, 64), 7.0)
-memory.append(CorpusMemory(rows, ["new"] * count, [f"new{i}" for i in range(count)], fingerprint="f"))
-print("ready", flush=True)
-sys.stdin.readline()
-memory.save_pretrained(sys.argv[1], max_shard_size=200_000)
-print("done", flush=True)
-sys.stdin.readline()
-"""
-HOLD = """
-import sys
-from pathlib import Path
-from clara.storage_clara import locked
-with locked(Path(sys.argv[1])):
-    print("ready", flush=True)
-    sys.stdin.readline()
-"""
 
 
 @pytest.fixture
@@ -198,129 +168,15 @@ def test_a_link_out_of_the_hub_cache(store, tmp_path):
         CorpusMemory.from_pretrained(snapshot)
 
 
-def test_a_second_writer_is_told(store):
-    memory = CorpusMemory.from_pretrained(store)
-    memory.append(make_memory(1, first=7))
-    with locked(store), pytest.raises(RuntimeError, match="Another writer is at work in .*store"):
-        memory.save_pretrained(store)
-    memory.save_pretrained(store)
-    assert len(CorpusMemory.from_pretrained(store)) == 8
-
-
-def test_a_second_process_is_told_and_a_dead_one_holds_nobody_up(store):
-    memory = CorpusMemory.from_pretrained(store)
-    memory.append(make_memory(1, first=7))
-    child = start_child(HOLD, store)
-    try:
-        wait_for(child, "ready")
-        with pytest.raises(RuntimeError, match="Another writer"):
-            memory.save_pretrained(store)
-        assert len(CorpusMemory.from_pretrained(store)) == 7
-    finally:
-        child.kill()
-        child.communicate()
-    memory.save_pretrained(store)
-    assert len(CorpusMemory.from_pretrained(store)) == 8
-
-
 def test_saving_to_a_file_is_refused(tmp_path):
     (tmp_path / "a").write_text("mine")
     with pytest.raises(NotADirectoryError, match="is a file"):
         make_memory(1).save_pretrained(tmp_path / "a")
 
 
-def names(folder):
-    return sorted(path.name for path in folder.iterdir() if path.name[0] != ".")
-
-
-@pytest.mark.parametrize("target", ["file_sha256", "sync"])
-@pytest.mark.parametrize("call", range(6))
-def test_a_full_disk_leaves_the_old_store(store, monkeypatch, target, call):
-    before, calls = names(store), []
-    plain = getattr(shards_clara, target)
-
-    def fail(path):
-        calls.append(path)
-        if len(calls) > call:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return plain(path)
-
-    memory = CorpusMemory.from_pretrained(store)
-    memory.append(make_memory(9, first=7))
-    for module in (shards_clara, storage_clara):
-        monkeypatch.setattr(module, target, fail)
-    with pytest.raises(OSError, match="No space left"):
-        memory.save_pretrained(store, max_shard_size=96)
-    monkeypatch.undo()
-    assert names(store) == before
-    assert same(CorpusMemory.from_pretrained(store), make_memory(7))
-    memory.save_pretrained(store)
-    assert same(CorpusMemory.from_pretrained(store), memory)
-
-
-def test_an_error_right_after_the_commit_keeps_the_new_store(store, monkeypatch):
-    memory = CorpusMemory.from_pretrained(store)
-    memory.append(make_memory(2, first=7))
-    plain, seen = os.replace, []
-
-    def replace(source, target):
-        plain(source, target)
-        if str(target).endswith(MANIFEST):
-            seen.append(target)
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", replace)
-    with pytest.raises(KeyboardInterrupt):
-        memory.save_pretrained(store)
-    assert seen and same(CorpusMemory.from_pretrained(store), memory)
-
-
-def test_leftovers_are_removed_by_the_next_writer(store):
-    memory = CorpusMemory.from_pretrained(store)
-    for name in ("memory-00003.tmp", "passages-00003.tmp", "memory-00003-0123abcd.safetensors", f"{MANIFEST}.tmp"):
-        (store / name).write_bytes(b"half")
-    for name in ("memory-mine.safetensors", "passages.parquet", "README.md"):
-        (store / name).write_bytes(b"mine")
-    assert len(CorpusMemory.from_pretrained(store)) == 7
-    memory.append(make_memory(1, first=7))
-    memory.save_pretrained(store)
-    left = names(store)
-    assert not [name for name in left if name.endswith(".tmp") or "0123abcd" in name]
-    assert {"memory-mine.safetensors", "passages.parquet", "README.md"} <= set(left)
-
-
-def check_killed_save(folder, seconds, count):
-    """Kills an append of `count` passages to a store of five and checks that it is there whole or not at all."""
-    old = make_memory(5, shape=(2, 64))
-    old.save_pretrained(folder)
-    child = start_child(SAVE, folder, count)
-    wait_for(child, "ready")
-    assert kill_after(child, seconds)
-    memory = CorpusMemory.from_pretrained(folder, verify=True)
-    assert len(memory) in (5, 5 + count)
-    assert torch.equal(memory[:5], old[:]) and memory.texts[:5] == list(old.texts)
-    assert (memory[5:] == 7.0).all() and memory.texts[5:] == ["new"] * (len(memory) - 5)
-    memory.append(make_memory(1, first=5, shape=(2, 64)))
-    memory.save_pretrained(folder)
-    assert len(CorpusMemory.from_pretrained(folder)) == len(memory)
-    used = sum(2 for _ in read_json(folder)["shards"])
-    assert len(names(folder)) == used + 1
-    return len(memory) > 6
-
-
-@pytest.mark.parametrize("seconds", [0.0, 0.05, 0.15])
-def test_kill_during_save(tmp_path, seconds):
-    check_killed_save(tmp_path, seconds, 8000)
-
-
-@pytest.mark.slow
-def test_kill_during_save_at_many_moments(tmp_path):
-    outcomes = [check_killed_save(tmp_path / str(trial), trial * 0.04, 8000) for trial in range(30)]
-    assert True in outcomes and False in outcomes
-
-
 @pytest.mark.parametrize(
-    ("size", "rows"), [("1GB", 10_000_000), ("250 MB", 2_500_000), ("5kb", 50), ("99B", 1), (1, 1), (1000, 10)]
+    ("size", "rows"),
+    [("1GB", 10_000_000), ("250 MB", 2_500_000), ("5kb", 50), ("99B", 1), (1, 1), (1000, 10)],
 )
 def test_rows_in_a_shard(size, rows):
     assert rows_in(size, 100) == rows

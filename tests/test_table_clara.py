@@ -1,10 +1,9 @@
 import pytest
 import torch
-from store_helpers import DTYPES, make_memory
-from torch import tensor
-
 from clara.memory_clara import CorpusMemory
 from clara.shards_clara import MemoryFile
+from store_helpers import DTYPES, make_memory
+from torch import tensor
 
 
 @pytest.fixture(params=["ram", "disk", "both"])
@@ -65,7 +64,9 @@ def test_gather_reads_each_touched_row_once(tmp_path, monkeypatch):
     make_memory(7).save_pretrained(tmp_path, max_shard_size=3 * 32)
     memory = CorpusMemory.from_pretrained(tmp_path)
     read, plain = [], MemoryFile.__getitem__
-    monkeypatch.setattr(MemoryFile, "__getitem__", lambda self, rows: (read.append(rows), plain(self, rows))[1])
+    monkeypatch.setattr(
+        MemoryFile, "__getitem__", lambda self, rows: (read.append(rows), plain(self, rows))[1]
+    )
     memory.gather(tensor([[6, 1], [0, 1]]))
     assert [rows.tolist() for rows in read] == [[1, 0, 1], [0]]
 

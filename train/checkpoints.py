@@ -6,22 +6,36 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ..adapters_clara import WEIGHTS_FILE, adapter_names, load_adapter_state
-from ..checkpoint_clara import own_names, read_own_tensors
+from ..adapters_clara import WEIGHTS_FILE, adapter_names, adapter_state, load_adapter_state
+from ..checkpoint_clara import OWN_NAMES, own_names, read_own_tensors
 
 MARKER = "complete.json"
 
 
 def mark_complete(folder: str | os.PathLike, step: int) -> None:
-    """Writes the completion marker of a checkpoint, last and in one step."""
+    """Writes the completion marker of a checkpoint, last and in one step, once its files are on the disk."""
+    for path in Path(folder).rglob("*"):
+        if path.is_file():
+            _sync(path)
     temporary = Path(folder, MARKER + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump({"step": step}, file)
-        file.flush()
-        os.fsync(file.fileno())
+    temporary.write_text(json.dumps({"step": step}), encoding="utf-8")
+    _sync(temporary)
     os.replace(temporary, Path(folder, MARKER))
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def is_complete(folder: str | os.PathLike) -> bool:
+    """Whether a checkpoint was written to its end."""
+    return Path(folder, MARKER).is_file()
 
 
 def complete_checkpoints(output_dir: str | os.PathLike) -> list[Path]:
@@ -29,7 +43,7 @@ def complete_checkpoints(output_dir: str | os.PathLike) -> list[Path]:
     found = []
     for folder in Path(output_dir).glob("checkpoint-*"):
         step = folder.name.rpartition("-")[2]
-        if step.isdigit() and (folder / MARKER).is_file():
+        if step.isdigit() and is_complete(folder):
             found.append((int(step), folder))
     return [folder for _, folder in sorted(found)]
 
@@ -41,7 +55,7 @@ def last_complete_checkpoint(output_dir: str | os.PathLike) -> str | None:
 
 
 def rotate(output_dir: str | os.PathLike, limit: int | None, keep: str | None = None) -> None:
-    """Removes the oldest complete checkpoints above a limit, and every incomplete one older than the newest.
+    """Removes the oldest complete checkpoints above a limit.
 
     Args:
         output_dir: The run's folder.
@@ -51,16 +65,33 @@ def rotate(output_dir: str | os.PathLike, limit: int | None, keep: str | None = 
     complete = complete_checkpoints(output_dir)
     stale = [] if limit is None else complete[: max(0, len(complete) - limit)]
     for folder in stale:
-        if str(folder) != keep:
+        if keep is None or folder.resolve() != Path(keep).resolve():
+            Path(folder, MARKER).unlink()
             shutil.rmtree(folder)
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """Adapters and own parameters by name, gathered from all processes where they are sharded.
+
+    Every process must call it. The base is not in it.
+    """
+    return {
+        name: (p.full_tensor() if isinstance(p, DTensor) else p).detach().cpu()
+        for name, p in model.named_parameters()
+        if ".lora_" in name or name in OWN_NAMES
+    }
 
 
 def load_trained(model: Any, folder: str) -> None:
     """Loads adapters and own parameters of a checkpoint into a model that has them, strictly.
 
+    Args:
+        model: A CLaRa model, which may be sharded (FSDP2).
+        folder: The checkpoint.
+
     Raises:
-        FileNotFoundError: If an adapter's file is missing.
-        ValueError: If a tensor is missing, extra or misshapen.
+        FileNotFoundError: If a file is missing.
+        ValueError: If a tensor is missing, extra or misshapen, or the checkpoint holds a base.
     """
     for name in adapter_names(model.decoder):
         file = os.path.join(folder, name, WEIGHTS_FILE)
@@ -68,7 +99,20 @@ def load_trained(model: Any, folder: str) -> None:
             raise FileNotFoundError(
                 f"{folder} has no {name}/{WEIGHTS_FILE}: the checkpoint lacks its {name} adapter."
             )
-        load_adapter_state(model.decoder, name, load_file(file), where=file)
+        tensors = _sharded_like(load_file(file), adapter_state(model.decoder, name))
+        load_adapter_state(model.decoder, name, tensors, where=file)
     tensors = read_own_tensors(folder, own_names(model.config))
-    if tensors is not None:
-        model.load_own_parameters(tensors, folder)
+    if tensors is None:
+        raise ValueError(f"{folder} holds base weights: it is no training checkpoint, give it as `model`.")
+    model.load_own_parameters(_sharded_like(tensors, model.own_parameters()), folder)
+
+
+@torch.no_grad()
+def _sharded_like(tensors: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, spread over the processes as the model's own of the same name and shape are."""
+    sharded = {
+        name: distribute_tensor(tensors[name].to(other.device, other.dtype), other.device_mesh, other.placements)
+        for name, other in own.items()
+        if isinstance(other, DTensor) and name in tensors and tensors[name].shape == other.shape
+    }
+    return {**tensors, **sharded}

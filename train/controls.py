@@ -1,34 +1,40 @@
-"""Does the model read its memories? Answer loss with the own, a shuffled and no memory; sample answers."""
+"""Does the model read its memories? Answer loss with the own, a shuffled and no memory; sample answers.
+
+Letters of the shapes: B questions, N gold documents of the question that has most, H hidden width.
+"""
 
 import json
 import os
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from ..data.records import PretrainingRecord, QuestionRecord
-from .arguments import ClaraTrainingConfig
 
+Record = PretrainingRecord | QuestionRecord
 Row = tuple[str, str, list[str]]
 
+LIMIT = 64
+DOCUMENT_CHARACTERS = 20_000
 
-def control_rows(records: Sequence[PretrainingRecord] | Sequence[QuestionRecord], limit: int) -> list[Row]:
+
+def control_rows(records: Sequence[Record], limit: int = LIMIT) -> list[Row]:
     """Question, answer and gold documents of the first records that have them."""
-    rows: list[Row] = []
-    for record in records:
-        if hasattr(record, "document"):
-            rows.extend(
-                [(record.questions[0], record.answers[0][0], [record.document])] if record.questions else []
-            )
-        elif record.positives:
-            rows.append((record.question, record.answers[0], [record.documents[i] for i in record.positives]))
-        if len(rows) == limit:
-            break
-    return rows
+    rows = (row for row in map(_row, records) if row is not None)
+    return [row for row, _ in zip(rows, range(limit), strict=False)]
+
+
+def _row(record: Record) -> Row | None:
+    if hasattr(record, "document"):
+        if not record.questions:
+            return None
+        return record.questions[0], record.answers[0][0], [record.document]
+    if not record.positives:
+        return None
+    return record.question, record.answers[0], [record.documents[i] for i in record.positives]
 
 
 @torch.no_grad()
@@ -37,7 +43,7 @@ def memory_controls(model: Any, rows: Sequence[Row], batch_size: int = 16, seed:
 
     Args:
         model: A model with its processor, in eval mode.
-        rows: Questions, answers and gold documents, as from `control_rows`.
+        rows: Questions, answers and gold documents, as from `control_rows`; at least two.
         batch_size: Questions in a pass.
         seed: Seed of the derangement that gives each question another's documents.
 
@@ -45,89 +51,90 @@ def memory_controls(model: Any, rows: Sequence[Row], batch_size: int = 16, seed:
         `own`, `shuffled` and `none`.
     """
     other = shifted(len(rows), seed)
-    losses = {}
-    for name in ("own", "shuffled", "none"):
-        total = labels = 0.0
-        for start in range(0, len(rows), batch_size):
-            chunk = range(start, min(start + batch_size, len(rows)))
-            source = {"own": list(chunk), "shuffled": [other[i] for i in chunk], "none": []}[name]
-            loss, count = answer_loss(model, [rows[i] for i in chunk], [rows[i][2] for i in source])
-            total, labels = total + loss, labels + count
-        losses[name] = total / labels
-    return losses
+    sources = {
+        "own": [documents for _, _, documents in rows],
+        "shuffled": [rows[place][2] for place in other],
+        "none": [[] for _ in rows],
+    }
+    return {name: _mean_loss(model, rows, documents, batch_size) for name, documents in sources.items()}
 
 
 def shifted(count: int, seed: int) -> list[int]:
-    """A seeded permutation without fixed points."""
+    """A seeded permutation without fixed points (for a count above 1)."""
     order = list(range(count))
     random.Random(seed).shuffle(order)
-    return [order[(order.index(i) + 1) % count] for i in range(count)]
+    following = dict(zip(order, [*order[1:], *order[:1]], strict=True))
+    return [following[place] for place in range(count)]
 
 
-def answer_loss(model: Any, rows: Sequence[Row], documents: Sequence[Sequence[str]]) -> tuple[float, int]:
-    """Summed answer loss given documents (none: an empty list), and the number of answer tokens."""
-    processor = model.processor
-    counts = [len(texts) for texts in documents] or [0] * len(rows)
-    prompts = processor.encode_prompts([r[0] for r in rows], counts, [r[1] for r in rows]).to(model.device)
-    flat = [text for texts in documents for text in texts]
-    memory: Tensor = model.get_input_embeddings().weight[:0].unsqueeze(0)
-    if flat:
-        encoded = processor.encode_documents(flat, truncation=True).to(model.device)
-        memory = model.compress(**encoded)
-    count = int((prompts["labels"] != -100).sum())
-    return float(model(**prompts, memory=memory, num_items_in_batch=1).loss), count
+def _mean_loss(model: Any, rows: Sequence[Row], documents: list[list[str]], batch_size: int) -> float:
+    total = labels = 0.0
+    for start in range(0, len(rows), batch_size):
+        part = slice(start, start + batch_size)
+        loss, count = answer_loss(model, rows[part], documents[part])
+        total, labels = total + loss, labels + count
+    return total / labels
 
 
-class ControlCallback(TrainerCallback):
-    """Logs the memory controls and a few generated answers at every evaluation.
+def answer_loss(model: Any, rows: Sequence[Row], documents: Sequence[list[str]]) -> tuple[float, int]:
+    """Summed answer loss given documents (each cut to its first passage), and the number of answer tokens.
+
+    Everything runs in one call of `forward`, which a sharded model needs.
 
     Args:
-        records: The evaluation records.
-        args: The training configuration.
+        model: A model with its processor.
+        rows: B questions and answers.
+        documents: For each question its documents; an empty list for none.
     """
-
-    limit = 64
-
-    def __init__(
-        self, records: Sequence[PretrainingRecord] | Sequence[QuestionRecord], args: ClaraTrainingConfig
-    ) -> None:
-        self.rows = control_rows(records, self.limit)
-        self.args = args
-
-    def on_evaluate(
-        self,
-        args: ClaraTrainingConfig,
-        state: TrainerState,
-        control: TrainerControl,
-        model: Any = None,
-        **_: Any,
-    ) -> None:
-        """Writes `memory_controls.jsonl` and `samples.jsonl` in the output folder, and the log."""
-        if len(self.rows) < 2 or not state.is_world_process_zero:
-            return
-        training = model.training
-        model.eval()
-        try:
-            if args.controls:
-                losses = memory_controls(model, self.rows)
-                found = {f"eval_loss/{name}": value for name, value in losses.items()}
-                state.log_history.append({**found, "step": state.global_step})
-                write_line(args.output_dir, "memory_controls.jsonl", {"step": state.global_step, **losses})
-            for question, answer, documents in self.rows[: args.samples]:
-                said = model.generate(question, [text[:20_000] for text in documents], max_new_tokens=32)
-                sample = {
-                    "step": state.global_step,
-                    "question": question,
-                    "answer": answer,
-                    "generated": said,
-                }
-                write_line(args.output_dir, "samples.jsonl", sample)
-        finally:
-            model.train(training)
+    counts = [len(texts) for texts in documents]
+    questions, answers, _ = zip(*rows, strict=True)
+    batch = model.processor.encode_prompts(questions, counts, answers).to(model.device)
+    given = _documents(model, documents) if any(counts) else _no_memory(model)
+    output = model(**batch, **given, num_items_in_batch=1)
+    return float(output.loss), int((batch["labels"] != -100).sum())
 
 
-def write_line(folder: str, name: str, row: dict) -> None:
-    """Appends one JSON line to a file of the run."""
-    os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, name), "a", encoding="utf-8") as file:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+def _documents(model: Any, documents: Sequence[list[str]]) -> dict[str, torch.Tensor]:
+    """Passages, and for each question the places (B, N) of its documents among them, with their mask."""
+    flat = [text for texts in documents for text in texts]
+    encoded = model.processor.encode_documents(flat, truncation=True)
+    width = max(len(texts) for texts in documents)
+    mask = torch.tensor([[place < len(texts) for place in range(width)] for texts in documents])
+    indices = torch.zeros(mask.shape, dtype=torch.long)
+    indices[mask] = torch.arange(len(flat))
+    given = {f"document_{name}": tensor for name, tensor in encoded.items()}
+    given |= {"document_indices": indices, "memory_mask": mask}
+    return {name: tensor.to(model.device) for name, tensor in given.items()}
+
+
+def _no_memory(model: Any) -> dict[str, torch.Tensor]:
+    width = model.config.get_text_config().hidden_size
+    return {"memory": torch.zeros(1, 0, width, dtype=model.dtype, device=model.device)}
+
+
+def sample_answers(model: Any, rows: Sequence[Row], max_new_tokens: int = 32) -> list[dict[str, str]]:
+    """What the model answers to the rows from their gold documents, beside the gold answers."""
+    documents = [[text[:DOCUMENT_CHARACTERS] for text in texts] for _, _, texts in rows]
+    said = model.generate([question for question, _, _ in rows], documents, max_new_tokens=max_new_tokens)
+    return [
+        {"question": question, "answer": answer, "generated": text}
+        for (question, answer, _), text in zip(rows, said, strict=True)
+    ]
+
+
+def write_rows(file: str | os.PathLike, step: int, rows: Sequence[dict]) -> None:
+    """Adds the rows of a step to a JSONL file; rows of this step or later ones, from a run cut off, go.
+
+    Args:
+        file: The file, made if absent.
+        step: The optimizer step.
+        rows: What was measured then.
+    """
+    path = Path(file)
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kept = [line for line in lines if json.loads(line)["step"] < step]
+    new = [json.dumps({"step": step, **row}, ensure_ascii=False) for row in rows]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join(line + "\n" for line in [*kept, *new]), encoding="utf-8")
+    os.replace(temporary, path)

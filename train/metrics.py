@@ -1,33 +1,38 @@
 """Running means of what a trainer logs, and recall of a retrieval step."""
 
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 RECALL_AT = (1, 3, 5)
+Sums = dict[str, tuple[float, float]]
 
 
 class RunningMeans:
     """Weighted means of named values between two logs."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, float] = defaultdict(float)
-        self._weights: dict[str, float] = defaultdict(float)
+        self._sums: Sums = {}
 
     def add(self, values: Mapping[str, float], weight: float = 1.0) -> None:
         """Adds values that are means over `weight` items."""
         for name, value in values.items():
-            self._sums[name] += float(value) * weight
-            self._weights[name] += weight
+            total, items = self._sums.get(name, (0.0, 0.0))
+            self._sums[name] = (total + float(value) * weight, items + weight)
 
-    def pop(self) -> dict[str, float]:
-        """The means since the last call."""
-        means = {name: total / self._weights[name] for name, total in self._sums.items()}
-        self._sums.clear()
-        self._weights.clear()
-        return means
+    def pop(self, gather: Callable[[list[Sums]], list[Sums]] = list) -> dict[str, float]:
+        """The means since the last call.
+
+        Args:
+            gather: Joins the lists of all processes, as `accelerate.utils.gather_object` does.
+        """
+        joined = RunningMeans()
+        for sums in gather([self._sums]):
+            for name, (total, items) in sums.items():
+                joined.add({name: total / items}, items)
+        self._sums = {}
+        return {name: total / items for name, (total, items) in joined._sums.items()}
 
 
 @torch.no_grad()

@@ -1,16 +1,18 @@
 """The order of rows: similar lengths in a batch, a function of seed and epoch alone, so resumable."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch.utils.data import Sampler
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from ..data.collation import RecordDataset
 
 
 class EpochSampler(Sampler[int]):
-    """Draws every row once an epoch; passes the epoch on to the dataset.
+    """Draws the key of every row once an epoch.
 
     Args:
         dataset: The rows.
@@ -20,7 +22,6 @@ class EpochSampler(Sampler[int]):
     """
 
     def __init__(self, dataset: RecordDataset, batch_size: int, bucket_by_length: bool, seed: int) -> None:
-        self.dataset = dataset
         self.lengths = dataset.lengths()
         self.batch_size = batch_size
         self.bucket_by_length = bucket_by_length
@@ -33,14 +34,31 @@ class EpochSampler(Sampler[int]):
     def set_epoch(self, epoch: int) -> None:
         """Called at the start of each epoch."""
         self.epoch = epoch
-        self.dataset.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[int]:
+        first = self.epoch * len(self.lengths)
+        return iter([first + index for index in self._order()])
+
+    def _order(self) -> list[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         if not self.bucket_by_length:
-            return iter(torch.randperm(len(self.lengths), generator=generator).tolist())
+            return torch.randperm(len(self.lengths), generator=generator).tolist()
         order = get_length_grouped_indices(self.lengths, self.batch_size, generator=generator)
         batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
         head, last = batches[:-1], batches[-1]
         shuffled = [head[i] for i in torch.randperm(len(head), generator=generator).tolist()]
-        return iter([index for batch in [*shuffled, last] for index in batch])
+        return [index for batch in [*shuffled, last] for index in batch]
+
+
+class EpochCallback(TrainerCallback):
+    """Tells the sampler its epoch, also after a resume, when accelerate's wrappers hide the sampler."""
+
+    def __init__(self) -> None:
+        self.sampler: EpochSampler | None = None
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Called before the rows of an epoch are drawn; `state.epoch` is a fraction after a resume."""
+        if self.sampler is not None:
+            self.sampler.set_epoch(int(state.epoch or 0))

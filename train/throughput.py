@@ -1,6 +1,8 @@
-"""Required floating-point operations of a step, and model FLOP utilisation."""
+"""Required floating-point operations of a step, tokens per second, and model FLOP utilisation."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +48,42 @@ class StepFlops:
         """Operations of one forward and backward pass over a batch."""
         labelled = int((batch["labels"] != IGNORE_INDEX).sum())
         return 4.0 * (self.body * self.tokens(batch) + self.head * labelled)
+
+
+class Throughput:
+    """Tokens and operations of this process per second of training; evaluating and saving do not count.
+
+    Args:
+        model: A CLaRa model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.flops = StepFlops(model)
+        self._work, self._tokens = 0.0, 0
+        self._start = time.perf_counter()
+
+    def add(self, batch: Mapping[str, Tensor]) -> None:
+        """Counts one forward and backward pass over a batch."""
+        self._work += self.flops(batch)
+        self._tokens += self.flops.tokens(batch)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the time of a block of code out."""
+        before = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._start += time.perf_counter() - before
+
+    def pop(self, peak_tflops: float | None = None) -> dict[str, float]:
+        """`tokens_per_second`, `tflops` and, where the peak is known, `mfu` since the last call."""
+        seconds = time.perf_counter() - self._start
+        speed = {"tokens_per_second": self._tokens / seconds, "tflops": self._work / seconds / 1e12}
+        if peak_tflops:
+            speed["mfu"] = speed["tflops"] / peak_tflops
+        self._work, self._tokens, self._start = 0.0, 0, time.perf_counter()
+        return speed
 
 
 def device_peak_tflops(device: torch.device) -> float | None:

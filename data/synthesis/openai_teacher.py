@@ -159,7 +159,10 @@ class OpenAITeacher:
 
     def _kind(self, error: Exception) -> str:
         """Names a failure: "timeout", "connection", "invalid", or its HTTP status."""
-        if isinstance(error, self._openai.APITimeoutError):
+        if (
+            isinstance(error, self._openai.APITimeoutError)
+            and "Connect" not in type(error.__cause__).__name__
+        ):
             return "timeout"
         if isinstance(error, self._openai.APIConnectionError):
             return "connection"
@@ -172,7 +175,8 @@ class OpenAITeacher:
             ) from error
         if kind == "connection" and self._last_success is None:
             raise TeacherUnavailableError(
-                f"no teacher answers at {self.base_url} ({error}). Start the server or correct `--teacher`."
+                f"no teacher answers at {self.base_url} ({error.__cause__ or error}). Start the server or "
+                "correct `--teacher`."
             ) from error
         silence = time.monotonic() - max(self._last_success or 0.0, started)
         if silence > self.patience:

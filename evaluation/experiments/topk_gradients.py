@@ -1,13 +1,13 @@
 """Soft top-k against discrete top-k: agreement of the choice, bias and variance of the gradient.
 
-A discrete top-k has no gradient. What the estimators are to approximate is the gradient of the expected loss when k
-documents are drawn without replacement with probabilities softmax(scores / temperature) (Plackett and Luce), which
-small pools allow to enumerate exactly:
+A discrete top-k has no gradient. What the estimators are to approximate is the gradient of the expected
+loss when k documents are drawn without replacement with probabilities softmax(scores / temperature)
+(Plackett and Luce), which small pools allow to enumerate exactly:
 
     J(s) = sum over ordered choices c of p(c) · L(c),   L(c) = |mean of the chosen memories - target|²
 
-Each estimator's gradient over many draws is compared with dJ/ds. `score_function` (REINFORCE with the exact J as its
-baseline) is unbiased and stands for what one would use without relaxation.
+Each estimator's gradient over many draws is compared with dJ/ds. `score_function` (REINFORCE with the exact
+J as its baseline) is unbiased and stands for what one would use without relaxation.
 """
 
 import argparse
@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-
 from clara.modeling_clara import ClaraForRetrievalGeneration
 from clara.retrieval_clara import select, soft_topk
+from torch import Tensor
 
 from ..tables import markdown_table
 
@@ -28,48 +27,58 @@ NEEDS_MODEL = False
 ESTIMATORS = ("straight_through", "gumbel", "score_function")
 WIDTH = 8
 MEASURES = ("cosine", "bias", "spread", "overlap", "mass")
-EXPLANATION = """`cosine`: of the mean gradient and the exact one. `bias`: |mean gradient - exact| / |exact|. `spread`:
-root mean squared distance of one draw's gradient from the mean / |exact|. `overlap`: share of the chosen documents that the
-discrete top-k chooses too. `mass`: softmax weight of the chosen document in its slot. Medians over {problems} random problems
-(scores normal with mean 0.4 and standard deviation {spread}), {draws} draws each, seed {seed}."""
+EXPLANATION = (
+    "`cosine`: of the mean gradient and the exact one. `bias`: |mean gradient - exact| / |exact|. "
+    "`spread`: root mean squared distance of one draw's gradient from the mean / |exact|. `overlap`: "
+    "share of the chosen documents that the discrete top-k chooses too. `mass`: softmax weight of "
+    "the chosen document in its slot. Medians over {problems} random problems (scores normal with "
+    "mean 0.4 and standard deviation {spread}), {draws} draws each, seed {seed}."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the experiment's options."""
     parser.add_argument("--pools", type=int, nargs="+", default=[4, 8], help="pool sizes N (default: 4 8)")
-    parser.add_argument("--ks", type=int, nargs="+", default=[1, 2, 3], help="documents chosen K (default: 1 2 3)")
+    parser.add_argument(
+        "--ks", type=int, nargs="+", default=[1, 2, 3], help="documents chosen K (default: 1 2 3)"
+    )
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.02, 0.05, 0.2, 1.0])
-    parser.add_argument("--problems", type=int, default=20, help="random problems for each setting (default: 20)")
+    parser.add_argument(
+        "--problems", type=int, default=20, help="random problems for each setting (default: 20)"
+    )
     parser.add_argument("--draws", type=int, default=500, help="draws of a problem (default: 500)")
     parser.add_argument("--score-spread", type=float, default=0.05, help="standard deviation of the scores")
     parser.add_argument("--seed", type=int, default=0)
 
 
-def measure(arguments: argparse.Namespace, model: ClaraForRetrievalGeneration | None = None) -> dict[str, Any]:
+def measure(
+    arguments: argparse.Namespace, model: ClaraForRetrievalGeneration | None = None
+) -> dict[str, Any]:
     """Medians over random problems for each setting and estimator, as JSON values."""
     grid = itertools.product(arguments.pools, arguments.ks, arguments.temperatures, ESTIMATORS)
-    rows = []
-    for pool, k, temperature, estimator in grid:
-        if k > pool:
-            continue
-        generator = torch.Generator().manual_seed(arguments.seed)
+    names = ("pool", "k", "temperature", "estimator")
+    rows = [
+        {**dict(zip(names, setting, strict=True)), **_medians(arguments, *setting)}
+        for setting in grid
+        if setting[1] <= setting[0]
+    ]
+    kept = ("problems", "draws", "score_spread", "seed")
+    return {"rows": rows, **{name: getattr(arguments, name) for name in kept}}
+
+
+def _medians(
+    arguments: argparse.Namespace, pool: int, k: int, temperature: float, estimator: str
+) -> dict[str, float]:
+    generator = torch.Generator().manual_seed(arguments.seed)
+    with torch.random.fork_rng():
         torch.manual_seed(arguments.seed)
-        values = torch.tensor(
-            [
-                list(compare(*problem(pool, arguments.score_spread, generator), k, temperature, estimator, arguments.draws))
-                for _ in range(arguments.problems)
-            ]
-        )
-        medians = values.median(dim=0).values.tolist()
-        setting = {"pool": pool, "k": k, "temperature": temperature, "estimator": estimator}
-        rows.append({**setting, **dict(zip(MEASURES, medians, strict=True))})
-    return {
-        "rows": rows,
-        "problems": arguments.problems,
-        "draws": arguments.draws,
-        "score_spread": arguments.score_spread,
-        "seed": arguments.seed,
-    }
+        values = [
+            compare(
+                *problem(pool, arguments.score_spread, generator), k, temperature, estimator, arguments.draws
+            )
+            for _ in range(arguments.problems)
+        ]
+    return dict(zip(MEASURES, torch.tensor(values).median(dim=0).values.tolist(), strict=True))
 
 
 def problem(pool: int, spread: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -95,19 +104,21 @@ def exact_gradient(
     """
     scores = scores.clone().requires_grad_(True)
     choices = torch.tensor(list(itertools.permutations(range(len(scores)), k)))
-    expected = (log_probability(scores / temperature, choices).exp() * loss(memory[choices], target)).sum()
+    expected = (
+        slot_log_probabilities(scores / temperature, choices).sum(-1).exp() * loss(memory[choices], target)
+    ).sum()
     return expected.detach(), torch.autograd.grad(expected, scores)[0]
 
 
-def log_probability(logits: Tensor, choices: Tensor) -> Tensor:
-    """log p of ordered choices without replacement: (N,), (C, K) -> (C,)."""
+def slot_log_probabilities(logits: Tensor, choices: Tensor) -> Tensor:
+    """Log p of each document of ordered choices, given those before it: (N,) or (C, N), (C, K) -> (C, K)."""
     logits = logits.expand(len(choices), -1)
     taken = torch.zeros_like(logits, dtype=torch.bool)
-    total = logits.new_zeros(len(choices))
+    slots = []
     for slot in choices.T.unsqueeze(-1):
-        total = total + logits.masked_fill(taken, float("-inf")).log_softmax(-1).gather(1, slot)[:, 0]
+        slots.append(logits.masked_fill(taken, float("-inf")).log_softmax(-1).gather(1, slot))
         taken = taken.scatter(1, slot, True)
-    return total
+    return torch.cat(slots, dim=1)
 
 
 def loss(chosen: Tensor, target: Tensor) -> Tensor:
@@ -117,20 +128,19 @@ def loss(chosen: Tensor, target: Tensor) -> Tensor:
 
 def drawn_gradients(
     scores: Tensor, memory: Tensor, target: Tensor, k: int, temperature: float, estimator: str, draws: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of single draws (draws, N), their choices (draws, K) and the softmax weight of each (draws, K)."""
+) -> tuple[Tensor, Tensor]:
+    """Gradients of single draws (draws, N) and their choices (draws, K)."""
     rows = scores.expand(draws, -1).clone().requires_grad_(True)
     if estimator == "score_function":
         baseline, _ = exact_gradient(scores, memory, target, k, temperature)
         _, choices = soft_topk(rows.detach(), k, temperature, "gumbel")
         advantage = loss(memory[choices], target) - baseline
-        logits = rows / temperature
-        total = (advantage * _log_probability_of_rows(logits, choices)).sum()
-        return torch.autograd.grad(total, rows)[0], choices, torch.ones_like(choices, dtype=scores.dtype)
-    weights, choices = soft_topk(rows, k, temperature, estimator)
-    chosen = select(weights, memory.expand(draws, -1, -1).unsqueeze(2)).squeeze(2)
-    gradients = torch.autograd.grad(loss(chosen, target).sum(), rows)[0]
-    return gradients, choices, _mass(scores / temperature, choices)
+        total = (advantage * slot_log_probabilities(rows / temperature, choices).sum(-1)).sum()
+    else:
+        weights, choices = soft_topk(rows, k, temperature, estimator)
+        chosen = select(weights, memory.expand(draws, -1, -1).unsqueeze(2)).squeeze(2)
+        total = loss(chosen, target).sum()
+    return torch.autograd.grad(total, rows)[0], choices
 
 
 def compare(
@@ -139,7 +149,7 @@ def compare(
     """The values of `MEASURES` for one problem."""
     count = 1 if estimator == "straight_through" else draws
     _, exact = exact_gradient(scores, memory, target, k, temperature)
-    gradients, choices, mass = drawn_gradients(scores, memory, target, k, temperature, estimator, count)
+    gradients, choices = drawn_gradients(scores, memory, target, k, temperature, estimator, count)
     mean, size = gradients.mean(dim=0), exact.norm().clamp(min=1e-12)
     discrete = scores.topk(k).indices
     return (
@@ -147,18 +157,8 @@ def compare(
         ((mean - exact).norm() / size).item(),
         ((gradients - mean).square().sum(dim=1).mean().sqrt() / size).item(),
         torch.isin(choices, discrete).float().mean().item(),
-        mass.mean().item(),
+        slot_log_probabilities(scores / temperature, choices).exp().mean().item(),
     )
-
-
-def _log_probability_of_rows(logits: Tensor, choices: Tensor) -> Tensor:
-    """As `log_probability`, with logits of their own for each choice: (C, N), (C, K) -> (C,)."""
-    taken = torch.zeros_like(logits, dtype=torch.bool)
-    total = logits.new_zeros(len(choices))
-    for slot in choices.T.unsqueeze(-1):
-        total = total + logits.masked_fill(taken, float("-inf")).log_softmax(-1).gather(1, slot)[:, 0]
-        taken = taken.scatter(1, slot, True)
-    return total
 
 
 def render(result: Mapping[str, Any]) -> str:
@@ -183,7 +183,12 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
     largest = max(row["pool"] for row in result["rows"])
     for axes, name in zip(figure.subplots(1, 2), ("cosine", "spread"), strict=True):
         for (estimator, k), rows in _lines([row for row in result["rows"] if row["pool"] == largest]).items():
-            axes.plot([r["temperature"] for r in rows], [r[name] for r in rows], marker="o", label=f"{estimator}, k={k}")
+            axes.plot(
+                [r["temperature"] for r in rows],
+                [r[name] for r in rows],
+                marker="o",
+                label=f"{estimator}, k={k}",
+            )
         axes.set_xscale("log")
         axes.set(xlabel="temperature", ylabel=name, title=f"{name} of the gradient, N = {largest}")
         axes.grid(alpha=0.3)

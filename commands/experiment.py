@@ -1,0 +1,81 @@
+"""Run one experiment: a result file (JSON), a page (Markdown) and a picture (PNG) in the output folder."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import shlex
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from .models import add_model_arguments, load_model, warn_untrained
+
+if TYPE_CHECKING:
+    from ..modeling_clara import ClaraForRetrievalGeneration
+
+EXPERIMENTS = {
+    "topk-gradients": "soft top-k against discrete top-k: agreement, bias and variance of the gradient",
+    "similarity": "do memories keep the semantic similarity of their documents",
+    "scale": "70B and 123B shapes on the meta device: parameters, memory and FLOP budgets; a measured trend",
+    "logit-lens": "which words a question's memory decodes to",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `clara experiment`."""
+    parser.epilog = "\n".join(f"{name:16}{text}" for name, text in EXPERIMENTS.items())
+    parser.add_argument("experiment", choices=list(EXPERIMENTS))
+    parser.add_argument(
+        "options", nargs=argparse.REMAINDER, help="of the experiment: clara experiment NAME --help lists them"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measures, then writes result, page and picture."""
+    module = find(arguments.experiment)
+    parser = argparse.ArgumentParser(
+        prog=f"clara experiment {arguments.experiment}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("results"), metavar="FOLDER", help="(default: results)"
+    )
+    module.add_arguments(parser)
+    if module.NEEDS_MODEL:
+        add_model_arguments(parser)
+    options = parser.parse_args(arguments.options)
+    model = None
+    if module.NEEDS_MODEL:
+        model, trained = load_model(options.model, options.device)
+        warn_untrained(trained)
+    result = module.measure(options, model)
+    command = shlex.join(["clara", "experiment", arguments.experiment, *arguments.options])
+    document = {"command": command, "model": describe(model), "result": result}
+    options.output.mkdir(parents=True, exist_ok=True)
+    stem = options.output / arguments.experiment
+    stem.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    module.plot(result, stem.with_suffix(".png"))
+    made = f" with {document['model']}" if model is not None else ""
+    page = f"{module.render(result)}\nMade by `{command}`{made}.\n\n![picture]({arguments.experiment}.png)\n"
+    stem.with_suffix(".md").write_text(page, encoding="utf-8")
+    print(page)
+
+
+def find(name: str) -> ModuleType:
+    """The module of an experiment."""
+    package = __package__.rpartition(".")[0]
+    return importlib.import_module(f"{package}.evaluation.experiments.{name.replace('-', '_')}")
+
+
+def describe(model: ClaraForRetrievalGeneration | None) -> str | None:
+    """Name, rate and fingerprint of a model."""
+    if model is None:
+        return None
+    from ..evaluation.language_models import ClaraModel
+
+    config = model.config
+    name = f"{config.base_model_name_or_path} at {config.compression_rate}x"
+    return f"{name} (fingerprint {ClaraModel(model).fingerprint()[:12]})"

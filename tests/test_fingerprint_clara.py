@@ -1,0 +1,85 @@
+"""The fingerprint: moves with what makes memories, stays with what does not."""
+
+import pytest
+import torch
+from clara.adapters_clara import adapter_parameters
+from clara.fingerprint_clara import model_fingerprint
+from clara.modeling_clara import ClaraForRetrievalGeneration
+from conftest import DOCUMENTS, make_model, save_base
+
+
+@torch.no_grad()
+def nudge(parameter):
+    parameter.view(-1)[-1] += 0.25
+
+
+def test_it_is_a_sha256_and_repeats(shared_model, base):
+    digest = model_fingerprint(shared_model)
+    assert len(digest) == 64 and int(digest, 16) >= 0
+    assert digest == model_fingerprint(shared_model) == model_fingerprint(make_model(base))
+    assert digest == shared_model.memory_fingerprint()
+
+
+def test_loads_and_saves_keep_it_in_float32_and_bfloat16(shared_model, checkpoint, tmp_path):
+    digest = model_fingerprint(shared_model)
+    half = ClaraForRetrievalGeneration.from_pretrained(checkpoint, dtype=torch.bfloat16)
+    assert half.dtype == torch.bfloat16
+    assert model_fingerprint(half) == digest
+    half.save_pretrained(tmp_path)
+    assert model_fingerprint(ClaraForRetrievalGeneration.from_pretrained(tmp_path)) == digest
+    assert model_fingerprint(ClaraForRetrievalGeneration.from_pretrained(checkpoint)) == digest
+
+
+def test_moving_and_casting_in_place_keep_it(model):
+    digest = model_fingerprint(model)
+    assert model_fingerprint(model.bfloat16()) == digest
+    assert model_fingerprint(model.float()) == digest
+
+
+@pytest.mark.parametrize("adapter", ["query_reasoner", "generator"])
+def test_the_other_adapters_do_not_count(model, adapter):
+    digest = model_fingerprint(model)
+    for parameter in adapter_parameters(model.decoder, [adapter]):
+        nudge(parameter)
+    assert model_fingerprint(model) == digest
+
+
+def test_every_tensor_of_the_compressor_and_the_memory_tokens_count(model):
+    seen = {model_fingerprint(model)}
+    counted = [*adapter_parameters(model.decoder, ["compressor"]), model.memory_tokens]
+    for parameter in counted:
+        nudge(parameter)
+        seen.add(model_fingerprint(model))
+    assert len(seen) == len(counted) + 1
+
+
+def test_a_training_step_changes_it(model):
+    digest = model_fingerprint(model)
+    model.set_trainable(["compressor"], memory_tokens=False)
+    optimizer = torch.optim.AdamW(adapter_parameters(model.decoder, ["compressor"]), lr=0.1)
+    model.compress(**model.processor.encode_documents(DOCUMENTS[:1])).square().sum().backward()
+    optimizer.step()
+    assert model_fingerprint(model) != digest
+
+
+def test_the_base_counts(shared_model, tmp_path):
+    assert model_fingerprint(make_model(save_base(tmp_path, seed=1))) != model_fingerprint(shared_model)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"pooling": "mean"}, {"compression_rate": 32}, {"doc_max_length": 128, "compression_rate": 32}]
+)
+def test_the_shape_of_memories_counts(shared_model, base, fields):
+    assert model_fingerprint(make_model(base, **fields)) != model_fingerprint(shared_model)
+
+
+def test_fields_of_search_and_generation_do_not_count(shared_model, base):
+    model = make_model(base, retrieval_top_k=2, connector="rms", prompt_max_length=512)
+    assert model_fingerprint(model) == model_fingerprint(shared_model)
+
+
+def test_a_tied_base_keeps_it_through_files(tmp_path):
+    model = make_model(save_base(tmp_path / "base", tied=True))
+    model.save_pretrained(tmp_path / "model")
+    again = ClaraForRetrievalGeneration.from_pretrained(tmp_path / "model")
+    assert model_fingerprint(again) == model_fingerprint(model)
