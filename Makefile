@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-QUESTIONS ?= 10
+QUESTIONS ?= 6
 WORKERS ?= 2
 
 INSTALLED := $(VENV)/.installed
@@ -33,7 +33,7 @@ clean:
 
 $(INSTALLED): setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --no-compile --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
 $(BASE): embedded_clara.py wheel_clara.py | $(INSTALLED)

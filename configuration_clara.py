@@ -7,6 +7,10 @@ ADAPTERS = ("compressor", "query_reasoner", "generator")
 ESTIMATORS = ("straight_through", "gumbel")
 POOLINGS = ("memory_tokens", "mean")
 CONNECTORS = ("none", "rms")
+LONG_TEXTS = ("split", "cut")
+ENCODER_POSITIONS = ("tokens", "columns")
+PROMPT_STYLES = ("clara", "released")
+MEMORY_ORDERS = ("score", "document")
 
 # The reference presets: the paper's two bases (section 4.1) at its compression rates (tables 1 and 5).
 REFERENCE_BASES = {
@@ -23,6 +27,17 @@ COUNTS = (
     "retrieval_top_k",
     "lora_r",
     "lora_alpha",
+)
+
+# How texts and prompts are written; the processor has fields of the same names.
+TEXT_FIELDS = (
+    "text_prefix",
+    "text_suffix",
+    "encoder_length",
+    "long_texts",
+    "prompt_style",
+    "memory_suffix",
+    "memory_marks",
 )
 
 # What a saved config.json may hold beside the declared fields.
@@ -56,6 +71,29 @@ class ClaraConfig(PreTrainedConfig):
         lora_target_modules: "all-linear" (the paper) or the names of the adapted linear layers.
         base_model_name_or_path: Where the frozen base comes from, for a checkpoint without base weights.
         base_model_revision: Revision of that base on the Hub.
+        base_is_changed: The base's weights are not those of `base_model_name_or_path` (its embedding was
+            trained or resized), so a checkpoint without them is refused.
+
+    The fields below have the defaults of this implementation; checkpoints of the paper's released one were
+    trained with other values, which `clara convert` sets.
+
+    Args:
+        text_prefix: What stands before every document and question for the encoder, special tokens included.
+            None means the beginning-of-text token, where the base's tokenizer uses one.
+        text_suffix: What stands after them.
+        encoder_length: Tokens that every document and question is padded to on the left, prefix and suffix
+            included; also their limit, in place of `doc_max_length` and `question_max_length`. None pads to
+            the longest of a batch.
+        long_texts: "split" (a longer document becomes passages, a longer question is an error) or "cut"
+            (both are cut at the limit).
+        encoder_positions: "tokens" (positions skip padding) or "columns" (padding counts).
+        prompt_style: "clara" or "released", the wording of the prompts (prompts_clara).
+        memory_suffix: Special tokens after each document's memory in the prompt.
+        memory_marks: Special tokens of one document's place in the prompt, where memories are written over
+            such places from the first on without a gap; what they leave uncovered stays. Empty: no such
+            places (released checkpoints trained with `sep` off need this).
+        memory_order: Chosen memories lie in the prompt by "score" (best first) or as in the pool ("document").
+        strip_answers: Take white space off both ends of an answer.
 
     Raises:
         ValueError: If a number is out of range; the message names it.
@@ -81,6 +119,17 @@ class ClaraConfig(PreTrainedConfig):
     lora_target_modules: str | list[str] = "all-linear"
     base_model_name_or_path: str | None = None
     base_model_revision: str | None = None
+    base_is_changed: bool = False
+    text_prefix: str | None = None
+    text_suffix: str = ""
+    encoder_length: int | None = None
+    long_texts: str = "split"
+    encoder_positions: str = "tokens"
+    prompt_style: str = "clara"
+    memory_suffix: str = ""
+    memory_marks: str = ""
+    memory_order: str = "score"
+    strip_answers: bool = True
 
     def __post_init__(self, **kwargs: object) -> None:
         """Builds the sub-configuration, then checks every field."""
@@ -91,11 +140,12 @@ class ClaraConfig(PreTrainedConfig):
         self._check_counts()
         self._check_rates()
         self._check_choices()
+        self._check_texts()
 
     def _check_counts(self) -> None:
         counts = {name: getattr(self, name) for name in COUNTS}
-        if self.prompt_max_length is not None:
-            counts["prompt_max_length"] = self.prompt_max_length
+        optional = {name: getattr(self, name) for name in ("prompt_max_length", "encoder_length")}
+        counts.update({name: value for name, value in optional.items() if value is not None})
         for name, value in counts.items():
             if type(value) is not int:
                 raise TypeError(f"`{name}` must be a whole number, got {value!r}.")
@@ -117,10 +167,27 @@ class ClaraConfig(PreTrainedConfig):
             raise ValueError(f"`lora_dropout` must be in [0, 1), got {self.lora_dropout}.")
 
     def _check_choices(self) -> None:
-        choices = {"retrieval_estimator": ESTIMATORS, "pooling": POOLINGS, "connector": CONNECTORS}
+        choices = {
+            "retrieval_estimator": ESTIMATORS,
+            "pooling": POOLINGS,
+            "connector": CONNECTORS,
+            "long_texts": LONG_TEXTS,
+            "encoder_positions": ENCODER_POSITIONS,
+            "prompt_style": PROMPT_STYLES,
+            "memory_order": MEMORY_ORDERS,
+        }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be one of {allowed}, got {getattr(self, name)!r}.")
+
+    def _check_texts(self) -> None:
+        texts = {name: getattr(self, name) for name in ("text_suffix", "memory_suffix", "memory_marks")}
+        for name, value in {**texts, "text_prefix": self.text_prefix or ""}.items():
+            if not isinstance(value, str):
+                raise TypeError(f"`{name}` must be a text, got {value!r}.")
+        for name in ("strip_answers", "base_is_changed"):
+            if type(getattr(self, name)) is not bool:
+                raise TypeError(f"`{name}` must be true or false, got {getattr(self, name)!r}.")
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs: object) -> "ClaraConfig":
@@ -137,6 +204,20 @@ class ClaraConfig(PreTrainedConfig):
     def prompt_limit(self) -> int:
         """The longest prompt in tokens: `prompt_max_length`, or what the base's positions allow."""
         return self.prompt_max_length or getattr(self.text_config, "max_position_embeddings", 2048)
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str, **kwargs: object
+    ) -> tuple[dict[str, object], dict[str, object]]:
+        """Reads config.json; without one transformers would silently take the defaults, a 7B model.
+
+        Raises:
+            FileNotFoundError: If there is no config.json of a CLaRa model.
+        """
+        found, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if "text_config" not in found:
+            raise FileNotFoundError(f"{pretrained_model_name_or_path} has no config.json of a CLaRa model.")
+        return found, rest
 
     @classmethod
     def from_preset(cls, name: str, compression_rate: int = 16, **kwargs: object) -> "ClaraConfig":

@@ -37,6 +37,7 @@ setup(
         "accelerate>=1.12",
         "safetensors>=0.7",
         "numpy>=2",
+        "filelock>=3.12",
         "pyarrow>=18",
         "gguf>=0.17",
         "tqdm>=4.66",

@@ -27,7 +27,7 @@ SAMPLES = Path(__file__).resolve().parents[1] / "data" / "samples"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `clara demo`."""
     parser.add_argument(
-        "--questions", type=int, default=10, metavar="N", help="questions to ask (default: 10)"
+        "--questions", type=int, default=6, metavar="N", help="questions to ask (default: 6)"
     )
     add_model_arguments(parser)
     parser.add_argument(

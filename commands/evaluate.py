@@ -10,13 +10,13 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .models import add_model_arguments, load_model, warn_untrained
 
 if TYPE_CHECKING:
     from ..evaluation.benchmarks import Benchmark
-    from ..evaluation.language_models import ClaraModel, TextModel
+    from ..evaluation.language_models import TextModel
     from ..evaluation.systems import Workbench
     from ..modeling_clara import ClaraForRetrievalGeneration
 
@@ -82,28 +82,26 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.fill_pools,
         arguments.limit,
     )
-    raw, trained = load_model(arguments.model, arguments.device)
+    model, trained = load_model(arguments.model, arguments.device)
     warn_untrained(trained)
-    model = ClaraModel(raw)
     workbench = Workbench(
         benchmark,
-        model,
-        make_text_model(raw, arguments.text_model),
+        ClaraModel(model),
+        make_text_model(model, arguments.text_model),
         retrieval_top_k=arguments.retrieval_top_k,
         max_new_tokens=arguments.max_new_tokens,
-        compression_rate=raw.config.compression_rate,
+        compression_rate=model.config.compression_rate,
         encoder=arguments.encoder,
-        memory_folder=memory_folder(arguments.output, benchmark, raw),
+        memory_folder=memory_folder(arguments.output, benchmark, model),
         seed=arguments.seed,
     )
-    report(arguments, benchmark, workbench, model, names)
+    report(arguments, benchmark, workbench, names)
 
 
 def report(
     arguments: argparse.Namespace,
     benchmark: Benchmark,
     workbench: Workbench,
-    model: ClaraModel,
     names: list[str],
 ) -> None:
     """Runs each system, then writes and prints the report."""
@@ -111,13 +109,12 @@ def report(
     from ..evaluation.reports import make_report, to_markdown, write_report
     from ..evaluation.runner import run_system
 
-    settings = run_settings(arguments, benchmark, model)
     predictions = {
         name: run_system(
             workbench.system(name),
             benchmark.examples,
             arguments.output / "predictions" / f"{name}.jsonl",
-            {**settings, "system": name},
+            workbench.settings(name),
             arguments.batch_size,
         )
         for name in names
@@ -131,21 +128,6 @@ def report(
     for cost, file in (("tokens_read", "tokens.png"), ("bytes_per_passage", "bytes.png")):
         plot_quality(scored, cost, arguments.output / file)
     print(page)
-
-
-def run_settings(arguments: argparse.Namespace, benchmark: Benchmark, model: ClaraModel) -> dict[str, Any]:
-    """What decides the predictions of a run, besides the system."""
-    return {
-        "benchmark": benchmark.name,
-        "setting": benchmark.setting,
-        "questions": benchmark.fingerprint(),
-        "model": model.fingerprint(),
-        "text_model": arguments.text_model,
-        "encoder": arguments.encoder,
-        "retrieval_top_k": arguments.retrieval_top_k,
-        "max_new_tokens": arguments.max_new_tokens,
-        "seed": arguments.seed,
-    }
 
 
 def make_text_model(model: ClaraForRetrievalGeneration, name: str | None) -> TextModel:

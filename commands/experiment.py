@@ -19,6 +19,7 @@ EXPERIMENTS = {
     "topk-gradients": "soft top-k against discrete top-k: agreement, bias and variance of the gradient",
     "similarity": "do memories keep the semantic similarity of their documents",
     "scale": "70B and 123B shapes on the meta device: parameters, memory and FLOP budgets; a measured trend",
+    "memory-controls": "loss of the answer with the own, a shuffled and no memory",
     "logit-lens": "which words a question's memory decodes to",
 }
 

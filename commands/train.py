@@ -1,6 +1,7 @@
-"""Train one stage of a model from a recipe."""
+"""Train one stage of a model from a recipe; the same command goes on where a run was cut off."""
 
 import argparse
+import shlex
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,7 +14,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Trains; a run that was cut off goes on from its newest complete checkpoint."""
+    """Trains.
+
+    Raises:
+        ValueError: If the recipe or a row is bad, or a loss is not finite.
+    """
     from ..train.run import main
 
-    main(["--config", arguments.config, *arguments.options, "--stage", arguments.stage])
+    options = ["--config", arguments.config, *arguments.options]
+    command = shlex.join(["clara", "train", arguments.stage, *options])
+    try:
+        main([*options, "--stage", arguments.stage], command)
+    except FloatingPointError as error:
+        raise ValueError(str(error)) from error

@@ -116,6 +116,16 @@ class TextModel:
         self._config: GenerationConfig = greedy_generation_config(model.generation_config)
         self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
+    def fingerprint(self) -> str:
+        """SHA-256 over name, shape and 64 evenly spaced values of every weight."""
+        digest = hashlib.sha256()
+        for name, parameter in sorted(self._model.named_parameters()):
+            flat = parameter.detach().reshape(-1)
+            places = torch.linspace(0, len(flat) - 1, min(64, len(flat)), dtype=torch.float64).long()
+            digest.update(f"{name}{tuple(parameter.shape)}".encode())
+            digest.update(flat[places.to(flat.device)].float().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
     @torch.no_grad()
     def answer(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[tuple[str, int]]:
         """B prompts as token ids -> answer and prompt length.

@@ -8,7 +8,7 @@ answered again.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +58,11 @@ def run_system(
         ) as bar,
     ):
         for start in range(len(done), len(examples), batch_size):
-            batch = system.answer(examples[start : start + batch_size])
-            file.write(
-                "".join(json.dumps(asdict(prediction), ensure_ascii=False) + "\n" for prediction in batch)
-            )
+            batch = examples[start : start + batch_size]
+            predictions = system.answer(batch)
+            file.writelines(map(_line, batch, predictions))
             file.flush()
-            done += batch
+            done += predictions
             bar.update(len(batch))
     return done
 
@@ -114,5 +113,11 @@ def _check_order(path: Path, done: Sequence[Prediction], examples: Sequence[Exam
         raise ValueError(f"{path} holds other questions than this benchmark: remove the file.")
 
 
+def _line(example: Example, prediction: Prediction) -> str:
+    shown = {"question": example.question, "answers": example.answers}
+    return json.dumps({**asdict(prediction), **shown}, ensure_ascii=False) + "\n"
+
+
 def _prediction(row: Mapping[str, Any]) -> Prediction:
-    return Prediction(**{**row, "documents": tuple(row["documents"]), "scores": tuple(row["scores"])})
+    values = {field.name: row[field.name] for field in fields(Prediction)}
+    return Prediction(**{**values, "documents": tuple(row["documents"]), "scores": tuple(row["scores"])})

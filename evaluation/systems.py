@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from clara.documents_clara import Passages, reading_order
@@ -181,6 +182,7 @@ class Workbench:
         self._k, self._max_new_tokens, self._rate = retrieval_top_k, max_new_tokens, compression_rate
         self._encoder, self._folder, self._batch_size = encoder, memory_folder, batch_size
         self._seed = seed
+        self._readers: dict[str, Reader] = {}
 
     @cached_property
     def passages(self) -> Passages:
@@ -210,6 +212,28 @@ class Workbench:
             self._seed if recipe.reader == "strangers" else None,
         )
 
+    def settings(self, name: str) -> dict[str, Any]:
+        """What decides the predictions of a system, as JSON values: the settings of `runner.run_system`."""
+        recipe = SYSTEMS[name]
+        settings = {
+            "system": name,
+            "benchmark": self._benchmark.name,
+            "setting": self._benchmark.setting,
+            "questions": self._benchmark.fingerprint(),
+            "model": self._model.fingerprint(),
+            "retrieval_top_k": self._k,
+            "max_new_tokens": self._max_new_tokens,
+        }
+        if recipe.retriever == "dense":
+            settings["encoder"] = self._encoder
+        if recipe.reader in ("text", "cut", "none"):
+            settings["text_model"] = self._text_model.fingerprint()
+        if recipe.reader == "cut":
+            settings["compression_rate"] = self._rate
+        if recipe.reader == "strangers":
+            settings["seed"] = self._seed
+        return settings
+
     def bytes_per_passage(self, name: str) -> float:
         """Bytes that a system keeps of a passage to search and read it, without BM25's word index."""
         recipe = SYSTEMS[name]
@@ -238,7 +262,9 @@ class Workbench:
             "text": lambda: TextReader(self._text_model, self.passages.texts),
             "cut": lambda: TextReader(self._text_model, self.passages.texts, self._rate),
         }
-        return makers[name]()
+        if name not in self._readers:
+            self._readers[name] = makers[name]()
+        return self._readers[name]
 
     @cached_property
     def _bm25(self) -> BM25Retriever:

@@ -70,6 +70,9 @@ class OracleTextModel:
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
 
+    def fingerprint(self):
+        return "oracle text"
+
     def answer(self, prompts, max_new_tokens):
         answers = []
         for ids in prompts:

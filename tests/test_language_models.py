@@ -74,6 +74,15 @@ def test_text_model_is_the_plain_base_and_padding_changes_nothing(text_model, sh
     assert tokenizer.decode(plain[0, ids.shape[1] :], skip_special_tokens=True).strip() == together[0][0]
 
 
+def test_text_fingerprint_follows_the_weights(model):
+    text_model = TextModel(model.decoder, model.processor.tokenizer, prompt_limit=100)
+    first = text_model.fingerprint()
+    assert text_model.fingerprint() == first
+    with torch.no_grad():
+        model.get_input_embeddings().weight[0, 0] += 1
+    assert text_model.fingerprint() != first
+
+
 def test_a_prompt_beyond_the_limit_is_an_error(shared_model):
     small = TextModel(shared_model.decoder, shared_model.processor.tokenizer, prompt_limit=10)
     with pytest.raises(ValueError, match="a prompt has 12 tokens and 4 new ones exceed the limit of 10"):

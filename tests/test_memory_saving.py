@@ -69,6 +69,13 @@ def test_saving_replaces_another_store_and_leaves_none_of_its_files(tmp_path):
     assert names == ["corpus_memory.json", "memory", "notes.txt", "passages"]
 
 
+def test_a_loaded_memory_replaces_the_store_of_another_folder(tmp_path):
+    make_memory(3).save_pretrained(tmp_path / "a")
+    make_memory(5, first=10).save_pretrained(tmp_path / "b")
+    CorpusMemory.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")
+    assert same(CorpusMemory.from_pretrained(tmp_path / "b"), make_memory(3))
+
+
 def test_a_loaded_memory_saves_to_another_folder(tmp_path):
     memory = make_memory(7)
     memory.save_pretrained(tmp_path / "a", max_shard_size=64)

@@ -33,6 +33,7 @@ def test_all_questions_are_answered_and_kept(tmp_path):
     predictions = run(CountingSystem(), path)
     assert [p.id for p in predictions] == [str(i) for i in range(7)]
     head, stored = read_predictions(path)
+    assert json.loads(path.read_text().splitlines()[1])["question"] == "question 0"
     assert stored == predictions
     assert head == {"settings": SETTINGS, "fingerprint": run_fingerprint(SETTINGS)}
 

@@ -54,6 +54,18 @@ def test_equal_memories_come_in_the_order_of_their_indices():
             assert len(set(scores[0].tolist())) == 2
 
 
+def test_rounding_does_not_choose_among_equal_memories():
+    torch.manual_seed(0)
+    best = torch.randn(3, 37)
+    for first in range(8):
+        rows = torch.randn(40, 3, 37)
+        equal = list(range(first, 40, 3))
+        rows[equal] = best
+        memory = CorpusMemory(rows, ["t"] * 40)
+        for block_size in (7, 13, 40):
+            assert memory.search(best.unsqueeze(0), 3, block_size=block_size)[1].tolist() == [equal[:3]]
+
+
 def test_a_question_gets_the_same_alone_and_in_a_batch():
     memory = make_memory(300, shape=(3, 37))
     query = torch.randn(9, 3, 37, generator=torch.Generator().manual_seed(3))

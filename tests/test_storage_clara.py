@@ -135,6 +135,16 @@ def test_a_manifest_that_is_a_link_out_of_the_folder(store, tmp_path):
         CorpusMemory.from_pretrained(store)
 
 
+def test_blobs_beside_a_folder_that_is_no_snapshot(tmp_path):
+    make_memory(3).save_pretrained(tmp_path / "plain" / "store")
+    path = shard_path(tmp_path / "plain" / "store", "memory")
+    (tmp_path / "blobs").mkdir()
+    shutil.move(path, tmp_path / "blobs" / "0")
+    path.symlink_to(tmp_path / "blobs" / "0")
+    with pytest.raises(ValueError, match="leads outside its folder"):
+        CorpusMemory.from_pretrained(tmp_path / "plain" / "store")
+
+
 def test_a_link_to_the_folder_itself_loads(store, tmp_path):
     (tmp_path / "link").symlink_to(store)
     memory = CorpusMemory.from_pretrained(tmp_path / "link")

@@ -9,13 +9,13 @@ from clara.data.synthesis.outcomes import DocumentOutcome, Pair, Signal
 from clara.data.synthesis.texts import jaccard, names, normalized, numbers, share_inside, shingles
 
 DOCUMENT = (
-    "Marie Curie was born in Warsaw in 1867. She won the Nobel Prize in Physics in 1903, and she was the first woman "
-    "to hold a chair at the University of Paris. Her daughter Irène won a Nobel Prize in 1935."
+    "Marie Curie was born in Warsaw in 1867. She won the Nobel Prize in Physics in 1903, and she was the "
+    "first woman to hold a chair at the University of Paris. Her daughter Irène won a Nobel Prize in 1935."
 )
 PARAPHRASE = (
-    "Warsaw, in 1867, is where the life of Marie Curie began. In 1903 Physics brought her a Nobel Prize; no woman "
-    "before her had been given a professorship by the University of Paris. A Nobel Prize also went to Irène, her "
-    "daughter, in 1935."
+    "Warsaw, in 1867, is where the life of Marie Curie began. In 1903 Physics brought her a Nobel Prize; no "
+    "woman before her had been given a professorship by the University of Paris. A Nobel Prize also went to "
+    "Irène, her daughter, in 1935."
 )
 GATES = Gates(GateSettings())
 
@@ -91,7 +91,7 @@ def test_paraphrase_measures_by_hand():
 
 
 def test_languages_are_told_apart_only_when_clear():
-    german = "Die Stadt wurde im Jahre 1867 von den Bürgern gegründet, und sie hat heute noch viele alte Häuser und Gassen."
+    german = "Die Stadt wurde im Jahre 1867 von Bürgern gegründet, und sie hat noch viele alte Häuser."
     assert language_of(german) == "de"
     assert language_of("Die Stadt") is None
     assert not same_language(DOCUMENT, german)

@@ -103,6 +103,18 @@ def test_pools_smaller_than_k_read_what_there_is(tokenizer):
         assert [len(p.documents) for p in predictions] == [1, 2]
 
 
+def test_settings_name_what_a_system_depends_on(tokenizer):
+    _, _, bench = make_workbench(tokenizer)
+    _, _, other = make_workbench(tokenizer, "oracle")
+    assert bench.settings("clara") != other.settings("clara")
+    assert bench.settings("clara") == make_workbench(tokenizer)[2].settings("clara")
+    assert "text_model" in bench.settings("text_bm25")
+    assert "text_model" not in bench.settings("clara")
+    assert bench.settings("cut")["compression_rate"] == 16
+    assert "seed" in bench.settings("clara_shuffled")
+    assert "encoder" in bench.settings("text_dense")
+
+
 def test_stored_bytes(tokenizer):
     _, _, bench = make_workbench(tokenizer)
     memory = 2 * 64 * 4

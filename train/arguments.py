@@ -1,5 +1,7 @@
 """Arguments of training: what TRL users expect, plus CLaRa's own, each checked once."""
 
+import json
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +18,8 @@ class ClaraTrainingConfig(TrainingArguments):
     Unset values of `learning_rate`, `alignment_weight` and the batch size come from the stage's row in
     `train/stages.py`, the paper's. Defaults that differ from `TrainingArguments`: `lr_scheduler_type`
     "cosine", `warmup_steps` 0.03 (a share of the steps), `num_train_epochs` 1, `logging_steps` 10,
-    `save_steps` 100, `save_total_limit` 2, `remove_unused_columns` False, `report_to` "none".
+    `save_steps` 100, `save_total_limit` 2, `remove_unused_columns` False, `report_to` "none",
+    `ddp_find_unused_parameters` False.
 
     Parameters:
         stage: One of "pretraining", "instruction_tuning", "end_to_end".
@@ -38,16 +41,15 @@ class ClaraTrainingConfig(TrainingArguments):
         controls: Evaluate the answer's loss with the own, a shuffled and no memory at each evaluation.
         peak_tflops: Peak of the device in dense bf16 TFLOP/s, for the utilisation; None: known GPUs, else
             left out.
+        rich_progress: Show progress and logs with TRL's `RichProgressCallback` (needs `trl` and `rich`).
     """
 
     stage: str = field(default="pretraining", metadata={"help": f"One of {tuple(STAGES)}."})
-    starts: dict | None = field(
-        default=None, metadata={"help": "Adapter to kept, fresh or compressor."}
-    )
+    starts: dict | None = field(default=None, metadata={"help": "Adapter to kept, fresh or compressor."})
     alignment_weight: float | None = field(default=None, metadata={"help": "Weight of the alignment loss."})
     contrastive_weight: float = field(default=0.0, metadata={"help": "Weight of the contrastive loss."})
     generation_weight: float = field(default=1.0, metadata={"help": "Weight of the answer's loss."})
-    signals: dict | None = field(default=None, metadata={"help": "Chance of each signal."})
+    signals: dict | str | None = field(default=None, metadata={"help": "Chance of each signal."})
     max_answers: int = field(default=4, metadata={"help": "Single questions of a document in an epoch."})
     target_max_length: int = field(default=192, metadata={"help": "Longest pretraining target in tokens."})
     documents_per_question: int = field(default=5, metadata={"help": "Documents shown with a question."})
@@ -57,6 +59,7 @@ class ClaraTrainingConfig(TrainingArguments):
     samples: int = field(default=4, metadata={"help": "Answers generated at each evaluation."})
     controls: bool = field(default=True, metadata={"help": "Own, shuffled and no memory at evaluation."})
     peak_tflops: float | None = field(default=None, metadata={"help": "Peak of the device in TFLOP/s."})
+    rich_progress: bool = field(default=False, metadata={"help": "Progress and logs as a live panel."})
 
     learning_rate: float | None = field(
         default=None, metadata={"help": "Peak learning rate; None: the stage's."}
@@ -71,6 +74,9 @@ class ClaraTrainingConfig(TrainingArguments):
     save_total_limit: int | None = field(default=2, metadata={"help": "Complete checkpoints that are kept."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Kept off: rows are records."})
     report_to: None | str | list[str] = field(default="none", metadata={"help": "Trackers, such as trackio."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Off: every parameter that trains is used in every step."}
+    )
 
     def __post_init__(self) -> None:
         """Fills what the stage decides, then checks."""
@@ -79,12 +85,15 @@ class ClaraTrainingConfig(TrainingArguments):
             self.learning_rate = stage.learning_rate
         if self.alignment_weight is None:
             self.alignment_weight = stage.alignment_weight
+        self.starts = as_mapping("starts", self.starts)
+        self.signals = as_mapping("signals", self.signals)
         self._check_weights()
         self._check_signals()
-        self._refuse_fsdp_checkpointing()
         super().__post_init__()
+        self._refuse_fsdp_checkpointing()
         self.prediction_loss_only = True
         self.label_names = ["labels"]
+        self.disable_tqdm = self.disable_tqdm or self.rich_progress
 
     def _check_weights(self) -> None:
         for name in ("alignment_weight", "contrastive_weight", "generation_weight"):
@@ -105,11 +114,27 @@ class ClaraTrainingConfig(TrainingArguments):
         unknown = sorted(set(self.signals or {}) - set(SIGNALS))
         if unknown:
             raise ValueError(f"`signals` must map some of {SIGNALS}, got {unknown}.")
+        beyond = {name: chance for name, chance in (self.signals or {}).items() if not 0 <= chance <= 1}
+        if beyond:
+            raise ValueError(f"`signals` must hold chances between 0 and 1, got {beyond}.")
 
     def _refuse_fsdp_checkpointing(self) -> None:
-        options: Any = self.fsdp_config or {}
-        if isinstance(options, dict) and options.get("activation_checkpointing"):
+        launched = os.environ.get("FSDP_ACTIVATION_CHECKPOINTING", "false").lower() in ("1", "true")
+        if launched or (self.fsdp_config or {}).get("activation_checkpointing"):
             raise ValueError(
-                "`fsdp_config.activation_checkpointing` recomputes layers without the adapters they wore, "
-                "and gradients would be silently wrong: use `gradient_checkpointing: true` instead."
+                "FSDP's own `activation_checkpointing` recomputes layers without the adapters they wore, and "
+                "gradients would be silently wrong: use the option `activation_checkpointing: true` of "
+                "training instead."
             )
+
+
+def as_mapping(name: str, value: Any) -> dict | None:
+    """A mapping, given as one or as JSON on the command line.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    mapping = json.loads(value) if isinstance(value, str) and value.startswith("{") else value
+    if mapping is not None and not isinstance(mapping, dict):
+        raise ValueError(f"`{name}` must be a mapping, or one as JSON such as '{{\"a\": 1}}', got {value!r}.")
+    return mapping

@@ -111,7 +111,9 @@ def load_trained(model: Any, folder: str) -> None:
 def _sharded_like(tensors: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors, spread over the processes as the model's own of the same name and shape are."""
     sharded = {
-        name: distribute_tensor(tensors[name].to(other.device, other.dtype), other.device_mesh, other.placements)
+        name: distribute_tensor(
+            tensors[name].to(other.device, other.dtype), other.device_mesh, other.placements
+        )
         for name, other in own.items()
         if isinstance(other, DTensor) and name in tensors and tensors[name].shape == other.shape
     }

@@ -1,10 +1,14 @@
 """Learning curves of a run: every logged number as JSON, the main ones as a picture."""
 
+import importlib.util
 import json
+import logging
 import os
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+logger = logging.getLogger(__name__)
 
 PANELS = {
     "loss": ("loss", "eval_loss"),
@@ -22,7 +26,7 @@ def series(history: list[dict[str, Any]], name: str) -> tuple[list[int], list[fl
 
 
 def write_curves(history: list[dict[str, Any]], folder: str) -> None:
-    """Writes `curves.json` and `curves.png`.
+    """Writes `curves.json` and, where matplotlib is installed, `curves.png`.
 
     Args:
         history: The trainer's `state.log_history`.
@@ -33,7 +37,9 @@ def write_curves(history: list[dict[str, Any]], folder: str) -> None:
         json.dump(history, file, indent=1)
     panels = {title: [n for n in names if series(history, n)[0]] for title, names in PANELS.items()}
     panels = {title: names for title, names in panels.items() if names}
-    if panels:
+    if importlib.util.find_spec("matplotlib") is None:
+        logger.warning("matplotlib is not installed: curves.json is written, curves.png is not")
+    elif panels:
         _draw(history, panels, os.path.join(folder, "curves.png"))
 
 

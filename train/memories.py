@@ -12,6 +12,7 @@ from torch import Tensor
 from ..data.collation import Item, draw_rate
 from ..data.records import QuestionRecord
 from ..documents_clara import Passages
+from ..manifest_clara import MANIFEST
 from ..memory_clara import CorpusMemory
 from ..processing_clara import ClaraProcessor
 
@@ -38,7 +39,7 @@ def store_candidates(
     Raises:
         ValueError: If the folder holds a store of another compressor or of other documents.
     """
-    texts = list(dict.fromkeys(text for record in records for text in record.documents))
+    texts = list(places_of(records))
     passages = Passages()
     cut = 0
     for index, parts in enumerate(model.processor.split_documents(texts)):
@@ -46,16 +47,22 @@ def store_candidates(
         cut += len(parts) > 1
     if cut:
         logger.warning("%d of %d candidates exceed doc_max_length and were cut", cut, len(texts))
-    if os.path.isdir(folder) and os.listdir(folder):
+    if os.path.isfile(os.path.join(folder, MANIFEST)):
         memory = model.load_memory(os.fspath(folder))
         if list(memory.texts) != passages.texts:
             raise ValueError(
-                f"{folder} holds the memories of other documents: name another folder or remove it."
+                f"{folder} holds the memories of other documents: name another `memory_folder` or remove it."
             )
         return memory
     memory = model.compress_passages(passages, batch_size=batch_size, show_progress=True)
     memory.save_pretrained(folder)
     return memory
+
+
+def places_of(records: Iterable[QuestionRecord]) -> dict[str, int]:
+    """Each candidate's text and its place in the store: the order in which the texts first occur."""
+    texts = dict.fromkeys(text for record in records for text in record.documents)
+    return {text: place for place, text in enumerate(texts)}
 
 
 @dataclass

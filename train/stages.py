@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from ..adapters_clara import adapter_names, adapter_parameters, copy_adapter, tuner_layers
 
@@ -56,13 +57,16 @@ def get_stage(name: str) -> Stage:
     return STAGES[name]
 
 
-def prepare_stage(model: nn.Module, name: str, starts: Mapping[str, str] | None = None) -> None:
+def prepare_stage(
+    model: nn.Module, name: str, starts: Mapping[str, str] | None = None, seed: int = 0
+) -> None:
     """Puts a model at the start of a stage: adapters at their starts, only the stage's parameters trainable.
 
     Args:
         model: A CLaRa model.
         name: The stage.
         starts: Overrides of the stage's `starts`: adapter to "kept", "fresh" (B = 0) or "compressor".
+        seed: Seed of a fresh adapter.
 
     Raises:
         ValueError: If the stage or a start is unknown, or the model lacks one of the stage's adapters.
@@ -72,20 +76,24 @@ def prepare_stage(model: nn.Module, name: str, starts: Mapping[str, str] | None 
     if missing:
         raise ValueError(f"Stage {name!r} needs the adapters {missing}, which this model lacks.")
     for adapter, start in {**stage.starts, **(starts or {})}.items():
-        if start not in STARTS or adapter not in adapter_names(model.decoder):
-            raise ValueError(f"`starts` must map adapters to one of {STARTS}, got {adapter!r}: {start!r}.")
+        if start not in STARTS or adapter not in stage.adapters:
+            raise ValueError(
+                f"`starts` must map some of {stage.adapters} to one of {STARTS}, got {adapter!r}: {start!r}."
+            )
         if start == "compressor":
             copy_adapter(model.decoder, "compressor", adapter)
         elif start == "fresh":
-            reset_adapter(model.decoder, adapter)
+            reset_adapter(model.decoder, adapter, seed)
     model.freeze_base()
     model.set_trainable(stage.adapters, memory_tokens=stage.memory_tokens)
 
 
-def reset_adapter(decoder: nn.Module, name: str) -> None:
+def reset_adapter(decoder: nn.Module, name: str, seed: int = 0) -> None:
     """Makes an adapter fresh again: A random, B = 0."""
-    for layer in tuner_layers(decoder):
-        layer.reset_lora_parameters(name, init_lora_weights=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for layer in tuner_layers(decoder):
+            layer.reset_lora_parameters(name, init_lora_weights=True)
 
 
 def trainable_names(model: nn.Module) -> list[str]:
@@ -94,10 +102,15 @@ def trainable_names(model: nn.Module) -> list[str]:
 
 
 def adapter_gradient_norms(model: nn.Module) -> dict[str, float]:
-    """Euclidean norm of each adapter's gradient, for those that have one."""
+    """Euclidean norm of each adapter's gradient, for those that have one; of all shards where sharded."""
     norms = {}
     for name in adapter_names(model.decoder):
         gradients = [p.grad for p in adapter_parameters(model.decoder, [name]) if p.grad is not None]
         if gradients:
-            norms[name] = float(torch.linalg.vector_norm(torch.stack([g.float().norm() for g in gradients])))
+            norms[name] = float(torch.linalg.vector_norm(torch.stack([_norm(g) for g in gradients])))
     return norms
+
+
+def _norm(gradient: Tensor) -> Tensor:
+    norm = gradient.float().norm()
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm

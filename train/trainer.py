@@ -1,13 +1,12 @@
 """ClaraTrainer: transformers' Trainer with CLaRa's losses, bucketed rows, adapter checkpoints and metrics."""
 
-import json
-import logging
+import math
 import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback
@@ -15,23 +14,24 @@ from transformers import Trainer, TrainerCallback
 from ..data.collation import RecordDataset
 from ..data.records import PretrainingRecord, QuestionRecord
 from .arguments import ClaraTrainingConfig
-from .checkpoints import last_complete_checkpoint, load_trained, mark_complete, rotate
-from .collators import make_collator
-from .controls import ControlCallback
+from .checkpoints import last_complete_checkpoint
+from .checks import check_rows
+from .collators import RowCollator, make_collator
+from .controls import control_rows, memory_controls, sample_answers, write_rows
 from .curves import CurveCallback
 from .losses import contrastive_loss
 from .metrics import RunningMeans, recall
 from .optimizer import MasterAdamW
-from .sampling import EpochSampler
+from .sampling import EpochCallback, EpochSampler
+from .saving import SavingMixin
 from .stages import adapter_gradient_norms, prepare_stage
-from .throughput import StepFlops, device_peak_tflops
-
-logger = logging.getLogger(__name__)
+from .throughput import Throughput, device_peak_tflops
 
 Records = Sequence[PretrainingRecord] | Sequence[QuestionRecord]
+LOW_PRECISION = (torch.bfloat16, torch.float16)
 
 
-class ClaraTrainer(Trainer):
+class ClaraTrainer(SavingMixin, Trainer):
     """Trains one stage of a CLaRa model.
 
     Args:
@@ -39,14 +39,15 @@ class ClaraTrainer(Trainer):
             stage.
         args: The configuration; its `stage` decides what trains.
         train_dataset: Records: `PretrainingRecord`s in pretraining, `QuestionRecord`s in the other stages.
-        eval_dataset: Records of the same kind.
+        eval_dataset: Records of the same kind, or a mapping of names to them.
         data_collator: Default: the stage's.
-        callbacks: As in `Trainer`; curves and the memory controls are added.
+        callbacks: As in `Trainer`; curves are added.
         **kwargs: As in `Trainer` (optimizers, …).
 
     Raises:
-        ValueError: If the model has no processor, lacks an adapter of the stage, or there are no records.
-        FloatingPointError: While training, if a loss is not finite; the message names the batch's rows.
+        ValueError: If the model has no processor or no named base, lacks an adapter of the stage, a row is
+            bad, or one process would drive several GPUs.
+        FloatingPointError: While training, if a loss or a gradient is not finite; the message names the rows.
     """
 
     _tag_names = ("clara", "rag", "trl")
@@ -56,63 +57,53 @@ class ClaraTrainer(Trainer):
         model: Any,
         args: ClaraTrainingConfig,
         train_dataset: Records | None = None,
-        eval_dataset: Records | None = None,
+        eval_dataset: Records | Mapping[str, Records] | None = None,
         data_collator: Callable | None = None,
         callbacks: list[TrainerCallback] | None = None,
         **kwargs: Any,
     ) -> None:
-        if model.processor is None:
-            raise ValueError("`model` has no processor: load it with from_pretrained or from_base.")
-        prepare_stage(model, args.stage, args.starts)
-        train, evaluation = (
-            None if rows is None else RecordDataset(rows) for rows in (train_dataset, eval_dataset)
-        )
-        collator = data_collator or make_collator(model, args, train, evaluation)
-        own = [CurveCallback()]
-        if evaluation is not None and (args.controls or args.samples):
-            own.append(ControlCallback(evaluation.records, args))
-        self._means = {True: RunningMeans(), False: RunningMeans()}
-        self._flops = StepFlops(model)
-        self._clock, self._work, self._tokens = time.perf_counter(), 0.0, 0
+        check_model(model, args)
+        prepare_stage(model, args.stage, args.starts, args.seed)
+        train, evaluation = as_dataset(train_dataset), as_dataset(eval_dataset)
+        if data_collator is None:
+            records = [record for rows in every_dataset(train, evaluation) for record in rows.records]
+            check_rows(model, args, records)
+            data_collator = make_collator(model, args, records)
+        self._means = {"train": RunningMeans(), "eval": RunningMeans()}
+        self._throughput = Throughput(model)
         self._rows: list[int] = []
+        self._epochs = EpochCallback()
         super().__init__(
             model=model,
             args=args,
-            data_collator=self._named(collator),
+            data_collator=RowCollator(data_collator),
             train_dataset=train,
             eval_dataset=evaluation,
-            processing_class=None,
-            callbacks=[*own, *(callbacks or [])],
+            callbacks=[self._epochs, CurveCallback(), *rich_progress(args), *(callbacks or [])],
             **kwargs,
         )
+        self.model.add_model_tags(list(self._tag_names))
 
-    def _named(self, collator: Callable) -> Callable:
-        """The collator, with the rows of the batch noted for the message of a broken loss."""
-
-        def collate(items: Sequence[Any]) -> dict[str, Any]:
-            return {**collator(items), "rows": torch.tensor([item.index for item in items])}
-
-        return collate
+    # Data and optimizer
 
     def _get_train_sampler(self, train_dataset: RecordDataset | None = None) -> Sampler:
         args = self.args
         step = args.train_batch_size * args.gradient_accumulation_steps * max(1, args.world_size)
-        return EpochSampler(train_dataset or self.train_dataset, step, args.bucket_by_length, args.seed)
+        dataset = train_dataset or self.train_dataset
+        self._epochs.sampler = EpochSampler(dataset, step, args.bucket_by_length, args.seed)
+        return self._epochs.sampler
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """AdamW; with float32 masters when a trained parameter has a lower precision."""
-        low = any(
-            p.requires_grad and p.dtype in (torch.bfloat16, torch.float16) for p in self.model.parameters()
-        )
+        low = any(p.requires_grad and p.dtype in LOW_PRECISION for p in self.model.parameters())
         if low and self.optimizer is None and self.optimizer_cls_and_kwargs is None:
             args = self.args
-            options = {
-                "lr": args.learning_rate,
-                "betas": (args.adam_beta1, args.adam_beta2),
-                "eps": args.adam_epsilon,
-            }
+            betas = (args.adam_beta1, args.adam_beta2)
+            options = {"lr": args.learning_rate, "betas": betas, "eps": args.adam_epsilon}
             self.optimizer_cls_and_kwargs = (MasterAdamW, options)
         return super().create_optimizer(model)
+
+    # Loss
 
     def compute_loss(
         self,
@@ -123,92 +114,151 @@ class ClaraTrainer(Trainer):
     ) -> Tensor | tuple[Tensor, Any]:
         """The stage's weighted loss; see `ClaraTrainingConfig`.
 
-        The answer's loss is divided by the labels of the whole optimizer step (`num_items_in_batch`); losses
-        that are means over documents are divided by the accumulation steps, so 1 x 8 equals 8 x 1.
+        The answer's loss is divided by the labels of the whole optimizer step on all devices
+        (`num_items_in_batch`); losses that are means over documents or questions are divided by the
+        accumulation steps, so 1 x 8 equals 8 x 1.
         """
-        rows, positives = inputs.pop("rows"), inputs.pop("positives", None)
+        rows, positives = inputs.pop("rows").tolist(), inputs.pop("positives", None)
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
-        share = 1.0 if num_items_in_batch is None else 1.0 / self.current_gradient_accumulation_steps
-        loss = self.args.generation_weight * outputs.loss
-        if outputs.alignment_loss is not None:
-            loss = loss + self.args.alignment_weight * outputs.alignment_loss * share
-        if self.args.contrastive_weight:
-            temperature = self.model.config.retrieval_temperature
-            extra = contrastive_loss(outputs.scores, positives, temperature, inputs.get("memory_mask"))
-            loss = loss + self.args.contrastive_weight * extra * share
+        loss = self._answer_loss(outputs, num_items_in_batch) + self._other_losses(inputs, outputs, positives)
         if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"The loss is {loss.item()} at step {self.state.global_step}, rows {rows.tolist()}: "
-                "look at these rows, or lower the learning rate. The last checkpoint is good."
-            )
-        self._note(inputs, outputs, positives, num_items_in_batch)
+            self._stop(f"The loss is {loss.item()}", rows)
+        if self.model.training:
+            self._rows += rows
+            self._throughput.add(inputs)
+        self._note(inputs, outputs, positives)
         return (loss, outputs) if return_outputs else loss
 
-    def _note(self, inputs: dict, outputs: Any, positives: Tensor | None, num_items: Any) -> None:
-        training = self.model.training
-        means = self._means[training]
-        if training:
-            self._work += self._flops(inputs)
-            self._tokens += self._flops.tokens(inputs)
+    def _answer_loss(self, outputs: Any, num_items: Tensor | int | None) -> Tensor:
+        everywhere = num_items is not None and self.args.average_tokens_across_devices
+        return self.args.generation_weight * outputs.loss * (self.args.world_size if everywhere else 1)
+
+    def _other_losses(self, inputs: dict, outputs: Any, positives: Tensor | None) -> Tensor | float:
+        args, total = self.args, 0.0
+        if outputs.alignment_loss is not None:
+            total = total + args.alignment_weight * outputs.alignment_loss
+        if args.contrastive_weight:
+            temperature = self.model.config.retrieval_temperature
+            extra = contrastive_loss(outputs.scores, positives, temperature, inputs.get("memory_mask"))
+            total = total + args.contrastive_weight * extra
+        return total / (self.current_gradient_accumulation_steps if self.model.training else 1)
+
+    def _stop(self, found: str, rows: list[int]) -> None:
+        last = last_complete_checkpoint(self.args.output_dir)
+        kept = f"{last} is from before it" if last else "there is no checkpoint yet"
+        data = "training" if self.model.training else "evaluation"
+        raise FloatingPointError(
+            f"{found} at step {self.state.global_step}, rows {rows} of the {data} data: look at these rows, "
+            f"or lower the learning rate; {kept}."
+        )
+
+    # Metrics
+
+    def _note(self, inputs: dict, outputs: Any, positives: Tensor | None) -> None:
+        means = self._means["train" if self.model.training else "eval"]
         if outputs.alignment_loss is not None:
             means.add({"alignment_loss": float(outputs.alignment_loss.detach())})
         if outputs.scores is not None and positives is not None:
-            values, count = recall(outputs.scores, positives, inputs.get("memory_mask"))
+            mask = inputs.get("memory_mask")
+            values, count = recall(outputs.scores, positives, mask)
             means.add(values, count)
-            means.add({"pool_size": float(inputs["memory_mask"].sum(-1).float().mean())}, len(positives))
+            width = positives.shape[-1] if mask is None else float(mask.sum(-1).float().mean())
+            means.add({"pool_size": width}, len(positives))
 
     def _clip_grad_norm(self, model: Any) -> Any:
-        norms = adapter_gradient_norms(self.model)
-        self._means[True].add({f"grad_norm/{name}": norm for name, norm in norms.items()})
+        self._note_gradients()
         return super()._clip_grad_norm(model)
 
+    def _note_gradients(self) -> None:
+        norms = adapter_gradient_norms(self.model)
+        self._means["train"].add({f"grad_norm/{name}": norm for name, norm in norms.items()})
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """The norm before clipping; stops before the optimizer's step if it is not finite."""
+        if grad_norm is None:
+            self._note_gradients()
+        norm = super()._get_grad_norm(model, grad_norm)
+        rows, self._rows = self._rows, []
+        if norm is not None and not self.args.fp16 and not math.isfinite(float(norm)):
+            self._stop(f"The gradient's norm is {float(norm)}", rows)
+        return norm
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the stage's metrics, tokens per second and model FLOP utilisation."""
-        evaluating = any(name.startswith("eval_") for name in logs)
-        prefix = "eval_" if evaluating else ""
-        logs.update({prefix + name: value for name, value in self._means[not evaluating].pop().items()})
-        if not evaluating and "loss" in logs:
-            logs.update(self._speed())
+        """Adds to a training log the stage's metrics, tokens per second and model FLOP utilisation."""
+        if "loss" in logs:
+            logs.update(self._means["train"].pop(self._gather))
+            peak = self.args.peak_tflops or device_peak_tflops(self.args.device)
+            logs.update(self._throughput.pop(peak))
         super().log(logs, start_time)
 
-    def _speed(self) -> dict[str, float]:
-        seconds = time.perf_counter() - self._clock
-        speed = {"tokens_per_second": self._tokens / seconds, "tflops": self._work / seconds / 1e12}
-        peak = self.args.peak_tflops or device_peak_tflops(self.args.device)
-        if peak:
-            speed["mfu"] = speed["tflops"] / peak
-        self._clock, self._work, self._tokens = time.perf_counter(), 0.0, 0
-        return speed
+    def _gather(self, values: list) -> list:
+        return gather_object(values) if self.args.world_size > 1 else values
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Writes adapters, own parameters, config and processor; the frozen base is named, not written."""
-        folder = output_dir or self.args.output_dir
-        named = bool(self.model.config.base_model_name_or_path)
-        if self.args.should_save:
-            self.model.save_pretrained(folder, state_dict=state_dict, save_base=not named)
-            with open(os.path.join(folder, "training_args.json"), "w", encoding="utf-8") as file:
-                json.dump(self.args.to_dict(), file, indent=2, default=str)
+    def evaluation_loop(
+        self, dataloader: Any, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+    ) -> Any:
+        """As in `Trainer`, with the stage's metrics, the memory controls and sample answers."""
+        with self._throughput.paused():
+            output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+            found = {**self._means["eval"].pop(self._gather), **self._controls(dataloader.dataset.records)}
+        output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in found.items()})
+        return output
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
-        if self.args.should_save:
-            folder = os.path.join(self.args.output_dir, f"checkpoint-{self.state.global_step}")
-            mark_complete(folder, self.state.global_step)
-            rotate(self.args.output_dir, limit, keep=self.state.best_model_checkpoint)
+    def _controls(self, records: Records) -> dict[str, float]:
+        """Answer loss by memory; writes `memory_controls.jsonl` and `samples.jsonl` in the output folder."""
+        rows, losses = control_rows(records), {}
+        if self.args.controls and len(rows) > 1:
+            losses = memory_controls(self.model, rows)
+            self._write("memory_controls.jsonl", [losses])
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if self.args.samples and rows and not sharded:
+            self._write("samples.jsonl", sample_answers(self.model, rows[: self.args.samples]))
+        return {f"loss/{name}": value for name, value in losses.items()}
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """Trains; `resume_from_checkpoint=True` goes on from the newest complete checkpoint, if any."""
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
-            logger.info("resuming from %s", resume_from_checkpoint or "the start")
-        return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+    def _write(self, name: str, rows: list[dict]) -> None:
+        if self.is_world_process_zero():
+            write_rows(os.path.join(self.args.output_dir, name), self.state.global_step, rows)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_trained(self.model, resume_from_checkpoint)
 
-    def _load_best_model(self) -> None:
-        load_trained(self.model, self.state.best_model_checkpoint)
+def rich_progress(args: ClaraTrainingConfig) -> list[TrainerCallback]:
+    """TRL's live panel of progress and logs, if it is asked for."""
+    if not args.rich_progress:
+        return []
+    from trl import RichProgressCallback
+
+    return [RichProgressCallback()]
+
+
+def as_dataset(rows: Any) -> Any:
+    """Records as a `RecordDataset`, a mapping of records as a mapping of those; None and datasets as is."""
+    if rows is None or hasattr(rows, "lengths"):
+        return rows
+    if hasattr(rows, "items"):
+        return {name: as_dataset(part) for name, part in rows.items()}
+    return RecordDataset(rows)
+
+
+def every_dataset(train: RecordDataset | None, evaluation: Any) -> list[RecordDataset]:
+    """The training dataset and those of evaluation, as far as they are there."""
+    held_out = list(evaluation.values()) if hasattr(evaluation, "items") else [evaluation]
+    return [rows for rows in (train, *held_out) if rows is not None]
+
+
+def check_model(model: Any, args: ClaraTrainingConfig) -> None:
+    """Checks what a run needs of the model and of the launch.
+
+    Raises:
+        ValueError: If the model has no processor or no named base, or one process would drive several GPUs.
+    """
+    if model.processor is None:
+        raise ValueError("`model` has no processor: load it with from_pretrained or from_base.")
+    if not model.config.base_model_name_or_path:
+        raise ValueError(
+            "`model.config.base_model_name_or_path` is not set, and checkpoints hold adapters only: set it "
+            "to the folder or Hub id of the base."
+        )
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"One process would drive {args.n_gpu} GPUs: start one a GPU with `accelerate launch`, or make "
+            "only one visible (CUDA_VISIBLE_DEVICES=0)."
+        )

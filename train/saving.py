@@ -1,0 +1,154 @@
+"""What a trainer writes and goes on from: adapter checkpoints, the final model, the model card."""
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import save_fsdp_optimizer
+from torch import Tensor
+from transformers import Trainer
+from transformers.trainer import SCHEDULER_NAME
+
+from .card import render_card
+from .checkpoints import (
+    is_complete,
+    last_complete_checkpoint,
+    load_trained,
+    mark_complete,
+    rotate,
+    trained_state,
+)
+
+logger = logging.getLogger(__name__)
+
+CARD = "README.md"
+
+
+class SavingMixin(Trainer):
+    """Checkpoints of adapters and own parameters, complete or not there at all; the base is only named.
+
+    Attributes:
+        origin: What the model card says of the run's origin: `command` and `data`, if they are known.
+    """
+
+    origin: dict[str, Any] = {}
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Trains; `resume_from_checkpoint=True` goes on from the newest complete checkpoint, if any.
+
+        Raises:
+            ValueError: If the named checkpoint is not complete.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
+            logger.info("going on from %s", resume_from_checkpoint or "the start")
+        elif resume_from_checkpoint and not is_complete(resume_from_checkpoint):
+            raise ValueError(
+                f"`resume_from_checkpoint` {resume_from_checkpoint} is no complete checkpoint: a run was cut "
+                "off while writing it; pass True to go on from the newest complete one."
+            )
+        return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_trained(self.model, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        if self.is_deepspeed_enabled:
+            super()._load_best_model()
+        else:
+            load_trained(self.model, self.state.best_model_checkpoint)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Writes adapters, own parameters, config and processor; the frozen base is named, not written."""
+        if self.is_fsdp_enabled:
+            self._save(output_dir, trained_state(self.model))
+        else:
+            super().save_model(output_dir, _internal_call)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        if self.args.should_save:
+            folder = output_dir or self.args.output_dir
+            self.model.save_pretrained(folder, state_dict=state_dict, save_base=False)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Writes a checkpoint, marks it complete, then removes the oldest above `save_total_limit`.
+
+        Raises:
+            OSError: If it cannot be written (disk full); earlier checkpoints stay, the half one is removed.
+        """
+        folder = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
+        self._remove(folder)
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        except OSError:
+            self._remove(folder)
+            raise
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            text = json.dumps(self.args.to_dict(), indent=2, default=str)
+            Path(folder, "training_args.json").write_text(text, encoding="utf-8")
+            mark_complete(folder, self.state.global_step)
+            rotate(self.args.output_dir, limit, keep=self.state.best_model_checkpoint)
+            self.create_model_card()
+
+    def _remove(self, folder: Path) -> None:
+        """Removes what a run that was cut off, or an earlier one, left in a checkpoint's place."""
+        if self.args.should_save:
+            shutil.rmtree(folder, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """As in `Trainer`, but FSDP's copy of the whole model, base included, is left out."""
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        plugin = self.accelerator.state.fsdp_plugin
+        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), os.path.join(output_dir, SCHEDULER_NAME))
+
+    def save_final(self, folder: str, dtype: torch.dtype | None = None) -> None:
+        """Writes the trained model for use, with its card; every process must call it.
+
+        Args:
+            folder: Where to.
+            dtype: Dtype of the adapters' files; as they are by default.
+        """
+        sharded = self.accelerator.get_state_dict if self.is_deepspeed_enabled else None
+        state = sharded(self.model_wrapped) if sharded else trained_state(self.model)
+        if self.args.should_save:
+            self.model.save_pretrained(folder, state_dict=state, save_base=False, adapter_dtype=dtype)
+            self.create_model_card()
+            shutil.copyfile(Path(self.args.output_dir, CARD), Path(folder, CARD))
+
+    def create_model_card(
+        self,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: str | list[str] | None = None,
+        **_: Any,
+    ) -> None:
+        """Writes the model card, `README.md`, into the output folder.
+
+        Args:
+            model_name: Title; the output folder's name by default.
+            dataset_name: What it was trained on; the run's files by default.
+            tags: Tags beside the trainer's.
+        """
+        if not self.is_world_process_zero():
+            return
+        extra = [tags] if isinstance(tags, str) else list(tags or [])
+        name = model_name or Path(self.args.output_dir).resolve().name
+        origin = {**self.origin, **({"data": [dataset_name]} if dataset_name else {})}
+        text = render_card(
+            name, self.model.config, self.args, self.state, [*self._tag_names, *extra], **origin
+        )
+        Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
+        Path(self.args.output_dir, CARD).write_text(text, encoding="utf-8")
