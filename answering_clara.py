@@ -13,7 +13,14 @@ from transformers.utils import ModelOutput
 
 from .adapters_clara import wearing
 from .building_clara import BuildingMixin
-from .documents_clara import Document, check_texts, is_document, reading_order, to_passages
+from .documents_clara import (
+    Document,
+    check_texts,
+    is_document,
+    pool_order,
+    reading_order,
+    to_passages,
+)
 from .encoding_clara import evaluating
 from .memory_clara import CorpusMemory, is_corpus_memory
 from .outputs_clara import ClaraGenerateOutput, RetrievalOutput, first
@@ -141,9 +148,9 @@ class AnsweringMixin(BuildingMixin):
             group_scores, group_indices = self._search(query[rows], pools[rows[0]], k)
             for row, row_scores, row_indices in zip(rows, group_scores, group_indices.tolist(), strict=True):
                 scores[row], indices[row] = row_scores, row_indices
+        order = reading_order if self.config.memory_order == "score" else pool_order
         chosen = [
-            pool.gather(torch.tensor([reading_order(pool, row)]))[0]
-            for pool, row in zip(pools, indices, strict=True)
+            pool.gather(torch.tensor([order(pool, row)]))[0] for pool, row in zip(pools, indices, strict=True)
         ]
         found = RetrievalOutput(
             document_ids=[
@@ -168,7 +175,7 @@ class AnsweringMixin(BuildingMixin):
 
     def _decode(self, sequences: Tensor, count: int) -> list:
         texts = self._processor().tokenizer.batch_decode(sequences, skip_special_tokens=True)
-        answers = [text.strip() for text in texts]
+        answers = [text.strip() if self.config.strip_answers else text for text in texts]
         each = len(answers) // count
         return answers if each == 1 else [answers[i * each : (i + 1) * each] for i in range(count)]
 
@@ -188,7 +195,8 @@ class AnsweringMixin(BuildingMixin):
         counts = [passages.parents.count(parent) for parent in dict.fromkeys(passages.parents)]
         with self.lock:
             memory = self._compress_texts(passages.texts, 32, None, False)
-            prompts = self._processor().encode_messages([paraphrase_prompt()] * len(counts), counts)
+            prompt = paraphrase_prompt(self.config.prompt_style)
+            prompts = self._processor().encode_messages([prompt] * len(counts), counts)
             generation = self._generate_from(prompts, memory.flatten(0, 1), **kwargs)
         answers = self._decode(generation.sequences, len(counts))
         return answers[0] if single else answers

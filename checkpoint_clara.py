@@ -1,8 +1,10 @@
 """The files of a checkpoint: what the root holds, where the base comes from, which settings go along."""
 
+import copy
 import json
 import os
 import re
+from typing import Any
 
 from huggingface_hub import HfApi
 from safetensors import SafetensorError, safe_open
@@ -12,7 +14,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
-from .configuration_clara import ClaraConfig
+from .configuration_clara import TEXT_FIELDS, ClaraConfig
 from .embedded_clara import embedded_base_path, is_embedded
 from .processing_clara import ClaraProcessor
 
@@ -92,6 +94,15 @@ def base_state(decoder_state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key.replace("base_layer.", ""): t for key, t in decoder_state.items() if ".lora_" not in key}
 
 
+def save_config(model: Any, folder: str) -> None:
+    """Writes config.json, without how a plain base was quantised on loading: each load asks for that anew."""
+    config = copy.copy(model.config)
+    config.dtype = str(model.dtype).removeprefix("torch.")
+    config.architectures = [type(model).__name__]
+    vars(config).pop("quantization_config", None)
+    config.save_pretrained(folder)
+
+
 def remove_stale_weights(folder: str) -> None:
     """Removes the weights file or index that an earlier save left beside the one just written."""
     sharded = any(SHARD_NAME.fullmatch(name) for name in os.listdir(folder))
@@ -100,11 +111,12 @@ def remove_stale_weights(folder: str) -> None:
         os.remove(stale)
 
 
-def check_saving(model: object, save_base: bool, push_to_hub: bool, upload_kwargs: dict) -> None:
+def check_saving(model: Any, save_base: bool, push_to_hub: bool, upload_kwargs: dict) -> None:
     """Checks that a checkpoint written now could be loaded again, and that no argument is lost.
 
     Raises:
-        ValueError: If the base would be left out but has no name, or is quantised and would be written.
+        ValueError: If the base would be left out but has no name or was changed, or is quantised and would
+            be written.
         TypeError: If a keyword argument is unknown, or belongs to an upload that was not asked for.
     """
     unknown = sorted(set(upload_kwargs) - set(UPLOAD_ARGUMENTS)) if push_to_hub else sorted(upload_kwargs)
@@ -116,6 +128,11 @@ def check_saving(model: object, save_base: bool, push_to_hub: bool, upload_kwarg
         raise ValueError(
             "`save_base=False` needs `config.base_model_name_or_path`, so that the base can be found again: "
             "set it, or save the base."
+        )
+    if not save_base and model.config.base_is_changed:
+        raise ValueError(
+            "`save_base=False` would lose this model's base: its embedding and head are not those of "
+            f"{model.config.base_model_name_or_path} (`config.base_is_changed`); save with `save_base=True`."
         )
     if save_base and getattr(model, "is_quantized", False):
         raise ValueError("`save_base=True` would write a quantised base: pass `save_base=False`.")
@@ -129,6 +146,7 @@ def make_processor(tokenizer: PreTrainedTokenizerBase, config: ClaraConfig) -> C
         doc_max_length=config.doc_max_length,
         question_max_length=config.question_max_length,
         prompt_max_length=config.prompt_limit,
+        **{name: getattr(config, name) for name in TEXT_FIELDS},
     )
 
 

@@ -91,8 +91,9 @@ class ClaraConfig(PreTrainedConfig):
         memory_suffix: Special tokens after each document's memory in the prompt.
         memory_marks: Special tokens of one document's place in the prompt, where memories are written over
             such places from the first on without a gap; what they leave uncovered stays. Empty: no such
-            places (released checkpoints trained with `sep` off need this).
-        memory_order: Chosen memories lie in the prompt by "score" (best first) or as in the pool ("document").
+            places (checkpoints of that code trained with `sep` off need this).
+        memory_order: How chosen memories lie in the prompt: by "score" (best first), or as in the pool by
+            "document".
         strip_answers: Take white space off both ends of an answer.
 
     Raises:

@@ -135,3 +135,8 @@ def reading_order(passages: Any, indices: Iterable[int]) -> list[int]:
         parts[passages.parents[index]].append(index)
     queues = {parent: iter(sorted(rows, key=lambda i: passages.orders[i])) for parent, rows in parts.items()}
     return [next(queues[passages.parents[index]]) for index in indices]
+
+
+def pool_order(passages: Any, indices: Iterable[int]) -> list[int]:
+    """Indices as they lie in the pool of `passages`, whatever their scores."""
+    return sorted(indices)

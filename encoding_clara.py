@@ -41,9 +41,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def positions(attention_mask: Tensor) -> Tensor:
-    """Position ids that count tokens and skip padding on either side.  (B, L) -> (B, L)."""
-    return (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)
+def positions(attention_mask: Tensor, counted: str = "tokens") -> Tensor:
+    """Position ids that count "tokens" and skip padding on either side, or "columns".  (B, L) -> (B, L)."""
+    ones = attention_mask.long() if counted == "tokens" else torch.ones_like(attention_mask).long()
+    return (ones.cumsum(dim=-1) - 1).clamp(min=0)
 
 
 def mean_spans(states: Tensor, attention_mask: Tensor, spans: int) -> Tensor:

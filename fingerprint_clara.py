@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from .adapters_clara import adapter_parameters
 
 SAMPLES = 64
+# Fields that change what a memory is; only values other than the default count.
+MEMORY_FIELDS = ("text_prefix", "text_suffix", "encoder_length", "encoder_positions")
 _known: WeakKeyDictionary = WeakKeyDictionary()
 
 
@@ -41,7 +43,12 @@ def model_fingerprint(model: nn.Module) -> str:
 def _digest(model: nn.Module, compressor: list[Tensor]) -> str:
     config = model.config
     head = (config.pooling, config.num_memory_tokens, config.doc_max_length, config.text_config.model_type)
-    digest = hashlib.sha256(repr(head).encode())
+    changed = {
+        name: getattr(config, name)
+        for name in MEMORY_FIELDS
+        if getattr(config, name) != getattr(type(config), name)
+    }
+    digest = hashlib.sha256((repr(head) + (repr(changed) if changed else "")).encode())
     names, samples = [], []
     for name, parameter in _base_parameters(model.decoder):
         names.append(f"{name}{tuple(parameter.shape)}")

@@ -72,7 +72,7 @@ class ClaraForRetrievalGeneration(AnsweringMixin, ClaraPreTrainedModel, Generati
             states = self.decoder.base_model(
                 inputs_embeds=embeds,
                 attention_mask=full_mask,
-                position_ids=positions(full_mask),
+                position_ids=positions(full_mask, self.config.encoder_positions),
                 use_cache=False,
             ).last_hidden_state
         if self.config.pooling == "memory_tokens":

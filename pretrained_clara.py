@@ -26,6 +26,7 @@ from .checkpoint_clara import (
     own_names,
     read_own_tensors,
     remove_stale_weights,
+    save_config,
     upload,
 )
 from .configuration_clara import ADAPTERS, FIELDS, ClaraConfig
@@ -148,6 +149,8 @@ class ClaraPreTrainedModel(TrainableModel):
     def _load_checked(
         cls, path: str, config: ClaraConfig, *args: object, **kwargs: object
     ) -> "ClaraPreTrainedModel":
+        if getattr(config.text_config, "quantization_config", None) is not None:
+            config.quantization_config = config.text_config.quantization_config
         try:
             model, info = super().from_pretrained(
                 path, *args, config=config, output_loading_info=True, **kwargs
@@ -264,9 +267,7 @@ class ClaraPreTrainedModel(TrainableModel):
         if not is_main_process:
             return
         remove_stale_weights(folder)
-        self.config.dtype = str(self.dtype).removeprefix("torch.")
-        self.config.architectures = [type(self).__name__]
-        self.config.save_pretrained(folder)
+        save_config(self, folder)
         self.generation_config.save_pretrained(folder)
         for name in adapter_names(self.decoder):
             save_adapter(self.decoder, name, os.path.join(folder, name), decoder_state, adapter_dtype)

@@ -6,8 +6,17 @@ import torch
 from transformers import BatchEncoding, PreTrainedTokenizerBase, ProcessorMixin
 
 from .documents_clara import check_texts
-from .prompts_clara import SLOTS, TEXT, Messages, answer_prompt, render_chat
-from .tokens_clara import opening_ids, plain_ids, plain_offsets, template_ids
+from .prompts_clara import SLOTS, STYLES, TEXT, Messages, answer_prompt, render_chat
+from .splitting_clara import split_text
+from .tokens_clara import (
+    following_ids,
+    framed_ids,
+    has_specials,
+    opening_ids,
+    plain_ids,
+    plain_offsets,
+    template_ids,
+)
 
 SLOT_ID = -1
 IGNORE_INDEX = -100
@@ -25,6 +34,13 @@ class ClaraProcessor(ProcessorMixin):
         doc_max_length: Longest passage in tokens, with the beginning-of-text token if the base uses one.
         question_max_length: Longest question in tokens.
         prompt_max_length: Longest prompt in tokens, slots and answer included.
+        text_prefix: What stands before documents and questions; this and the following as in `ClaraConfig`.
+        text_suffix: What stands after them.
+        encoder_length: Tokens that each is padded to; also their limit.
+        long_texts: "split" or "cut", what happens to those above the limit.
+        prompt_style: "clara" or "released".
+        memory_suffix: What stands after each document's memory in a prompt.
+        memory_marks: A document's place in a prompt whose memories are written without a gap.
     """
 
     def __init__(
@@ -34,11 +50,25 @@ class ClaraProcessor(ProcessorMixin):
         doc_max_length: int = 256,
         question_max_length: int = 256,
         prompt_max_length: int = 2048,
+        text_prefix: str | None = None,
+        text_suffix: str = "",
+        encoder_length: int | None = None,
+        long_texts: str = "split",
+        prompt_style: str = "clara",
+        memory_suffix: str = "",
+        memory_marks: str = "",
     ) -> None:
         self.num_memory_tokens = num_memory_tokens
         self.doc_max_length = doc_max_length
         self.question_max_length = question_max_length
         self.prompt_max_length = prompt_max_length
+        self.text_prefix = text_prefix
+        self.text_suffix = text_suffix
+        self.encoder_length = encoder_length
+        self.long_texts = long_texts
+        self.prompt_style = prompt_style
+        self.memory_suffix = memory_suffix
+        self.memory_marks = memory_marks
         super().__init__(tokenizer)
 
     # Documents and questions
@@ -56,11 +86,9 @@ class ClaraProcessor(ProcessorMixin):
         Raises:
             ValueError: If a text is empty or too long; the message names its index.
         """
-        ids = self._opened_ids(check_texts(self._listed(texts), "texts"))
-        if truncation:
-            ids = [row[: self.doc_max_length] for row in ids]
-        self._check_lengths(ids, self.doc_max_length, "texts", "split it with `split_documents`")
-        return self._pad(ids)
+        texts = check_texts(self._listed(texts), "texts")
+        way_out = "split it with `split_documents`"
+        return self._encode(texts, "texts", self.doc_max_length, truncation, way_out)
 
     def encode_questions(self, questions: Sequence[str]) -> BatchEncoding:
         """Encodes questions for `model.reason`.
@@ -71,52 +99,34 @@ class ClaraProcessor(ProcessorMixin):
         Raises:
             ValueError: If a question is empty or longer than `question_max_length` tokens.
         """
-        ids = self._opened_ids(check_texts(self._listed(questions), "questions"))
-        self._check_lengths(ids, self.question_max_length, "questions", "shorten it")
-        return self._pad(ids)
+        questions = check_texts(self._listed(questions), "questions")
+        return self._encode(questions, "questions", self.question_max_length, False, "shorten it")
+
+    def _encode(
+        self, texts: list[str], name: str, limit: int, truncation: bool, way_out: str
+    ) -> BatchEncoding:
+        ids = framed_ids(self.tokenizer, texts, self.text_prefix, self.text_suffix)
+        limit = self.encoder_length or limit
+        if truncation or self.long_texts == "cut":
+            ids = [row[:limit] for row in ids]
+        self._check_lengths(ids, limit, name, way_out)
+        return self._pad(ids, self.encoder_length)
 
     def split_documents(self, texts: Sequence[str]) -> list[list[str]]:
         """Cuts each text into passages of at most `doc_max_length` tokens, at white space where it can.
 
         Returns:
             For each text its passages; joined they hold every character but the white space at the cuts.
+            With `long_texts="cut"` each text is its only passage.
         """
-        limit = self.doc_max_length - len(opening_ids(self.tokenizer))
+        if self.long_texts == "cut":
+            return [[text] for text in texts]
+        limit = (self.encoder_length or self.doc_max_length) - self._frame_length()
         encoded = plain_offsets(self.tokenizer, texts)
         return [
-            [text] if len(offsets) <= limit else self._split(text, offsets, limit)
+            [text] if len(offsets) <= limit else split_text(self.tokenizer, text, offsets, limit)
             for text, offsets in zip(texts, encoded, strict=True)
         ]
-
-    def _split(self, text: str, offsets: list[tuple[int, int]], limit: int) -> list[str]:
-        """Greedy windows over one long text's tokens; a window shrinks until it fits when encoded alone."""
-        passages, start = [], 0
-        ends = [end for _, end in offsets]
-        token = 0
-        while start < len(text):
-            size = limit
-            while True:
-                last = min(token + size, len(ends))
-                end = (
-                    len(text) if last == len(ends) else self._cut(text, start, max(ends[last - 1], start + 1))
-                )
-                if size == 1 or len(plain_ids(self.tokenizer, [text[start:end]])[0]) <= limit:
-                    break
-                size = max(1, size * 9 // 10)
-            if text[start:end].strip():
-                passages.append(text[start:end].strip())
-            start = end
-            while token < len(ends) and ends[token] <= start:
-                token += 1
-        return passages
-
-    @staticmethod
-    def _cut(text: str, start: int, end: int) -> int:
-        """The last white space of text[start:end] in its second half, else `end`."""
-        for position in range(end, start + (end - start) // 2, -1):
-            if text[position - 1].isspace():
-                return position
-        return end
 
     # Prompts
 
@@ -142,7 +152,7 @@ class ClaraProcessor(ProcessorMixin):
             ValueError: If a text is empty, a prompt with its answer is too long, or a number is out of range.
         """
         questions = check_texts(self._listed(questions), "questions")
-        prompts = [answer_prompt() for _ in questions]
+        prompts = [answer_prompt(self.prompt_style) for _ in questions]
         return self.encode_messages(prompts, k, questions, answers, num_memory_tokens)
 
     def encode_messages(
@@ -195,26 +205,32 @@ class ClaraProcessor(ProcessorMixin):
 
     def _prompt_ids(self, messages: Messages, k: int, text: str, size: int) -> list[int]:
         ids: list[int] = []
-        for part in self._render(messages, text.strip()):
-            ids.extend(self._slots(k, size) if part == SLOTS else self._part_ids(part))
+        before = ""
+        for part in self._render(messages, text.strip() if STYLES[self.prompt_style].careful else text):
+            ids.extend(self._slots(k, size) if part == SLOTS else self._part_ids(part, before))
+            before = self.memory_suffix if part == SLOTS else ""
         return ids
 
-    def _part_ids(self, part: str | tuple[str]) -> list[int]:
+    def _part_ids(self, part: str | tuple[str], before: str = "") -> list[int]:
         if isinstance(part, tuple):
             return plain_ids(self.tokenizer, part)[0]
-        return template_ids(self.tokenizer, part)
+        return following_ids(self.tokenizer, part, before)
 
     def _slots(self, k: int, size: int) -> list[int]:
-        """K times M slots, a line break between documents."""
-        line, slots = self._part_ids("\n"), [SLOT_ID] * size
-        return (slots + line) * (k - 1) + slots if k else []
+        """K times M slots: what stands after each and between two, or what K packed memories leave over."""
+        slots = [SLOT_ID] * size
+        if self.memory_marks:
+            return slots * k + (self._part_ids(self.memory_marks) * k)[size * k :]
+        slots += self._part_ids(self.memory_suffix)
+        between = self._part_ids(STYLES[self.prompt_style].between)
+        return (slots + between) * (k - 1) + slots if k else []
 
     def _render(self, messages: Messages, text: str) -> list[str | tuple[str]]:
         """The rendered chat cut at the slots; a text that holds special tokens becomes a part of its own."""
-        rendered = render_chat(self.tokenizer, messages)
+        rendered = render_chat(self.tokenizer, messages, self.prompt_style)
         before, _, after = rendered.partition(SLOTS)
         pieces: list[str | tuple[str]] = [before, SLOTS, after]
-        if not self._has_specials(text):
+        if not has_specials(self.tokenizer, text):
             return [piece.replace(TEXT, text) for piece in pieces]
         parts: list[str | tuple[str]] = []
         for piece in pieces:
@@ -224,12 +240,10 @@ class ClaraProcessor(ProcessorMixin):
 
     # Helpers
 
-    def _has_specials(self, text: str) -> bool:
-        return any(token.content in text for token in self.tokenizer.added_tokens_decoder.values())
-
-    def _opened_ids(self, texts: list[str]) -> list[list[int]]:
-        opening = opening_ids(self.tokenizer)
-        return [opening + row for row in plain_ids(self.tokenizer, texts)]
+    def _frame_length(self) -> int:
+        prefix, suffix = self.text_prefix, self.text_suffix
+        opening = opening_ids(self.tokenizer) if prefix is None else template_ids(self.tokenizer, prefix)
+        return len(opening) + len(template_ids(self.tokenizer, suffix))
 
     @staticmethod
     def _listed(texts: Sequence[str]) -> list[str]:
@@ -241,15 +255,15 @@ class ClaraProcessor(ProcessorMixin):
             if len(row) > limit:
                 raise ValueError(f"`{name}[{index}]` has {len(row)} tokens, the limit is {limit}: {way_out}.")
 
-    def _pad(self, ids: list[list[int]]) -> BatchEncoding:
+    def _pad(self, ids: list[list[int]], width: int | None = None) -> BatchEncoding:
         pad = self.tokenizer.pad_token_id
-        rows = self._left(ids, self.tokenizer.eos_token_id if pad is None else pad)
-        mask = self._left([[1] * len(row) for row in ids], 0)
+        rows = self._left(ids, self.tokenizer.eos_token_id if pad is None else pad, width)
+        mask = self._left([[1] * len(row) for row in ids], 0, width)
         return BatchEncoding({"input_ids": rows, "attention_mask": mask})
 
     @staticmethod
-    def _left(rows: list[list[int]], value: int) -> torch.Tensor:
-        width = max(len(row) for row in rows)
+    def _left(rows: list[list[int]], value: int, width: int | None = None) -> torch.Tensor:
+        width = width or max(len(row) for row in rows)
         return torch.tensor([[value] * (width - len(row)) + row for row in rows])
 
 

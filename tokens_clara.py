@@ -26,6 +26,42 @@ def template_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return _read(tokenizer, [text], plain=False)["input_ids"][0]
 
 
+def has_specials(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    """Whether a special or added token is written in a text."""
+    return any(token.content in text for token in tokenizer.added_tokens_decoder.values())
+
+
+def following_ids(tokenizer: PreTrainedTokenizerBase, text: str, before: str = "") -> list[int]:
+    """Ids of a piece of a rendered chat that stands behind the special tokens `before`, without these."""
+    start = len(template_ids(tokenizer, before)) if before else 0
+    return template_ids(tokenizer, before + text)[start:]
+
+
+def framed_ids(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], prefix: str | None, suffix: str
+) -> list[list[int]]:
+    """Ids of users' texts between special tokens.
+
+    A text is read in its place, since some tokenizers read the first word of an input in another way; one in
+    which special tokens are written is read apart, as letters.
+
+    Args:
+        tokenizer: The base's tokenizer.
+        texts: N texts.
+        prefix: Special tokens before each; None means the tokenizer's own opening.
+        suffix: Special tokens after each.
+    """
+    opening = opening_ids(tokenizer) if prefix is None else template_ids(tokenizer, prefix)
+    closing = template_ids(tokenizer, suffix)
+    whole = bool(prefix or suffix)
+    return [
+        template_ids(tokenizer, (prefix or "") + text + suffix)
+        if whole and not has_specials(tokenizer, text)
+        else opening + row + closing
+        for text, row in zip(texts, plain_ids(tokenizer, texts), strict=True)
+    ]
+
+
 def plain_offsets(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
     """First and last character of every token of `plain_ids`."""
     return _read(tokenizer, texts, plain=True, return_offsets_mapping=True)["offset_mapping"]

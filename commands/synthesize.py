@@ -44,6 +44,7 @@ def _add_work(group: Any) -> None:
         "--kinds", nargs="+", default=["simple", "complex", "paraphrase"], help="signals of stage pretraining"
     )
     add("--max-rounds", type=int, default=10, help="rounds of supplementary questions (default: 10)")
+    add("--max-tokens", type=int, default=1024, help="the most tokens of a reply (default: 1024)")
     add("--passage-words", type=int, default=150, help="the most words of a passage (default: 150)")
     add("--seed", type=int, default=0)
     add("--documents-each", type=int, default=5, help="documents for a question of instruction_tuning")
@@ -156,7 +157,9 @@ def _pipeline(arguments: argparse.Namespace) -> Any:
             form=arguments.format,
         )
     kinds = tuple(arguments.kinds)
-    settings = SynthesisSettings(kinds, max_rounds=arguments.max_rounds, seed=arguments.seed)
+    settings = SynthesisSettings(
+        kinds, max_rounds=arguments.max_rounds, max_tokens=arguments.max_tokens, seed=arguments.seed
+    )
     options = {"form": arguments.format, "evaluation_files": arguments.evaluation}
     return pretraining_pipeline(arguments.documents, arguments.output, teacher, settings, where, **options)
 

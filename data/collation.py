@@ -129,7 +129,7 @@ class PretrainingCollator:
     def targets(self, item: Item) -> list[Target]:
         """The targets of one document in one epoch; never none: at least it is reconstructed."""
         record, draw = item.record, random.Random(f"{self.seed}-{item.epoch}-{item.index}")
-        found = []
+        found, style = [], self.processor.prompt_style
         pairs = list(zip(record.questions, (answers[0] for answers in record.answers), strict=True))
         if pairs and self._drawn("questions_and_answers", draw):
             kept = self._fitting(pairs)
@@ -137,9 +137,9 @@ class PretrainingCollator:
             found.append(Target(questions_and_answers_prompt(), "", target))
         single = [pair for pair in pairs if self._drawn("answer", draw)]
         for question, answer in draw.sample(single, min(self.max_answers, len(single))):
-            found.append(Target(answer_prompt(), question, answer))
+            found.append(Target(answer_prompt(style), question, answer))
         if record.paraphrases and self._drawn("paraphrase", draw):
-            found.append(Target(paraphrase_prompt(), "", self._cut(draw.choice(record.paraphrases))))
+            found.append(Target(paraphrase_prompt(style), "", self._cut(draw.choice(record.paraphrases))))
         if not found or self._drawn("reconstruction", draw):
             found.append(Target(reconstruction_prompt(), "", self._cut(record.document)))
         return found

@@ -26,7 +26,7 @@ def plot_quality(report: Mapping[str, Any], cost: str, path: Path, metric: str =
 
     if cost not in AXES:
         raise ValueError(f"`cost` must be one of {', '.join(AXES)}, got {cost!r}.")
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     for number, (name, row) in enumerate(report["systems"].items()):
         interval = row["metrics"][metric]
@@ -38,13 +38,13 @@ def plot_quality(report: Mapping[str, Any], cost: str, path: Path, metric: str =
             fmt="osD^vP*X"[number % 8],
             color=f"C{number % 10}",
             capsize=3,
+            clip_on=False,
             label=name,
         )
-    axes.set_xscale("symlog")
-    axes.set_xlim(left=0)
+    axes.set_xscale("symlog", linthresh=10)
     axes.set_ylim(bottom=0)
     axes.set(xlabel=AXES[cost], ylabel=f"{metric} (%)", title=f"{report['benchmark']}, {report['setting']}")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.01, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)

@@ -16,7 +16,14 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
 M, H = 4, 32
-HOSTILE = ["<MEM> <MEM0>", "<|im_end|>\n<|im_start|>", "nul \x00", "\U0001f600", "lone \ud83d", f"{SLOTS}{TEXT}"]
+HOSTILE = [
+    "<MEM> <MEM0>",
+    "<|im_end|>\n<|im_start|>",
+    "nul \x00",
+    "\U0001f600",
+    "lone \ud83d",
+    f"{SLOTS}{TEXT}",
+]
 FULL = {"max_new_tokens": 4, "min_new_tokens": 4, "return_dict_in_generate": True, "output_logits": True}
 LONG = "The Forth Bridge is a railway bridge in Scotland. " * 12
 
@@ -45,77 +52,6 @@ def captured_memories(model, monkeypatch):
 
     monkeypatch.setattr(model, "fill_slots", spy)
     return given
-
-
-# build_memory
-
-
-@torch.no_grad()
-def test_memories_are_those_of_each_text_alone_in_the_documents_order(shared_model):
-    built = shared_model.build_memory(DOCUMENTS, batch_size=2, show_progress=False)
-    assert list(built.texts) == DOCUMENTS and list(built.document_ids) == [str(i) for i in range(6)]
-    for index, text in enumerate(DOCUMENTS):
-        alone = shared_model.compress(**shared_model.processor.encode_documents([text]))[0]
-        close(built[index], alone)
-    assert built.fingerprint == shared_model.memory_fingerprint()
-    assert built.base == {"name": shared_model.config.base_model_name_or_path, "revision": None}
-
-
-def test_ids_titles_metadata_and_dtype(shared_model):
-    documents = [{"text": "It was opened in 1890.", "title": "Forth Bridge", "id": "fb", "year": 1890}, "Titan"]
-    built = shared_model.build_memory(documents, dtype=torch.bfloat16, show_progress=False)
-    assert built.dtype == torch.bfloat16 and built[0].shape == (M, H)
-    assert list(built.texts) == ["Forth Bridge\nIt was opened in 1890.", "Titan"]
-    assert list(built.document_ids) == ["fb", "1"]
-    assert list(built.metadata) == [{"title": "Forth Bridge", "year": 1890}, {}]
-
-
-def test_a_long_document_is_split(shared_model):
-    built = shared_model.build_memory([{"text": LONG, "id": "x"}, "Titan"], show_progress=False)
-    parts = len(built) - 1
-    assert parts > 2
-    assert list(built.document_ids) == [f"x#{order}" for order in range(parts)] + ["1"]
-    assert list(built.parents) == ["x"] * parts + ["1"]
-    assert "".join("".join(list(built.texts)[:parts]).split()) == "".join(LONG.split())
-
-
-@pytest.mark.parametrize("text", HOSTILE)
-def test_a_hostile_document_changes_nothing_for_the_others(shared_model, memory, text):
-    built = shared_model.build_memory([*DOCUMENTS[:3], text, *DOCUMENTS[3:]], show_progress=False)
-    assert len(built) == 7
-    close(torch.cat([built[:3], built[4:]]), memory[:])
-    for question in QUESTIONS:
-        among = [i for i in shared_model.retrieve(question, built, 7).indices if i != 3]
-        assert [i - (i > 3) for i in among] == shared_model.retrieve(question, memory, 6).indices
-
-
-@pytest.mark.parametrize(
-    ("documents", "arguments", "told"),
-    [
-        ([], {}, "`documents` is empty"),
-        (["a", ""], {}, r"`documents\[1\]` is empty"),
-        (["a", "b"], {"document_ids": ["x", "x"]}, "`document_ids` must be unique, got 'x' at 0 and 1"),
-        (["a"], {"document_ids": ["x", "y"]}, "`document_ids` has 2 entries for 1 documents"),
-        (["a"], {"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
-        ([{"text": "a", "when": object()}], {}, r"`metadata\[0\]`"),
-    ],
-)
-def test_bad_documents_raise_before_anything_is_compressed(shared_model, monkeypatch, documents, arguments, told):
-    def fail(*_, **__):
-        raise AssertionError("compressed")
-
-    monkeypatch.setattr(shared_model, "compress", fail)
-    with pytest.raises(ValueError, match=told):
-        shared_model.build_memory(documents, show_progress=False, **arguments)
-    with pytest.raises(TypeError, match=r"`documents\[1\]`"):
-        shared_model.build_memory(["a", 3], show_progress=False)
-
-
-def test_progress_is_shown_when_asked(shared_model, capfd):
-    shared_model.build_memory(DOCUMENTS[:2], show_progress=False)
-    assert "compressing" not in capfd.readouterr().err
-    shared_model.build_memory(DOCUMENTS[:2])
-    assert "2/2" in capfd.readouterr().err
 
 
 # retrieve
@@ -200,10 +136,10 @@ def test_answers_come_from_the_chosen_memories_by_the_generator(shared_model, me
 
 
 def test_kinds_of_results(shared_model, memory):
-    answer = shared_model.generate(QUESTIONS[0], memory, max_new_tokens=4)
-    answers = shared_model.generate(QUESTIONS, memory, max_new_tokens=4)
+    answer = shared_model.generate(QUESTIONS[0], memory, 3, max_new_tokens=4)
+    answers = shared_model.generate(QUESTIONS, memory, 3, max_new_tokens=4)
     assert isinstance(answer, str) and [type(text) for text in answers] == [str] * 3
-    assert answers[0] == answer == shared_model.generate(QUESTIONS[:1], memory, max_new_tokens=4)[0]
+    assert answers[0] == answer == shared_model.generate(QUESTIONS[:1], memory, 3, max_new_tokens=4)[0]
     one = shared_model.generate(QUESTIONS[0], memory, 3, **FULL)
     many = shared_model.generate(QUESTIONS, memory, 3, **FULL)
     assert one.answers == answer and one.scores.shape == (3,) and len(one.document_ids) == 3
@@ -292,10 +228,14 @@ def test_ordinary_generation_arguments_pass_through(shared_model, memory):
         QUESTIONS[:2], memory, do_sample=True, num_return_sequences=3, temperature=3.0, max_new_tokens=4
     )
     assert [len(row) for row in several] == [3, 3] and len(set(several[0])) > 1
-    single = shared_model.generate(QUESTIONS[0], memory, num_beams=3, num_return_sequences=2, max_new_tokens=2)
+    single = shared_model.generate(
+        QUESTIONS[0], memory, num_beams=3, num_return_sequences=2, max_new_tokens=2
+    )
     assert len(single) == 2 and all(isinstance(text, str) for text in single)
     settings = GenerationConfig(max_new_tokens=1, min_new_tokens=1, eos_token_id=2, pad_token_id=0)
-    out = shared_model.generate(QUESTIONS[0], memory, generation_config=settings, return_dict_in_generate=True)
+    out = shared_model.generate(
+        QUESTIONS[0], memory, generation_config=settings, return_dict_in_generate=True
+    )
     assert out.sequences.shape == (1, 1)
 
 

@@ -425,14 +425,6 @@ def test_a_copy_of_a_checkpointing_model_wears_its_own_adapters(base, encoded):
         torch.testing.assert_close(gradient, expected[name], atol=1e-6, rtol=1e-5)
 
 
-def test_reentrant_checkpointing_is_refused(model):
-    with pytest.raises(ValueError, match="`use_reentrant=True` gives silently wrong gradients"):
-        model.activation_checkpointing_enable({"use_reentrant": True})
-    with pytest.warns(FutureWarning), pytest.raises(ValueError, match="`use_reentrant=True`"):
-        model.gradient_checkpointing_enable({"use_reentrant": True})
-    assert not model.is_activation_checkpointing
-
-
 # The model as an object
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from clara.adapters_clara import adapter_parameters, adapter_state, wearing, worn_adapters
+from clara.adapters_clara import adapter_state, wearing, worn_adapters
 from clara.configuration_clara import ADAPTERS, ClaraConfig
 from clara.modeling_clara import ClaraForRetrievalGeneration
 from conftest import DOCUMENTS, QUESTIONS, make_model, save_base, text_config
@@ -245,28 +245,6 @@ def test_loaded_models_train_only_when_asked(checkpoint, baseless):
         model = Model.from_pretrained(folder, is_trainable=True)
         training = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         assert training == {n for n, _ in model.named_parameters() if "lora_" in n} | {"memory_tokens"}
-
-
-@pytest.mark.parametrize("adapters", [(), ("compressor",), ("query_reasoner", "generator"), ADAPTERS])
-@pytest.mark.parametrize("tokens", [False, True])
-def test_exactly_what_is_named_trains(base, adapters, tokens):
-    model = make_model(base, connector="rms")
-    model.set_trainable(adapters, memory_tokens=tokens, connector=not tokens)
-    expected = {id(p) for p in adapter_parameters(model.decoder, adapters)}
-    expected |= {id(model.memory_tokens)} if tokens else {id(model.memory_gain)}
-    assert {id(parameter) for parameter in model.parameters() if parameter.requires_grad} == expected
-
-
-def test_training_an_unknown_adapter_raises(shared_model):
-    with pytest.raises(ValueError, match=r"`adapters` names \['encoder'\]"):
-        shared_model.set_trainable(["encoder"], memory_tokens=False)
-
-
-def test_freezing_the_base_leaves_the_rest(model):
-    model.requires_grad_(True)
-    model.freeze_base()
-    training = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert training == {name for name, _ in model.named_parameters() if "lora_" in name} | {"memory_tokens"}
 
 
 # Strict loading

@@ -46,7 +46,7 @@ def test_batches_answer_like_single_requests(teacher, monkeypatch):
     together = ask(teacher, *requests)
     assert sizes == [3, 2]
     assert together == [ask(teacher, one)[0] for one in requests]
-    assert [reply.completion_tokens <= one.max_tokens for reply, one in zip(together, requests, strict=True)]
+    assert [reply.completion_tokens for reply in together] == [2, 3, 4, 5, 6]
     assert teacher.usage.calls == 10
 
 

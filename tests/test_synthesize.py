@@ -3,8 +3,9 @@ import json
 
 import pytest
 
-for package in ("datatrove", "py3langid", "bm25s"):
-    pytest.importorskip(package)
+pytest.importorskip("datatrove")
+pytest.importorskip("py3langid")
+pytest.importorskip("bm25s")
 
 from clara.commands import synthesize
 from clara.data.readers import read_pretraining, read_questions

@@ -89,6 +89,7 @@ class ClaraTrainingConfig(TrainingArguments):
         self.signals = as_mapping("signals", self.signals)
         self._check_weights()
         self._check_signals()
+        self._check_rates()
         super().__post_init__()
         self._refuse_fsdp_checkpointing()
         self.prediction_loss_only = True
@@ -117,6 +118,12 @@ class ClaraTrainingConfig(TrainingArguments):
         beyond = {name: chance for name, chance in (self.signals or {}).items() if not 0 <= chance <= 1}
         if beyond:
             raise ValueError(f"`signals` must hold chances between 0 and 1, got {beyond}.")
+
+    def _check_rates(self) -> None:
+        if any(number < 1 for number in self.num_memory_tokens):
+            raise ValueError(
+                f"`num_memory_tokens` must hold numbers of at least 1, got {self.num_memory_tokens}."
+            )
 
     def _refuse_fsdp_checkpointing(self) -> None:
         launched = os.environ.get("FSDP_ACTIVATION_CHECKPOINTING", "false").lower() in ("1", "true")

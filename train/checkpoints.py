@@ -7,11 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers.utils import SAFE_WEIGHTS_NAME
 
-from ..adapters_clara import WEIGHTS_FILE, adapter_names, adapter_state, load_adapter_state
+from ..adapters_clara import (
+    WEIGHTS_FILE,
+    adapter_names,
+    adapter_state,
+    load_adapter_state,
+    save_adapter,
+)
 from ..checkpoint_clara import OWN_NAMES, own_names, read_own_tensors
 
 MARKER = "complete.json"
@@ -82,6 +89,22 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def save_trained(model: Any, folder: str, state: dict[str, Tensor] | None = None) -> None:
+    """Writes adapters and own parameters alone, for a model whose base has no name to load it by.
+
+    Args:
+        model: A CLaRa model.
+        folder: Where to.
+        state: What `trained_state` gave, where the model is sharded.
+    """
+    state = trained_state(model) if state is None else state
+    decoder = {name.removeprefix("decoder."): tensor for name, tensor in state.items()}
+    for name in adapter_names(model.decoder):
+        save_adapter(model.decoder, name, os.path.join(folder, name), decoder)
+    own = {name: state[name].detach().cpu().clone() for name in own_names(model.config)}
+    save_file(own, os.path.join(folder, SAFE_WEIGHTS_NAME), metadata={"format": "pt"})
+
+
 def load_trained(model: Any, folder: str) -> None:
     """Loads adapters and own parameters of a checkpoint into a model that has them, strictly.
 
@@ -101,7 +124,8 @@ def load_trained(model: Any, folder: str) -> None:
             )
         tensors = _sharded_like(load_file(file), adapter_state(model.decoder, name))
         load_adapter_state(model.decoder, name, tensors, where=file)
-    tensors = read_own_tensors(folder, own_names(model.config))
+    names = own_names(model.config)
+    tensors = read_own_tensors(folder, names) if names else {}
     if tensors is None:
         raise ValueError(f"{folder} holds base weights: it is no training checkpoint, give it as `model`.")
     model.load_own_parameters(_sharded_like(tensors, model.own_parameters()), folder)

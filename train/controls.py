@@ -76,6 +76,7 @@ def _mean_loss(model: Any, rows: Sequence[Row], documents: list[list[str]], batc
     return total / labels
 
 
+@torch.no_grad()
 def answer_loss(model: Any, rows: Sequence[Row], documents: Sequence[list[str]]) -> tuple[float, int]:
     """Summed answer loss given documents (each cut to its first passage), and the number of answer tokens.
 

@@ -20,6 +20,7 @@ from .checkpoints import (
     load_trained,
     mark_complete,
     rotate,
+    save_trained,
     trained_state,
 )
 
@@ -29,7 +30,7 @@ CARD = "README.md"
 
 
 class SavingMixin(Trainer):
-    """Checkpoints of adapters and own parameters, complete or not there at all; the base is only named.
+    """Checkpoints of adapters and own parameters, complete or not there at all; the base is not in them.
 
     Attributes:
         origin: What the model card says of the run's origin: `command` and `data`, if they are known.
@@ -63,7 +64,7 @@ class SavingMixin(Trainer):
             load_trained(self.model, self.state.best_model_checkpoint)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Writes adapters, own parameters, config and processor; the frozen base is named, not written."""
+        """Writes adapters and own parameters, and what else is needed to load them over the named base."""
         if self.is_fsdp_enabled:
             self._save(output_dir, trained_state(self.model))
         else:
@@ -72,7 +73,15 @@ class SavingMixin(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if self.args.should_save:
             folder = output_dir or self.args.output_dir
-            self.model.save_pretrained(folder, state_dict=state_dict, save_base=False)
+            if self._base_is_own():
+                save_trained(self.model, folder, state_dict)
+            else:
+                self.model.save_pretrained(folder, state_dict=state_dict, save_base=False)
+
+    def _base_is_own(self) -> bool:
+        """Whether the base is to be found nowhere else, so that the final model must hold it."""
+        config = self.model.config
+        return config.base_is_changed or not config.base_model_name_or_path
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Writes a checkpoint, marks it complete, then removes the oldest above `save_total_limit`.
@@ -121,10 +130,13 @@ class SavingMixin(Trainer):
             folder: Where to.
             dtype: Dtype of the adapters' files; as they are by default.
         """
-        sharded = self.accelerator.get_state_dict if self.is_deepspeed_enabled else None
-        state = sharded(self.model_wrapped) if sharded else trained_state(self.model)
+        with_base = self._base_is_own()
+        if with_base or self.is_deepspeed_enabled:
+            state = self.accelerator.get_state_dict(self.model_wrapped)
+        else:
+            state = trained_state(self.model)
         if self.args.should_save:
-            self.model.save_pretrained(folder, state_dict=state, save_base=False, adapter_dtype=dtype)
+            self.model.save_pretrained(folder, state_dict=state, save_base=with_base, adapter_dtype=dtype)
             self.create_model_card()
             shutil.copyfile(Path(self.args.output_dir, CARD), Path(folder, CARD))
 

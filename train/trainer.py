@@ -45,8 +45,8 @@ class ClaraTrainer(SavingMixin, Trainer):
         **kwargs: As in `Trainer` (optimizers, …).
 
     Raises:
-        ValueError: If the model has no processor or no named base, lacks an adapter of the stage, a row is
-            bad, or one process would drive several GPUs.
+        ValueError: If the model has no processor, lacks an adapter of the stage, a row is bad, or one process
+            would drive several GPUs.
         FloatingPointError: While training, if a loss or a gradient is not finite; the message names the rows.
     """
 
@@ -83,6 +83,7 @@ class ClaraTrainer(SavingMixin, Trainer):
             **kwargs,
         )
         self.model.add_model_tags(list(self._tag_names))
+        del self.model.config.use_cache  # set by Trainer; ClaraConfig has no such field, and passes say it
 
     # Data and optimizer
 
@@ -248,15 +249,10 @@ def check_model(model: Any, args: ClaraTrainingConfig) -> None:
     """Checks what a run needs of the model and of the launch.
 
     Raises:
-        ValueError: If the model has no processor or no named base, or one process would drive several GPUs.
+        ValueError: If the model has no processor, or one process would drive several GPUs.
     """
     if model.processor is None:
         raise ValueError("`model` has no processor: load it with from_pretrained or from_base.")
-    if not model.config.base_model_name_or_path:
-        raise ValueError(
-            "`model.config.base_model_name_or_path` is not set, and checkpoints hold adapters only: set it "
-            "to the folder or Hub id of the base."
-        )
     if args.n_gpu > 1:
         raise ValueError(
             f"One process would drive {args.n_gpu} GPUs: start one a GPU with `accelerate launch`, or make "

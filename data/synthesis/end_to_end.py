@@ -15,6 +15,8 @@ from .retrievers import BM25Retriever
 from .seeds import read_seeds
 from .steps import read_texts
 
+_MANIFEST = {"stage": "end_to_end", "teacher": "none (BM25 pools)", "prompt_version": "none"}
+
 
 def write_end_to_end(
     documents: Sequence[str | Path],
@@ -45,13 +47,8 @@ def write_end_to_end(
         ValueError: if a question lacks an answer, or the corpus is smaller than the pool.
     """
     output = Path(output)
-    manifest = {
-        "stage": "end_to_end",
-        "teacher": "none (BM25 pools)",
-        "prompt_version": "none",
-        "settings": {"pool_size": pool_size, "force_positives": force_positives},
-        "passage_words": passage_words,
-    }
+    settings = {"pool_size": pool_size, "force_positives": force_positives}
+    manifest = {**_MANIFEST, "settings": settings, "passage_words": passage_words}
     write_manifest(output, manifest)
     retriever = BM25Retriever(read_texts([str(path) for path in documents], passage_words))
     seeds = islice(read_seeds(questions), limit)

@@ -56,6 +56,7 @@ class LocalTeacher:
         """Answers one request; see `Teacher.complete`."""
         future = asyncio.get_running_loop().create_future()
         self._waiting.append((request, future))
+        await asyncio.sleep(0)  # lets the requests of the same moment join the batch
         async with self._busy:
             if not future.done():
                 await self._answer_batch()

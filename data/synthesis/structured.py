@@ -58,8 +58,7 @@ async def ask(
 
     Raises:
         BadReplyError: if there is no readable reply after the repair.
-        TeacherUnavailableError: if no call can succeed.
-        TeacherStoppedError: if the teacher has stopped answering.
+        ConnectionError: see `Teacher.complete`.
     """
     messages = ({"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt})
     schema = strict_schema(form)

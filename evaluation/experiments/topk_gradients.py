@@ -25,6 +25,7 @@ from ..tables import markdown_table
 
 NEEDS_MODEL = False
 ESTIMATORS = ("straight_through", "gumbel", "score_function")
+LINES = (":", "-", "--", "-.")
 WIDTH = 8
 MEASURES = ("cosine", "bias", "spread", "overlap", "mass")
 EXPLANATION = (
@@ -184,15 +185,17 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
     for axes, name in zip(figure.subplots(1, 2), ("cosine", "spread"), strict=True):
         for (estimator, k), rows in _lines([row for row in result["rows"] if row["pool"] == largest]).items():
             axes.plot(
-                [r["temperature"] for r in rows],
-                [r[name] for r in rows],
+                [row["temperature"] for row in rows],
+                [row[name] for row in rows],
                 marker="o",
+                color=f"C{ESTIMATORS.index(estimator)}",
+                linestyle=LINES[k % len(LINES)],
                 label=f"{estimator}, k={k}",
             )
         axes.set_xscale("log")
         axes.set(xlabel="temperature", ylabel=name, title=f"{name} of the gradient, N = {largest}")
         axes.grid(alpha=0.3)
-    axes.legend(fontsize="x-small")
+    axes.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1.01, 1))
     figure.savefig(path, dpi=150)
 
 

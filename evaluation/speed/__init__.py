@@ -1,0 +1,1 @@
+"""Speed against the alternatives: every ratio comes from one run in which its variants take turns."""

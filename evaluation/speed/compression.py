@@ -1,0 +1,128 @@
+"""Compression: the body alone over length buckets, against LM head, all hidden states and padding to 256."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from clara.encoding_clara import length_buckets
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .report import Section, line
+from .roofline import Roof, shape_of
+from .sizes import Sizes
+from .timing import WALL, measure, ratio
+from .workload import sample_passages
+
+OURS = "body alone, padded to the longest"
+REFERENCE = "head, all states, padded to 256"
+VARIANTS = {
+    OURS: (False, False, False),
+    "with the head": (True, False, False),
+    "with all states": (False, True, False),
+    "padded to 256": (False, False, True),
+    REFERENCE: (True, True, True),
+}
+NEEDED = 1.3
+
+Batch = tuple[Tensor, Tensor]
+
+
+def bench_compression(model: Any, sizes: Sizes, repeats: int, roof: Roof) -> Section:
+    """Times `model.compress` over passages against the same pass with each burden, and with all of them.
+
+    Args:
+        model: A CLaRa model with its processor.
+        sizes: How much.
+        repeats: Rounds.
+        roof: The machine's peak.
+    """
+    texts = sample_passages(model.processor.tokenizer, sizes.passages, sizes.passage_tokens)
+    runs = compression_runs(model, texts, sizes)
+    seconds = {name: marks[WALL] for name, marks in measure(runs, repeats, model.device).items()}
+    lengths = [int(row.sum()) for _, mask in encode(model, texts, sizes.batch_size) for row in mask]
+    units = {"passages": float(len(texts)), "tokens": float(sum(lengths))}
+    memory_tokens = model.config.num_memory_tokens
+    work = [shape_of(model).read([length + memory_tokens for length in lengths], logits=0)]
+    ratios = [ratio("all three burdens against none", seconds[REFERENCE], seconds[OURS], NEEDED)]
+    alone = [name for name in VARIANTS if name not in (OURS, REFERENCE)]
+    ratios += [ratio(f"{name} alone against none", seconds[name], seconds[OURS]) for name in alone]
+    return Section(
+        "compression",
+        f"Compressing {len(texts)} passages of {min(lengths)} to {max(lengths)} tokens, "
+        f"{sizes.batch_size} a pass",
+        [line(name, values, units, work, roof) for name, values in seconds.items()],
+        ratios,
+        {
+            "bytes a document": memory_tokens * model.config.get_text_config().hidden_size * _itemsize(model),
+            "bytes of its text": sum(len(text.encode()) for text in texts) / len(texts),
+        },
+    )
+
+
+def _itemsize(model: Any) -> int:
+    return torch.empty(0, dtype=model.dtype).element_size()
+
+
+def compression_runs(model: Any, texts: Sequence[str], sizes: Sizes) -> dict[str, Callable[[int], None]]:
+    """The variants to time, each over all passages."""
+    short = encode(model, texts, sizes.batch_size)
+    padded = [widen(model, batch, sizes.padded) for batch in short]
+
+    def runner(heads: bool, states: bool, wide: bool) -> Callable[[int], None]:
+        def run(_: int) -> None:
+            compress_all(model, padded if wide else short, heads, states)
+
+        return run
+
+    return {name: runner(*burdens) for name, burdens in VARIANTS.items()}
+
+
+def encode(model: Any, texts: Sequence[str], batch_size: int) -> list[Batch]:
+    """Passages in length buckets as (ids, mask), each (N, L) and padded to its longest."""
+    batches = []
+    for rows in length_buckets(texts, batch_size):
+        encoded = model.processor.encode_documents([texts[row] for row in rows]).to(model.device)
+        batches.append((encoded["input_ids"], encoded["attention_mask"]))
+    return batches
+
+
+def widen(model: Any, batch: Batch, width: int) -> Batch:
+    """A batch padded on the left to `width` tokens."""
+    ids, mask = batch
+    more = (max(width - ids.shape[1], 0), 0)
+    filler = model.processor.tokenizer.eos_token_id
+    return functional.pad(ids, more, value=filler), functional.pad(mask, more, value=0)
+
+
+@torch.no_grad()
+def compress_all(model: Any, batches: Sequence[Batch], heads: bool, states: bool) -> list[Tensor]:
+    """Memories (N, M, H) of every batch; with `heads` or `states` the pass computes more than it needs."""
+    memories = []
+    for ids, mask in batches:
+        with burdened(model.decoder, heads, states):
+            memories.append(model.compress(ids, mask))
+    return memories
+
+
+@contextmanager
+def burdened(decoder: nn.Module, heads: bool, states: bool) -> Iterator[None]:
+    """Makes the body return the hidden states of all layers, and the head read every position."""
+    body = decoder.base_model
+    kept: list[Any] = []
+
+    def ask(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        return args, {**kwargs, "output_hidden_states": True}
+
+    def read(_: nn.Module, __: tuple, output: Any) -> None:
+        kept.append(output)
+        kept.append(decoder.get_output_embeddings()(output.last_hidden_state))
+
+    handles = [body.register_forward_pre_hook(ask, with_kwargs=True)] if states else []
+    handles += [body.register_forward_hook(read)] if heads else []
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

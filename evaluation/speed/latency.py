@@ -1,0 +1,173 @@
+"""Latency of one question: from stored memories, against the same documents' text in the same template."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from clara.memory_clara import CorpusMemory
+from torch import Tensor
+from transformers.generation.streamers import BaseStreamer
+
+from ..baseline_prompts import text_prompt_ids
+from .report import Line, Section, line
+from .roofline import Roof, Shape, shape_of
+from .sizes import Sizes
+from .timing import WALL, Ratio, measure, nothing, ratio
+from .workload import sample_documents, sample_questions
+
+FIRST = "first_token"
+NEEDED = {5: 5.0}
+PATHS = ("memories", "text")
+
+
+class FirstToken(BaseStreamer):
+    """Notes when the first generated token came; the prompt comes before it."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+        self.calls = 0
+        self.seconds = float("nan")
+
+    def put(self, value: Tensor) -> None:
+        """Called with the prompt, then with each token."""
+        self.calls += 1
+        if self.calls == 2:
+            self.seconds = time.perf_counter() - self.start
+
+    def end(self) -> None:
+        """Called after the last token."""
+
+
+def bench_latency(model: Any, sizes: Sizes, repeats: int, roof: Roof) -> Section:
+    """Times the way from a question to its first token, and to the last, for several numbers of documents.
+
+    Both paths start at the question's string, warm, batch 1. The path from memories reads the question,
+    searches the store and answers; the path from text is given the documents that were found, so its own
+    search costs nothing.
+
+    Args:
+        model: A CLaRa model with its processor.
+        sizes: How much.
+        repeats: Rounds; half as many for more documents than the paper's five.
+        roof: The machine's peak.
+    """
+    texts = sample_documents(model.processor.tokenizer, sizes.store, sizes.document_tokens)
+    memory = model.build_memory(texts, batch_size=sizes.batch_size, show_progress=False)
+    questions = [question for question, _, _ in sample_questions()]
+    shape, lines, ratios, facts = shape_of(model), [], [], {}
+    for count in sizes.documents:
+        rounds = repeats if count <= 5 else max(1, repeats // 2)
+        found = [model.retrieve(question, memory, count).indices for question in questions[:rounds]]
+        runs = latency_runs(model, memory, questions, found, sizes.new_tokens)
+        seconds = measure(runs, rounds, model.device)
+        read = {path: tokens_read(model, questions[0], memory, found[0], path) for path in PATHS}
+        lines += _lines(count, seconds, read, shape, sizes.new_tokens, roof)
+        ratios += _ratios(count, seconds, sizes.new_tokens)
+        facts[f"tokens read by the generator, {count} documents"] = read
+    parts = measure(part_runs(model, memory, questions, 5), repeats, model.device)
+    lines += [line(name, marks[WALL]) for name, marks in parts.items()]
+    title = (
+        f"One question over {len(memory)} stored documents of about {sizes.document_tokens} tokens, batch 1"
+    )
+    return Section("latency", title, lines, ratios, facts)
+
+
+def latency_runs(
+    model: Any, memory: CorpusMemory, questions: Sequence[str], found: Sequence[list[int]], new_tokens: int
+) -> dict[str, Callable[[int], dict[str, float]]]:
+    """Both paths; each round asks the next question of those whose documents are in `found`."""
+    count = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens}
+
+    def from_memories(number: int) -> dict[str, float]:
+        clock = FirstToken()
+        model.generate(questions[number], memory, len(found[number]), streamer=clock, **count)
+        return {FIRST: clock.seconds}
+
+    def from_text(number: int) -> dict[str, float]:
+        clock = FirstToken()
+        read_text(model, questions[number], _texts(memory, found[number]), streamer=clock, **count)
+        return {FIRST: clock.seconds}
+
+    return {"memories": from_memories, "text": from_text}
+
+
+@torch.no_grad()
+def read_text(model: Any, question: str, documents: Sequence[str], **generation: Any) -> str:
+    """What the plain base answers from the documents' text, in the template that holds the memories."""
+    tokenizer = model.processor.tokenizer
+    ids = torch.tensor([text_prompt_ids(tokenizer, question, documents)], device=model.device)
+    sequences = model.decoder.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        generation_config=model.generation_config,
+        **generation,
+    )
+    return tokenizer.decode(sequences[0, ids.shape[1] :], skip_special_tokens=True).strip()
+
+
+def tokens_read(model: Any, question: str, memory: CorpusMemory, found: Sequence[int], path: str) -> int:
+    """Length of the generator's prompt, memory slots included."""
+    if path == "memories":
+        return model.processor.encode_prompts([question], len(found))["input_ids"].shape[1]
+    return len(text_prompt_ids(model.processor.tokenizer, question, _texts(memory, found)))
+
+
+def part_runs(
+    model: Any, memory: CorpusMemory, questions: Sequence[str], count: int
+) -> dict[str, Callable[[int], None]]:
+    """The parts of the path from memories that come before the generator, each alone."""
+    processor = model.processor
+    encoded = [processor.encode_questions([question]).to(model.device) for question in questions]
+    with torch.no_grad():
+        query = model.reason(**encoded[0])
+
+    @torch.no_grad()
+    def reason(number: int) -> None:
+        model.reason(**encoded[number])
+
+    return {
+        "part: is the store this compressor's": lambda _: nothing(model.memory_fingerprint()),
+        "part: question to ids": lambda number: nothing(processor.encode_questions([questions[number]])),
+        "part: query reasoner": reason,
+        "part: search": lambda _: nothing(memory.search(query, count)),
+        "part: prompt to ids": lambda number: nothing(processor.encode_prompts([questions[number]], count)),
+    }
+
+
+def _texts(memory: CorpusMemory, found: Sequence[int]) -> list[str]:
+    return [memory.texts[index] for index in found]
+
+
+def _lines(
+    count: int,
+    seconds: Mapping[str, Mapping[str, Sequence[float]]],
+    read: Mapping[str, int],
+    shape: Shape,
+    new_tokens: int,
+    roof: Roof,
+) -> list[Line]:
+    """First token and whole answer of both paths, with what the generator's passes require."""
+    lines = []
+    for path in PATHS:
+        first = [shape.read([read[path]], logits=1)]
+        whole = first + shape.write([read[path]], new_tokens - 1)
+        name = f"{count} documents from {path}"
+        lines.append(line(f"{name}, first token", seconds[path][FIRST], None, first, roof))
+        lines.append(
+            line(f"{name}, {new_tokens} tokens", seconds[path][WALL], {"tokens": new_tokens}, whole, roof)
+        )
+    return lines
+
+
+def _ratios(count: int, seconds: Mapping[str, Mapping[str, Sequence[float]]], new_tokens: int) -> list[Ratio]:
+    text, memories = seconds["text"], seconds["memories"]
+    return [
+        ratio(
+            f"{count} documents, first token: text against memories",
+            text[FIRST],
+            memories[FIRST],
+            NEEDED.get(count),
+        ),
+        ratio(f"{count} documents, {new_tokens} tokens: text against memories", text[WALL], memories[WALL]),
+    ]

@@ -1,0 +1,135 @@
+"""The rows that training is measured on: of files in the released schema, or dealt out of the samples."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
+from pathlib import Path
+
+from clara.data.readers import read_corpus, read_pretraining, read_questions
+from clara.data.records import PretrainingRecord, QuestionRecord
+
+from .sizes import Sizes
+from .workload import sample_questions, sample_texts
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of training.
+
+    Attributes:
+        questions: Each with a full pool of candidates.
+        rich: Documents with three signals or more.
+        plain: Documents with one signal, their lengths as in the source.
+        source: What a reader has to know of them.
+    """
+
+    questions: list[QuestionRecord]
+    rich: list[PretrainingRecord]
+    plain: list[PretrainingRecord]
+    source: str
+
+
+def sample_rows(sizes: Sizes, rounds: int) -> Rows:
+    """Rows out of the sample corpus: its questions with pools of neighbours; and questions dealt out.
+
+    The samples have no document with three signals, so their questions are dealt out: what is learnt is
+    wrong, what is computed is not.
+
+    Args:
+        sizes: How much.
+        rounds: Rounds that see rows of their own.
+    """
+    texts, asked = sample_texts(), sample_questions()
+    questions = [
+        QuestionRecord(
+            question, (answer,), neighbours(texts, gold, sizes.candidates), tuple(range(len(gold)))
+        )
+        for question, answer, gold in spread(asked, rounds * sizes.questions)
+    ]
+    deal = cycle(asked)
+    rich = [with_signals(text, deal, sizes.signals) for text in spread(texts, rounds * sizes.rows)]
+    plain = [with_signals(text, deal, 1) for text in spread(texts, sizes.bucket_rows)]
+    return Rows(questions, rich, plain, "sample corpus, its questions dealt out to the documents")
+
+
+def neighbours(texts: Sequence[str], gold: Sequence[int], count: int) -> tuple[str, ...]:
+    """The gold documents, then those that follow them in the corpus."""
+    order = dict.fromkeys([*gold, *((gold[0] + step) % len(texts) for step in range(len(texts)))])
+    return tuple(texts[index] for index in islice(order, count))
+
+
+def with_signals(text: str, deal: cycle, count: int) -> PretrainingRecord:
+    """A document with the next questions."""
+    dealt = list(islice(deal, count))
+    return PretrainingRecord(text, tuple(q for q, _, _ in dealt), tuple((a,) for _, a, _ in dealt))
+
+
+def file_rows(questions: Path, corpus: Path, pretraining: Sequence[Path], sizes: Sizes, rounds: int) -> Rows:
+    """Rows of files in the released schema; pools are filled from the corpus by BM25.
+
+    Args:
+        questions: Question rows.
+        corpus: Documents to fill their pools with.
+        pretraining: Pretraining rows, joined by document.
+        sizes: How much.
+        rounds: Rounds that see rows of their own.
+
+    Raises:
+        ValueError: If a file has too few rows of a kind, or a row is bad.
+    """
+    asked = spread(list(read_questions(questions)), rounds * sizes.questions)
+    records = list(read_pretraining(list(pretraining)))
+    rich = [record for record in records if record.num_signals >= 3]
+    plain = [record for record in records if record.num_signals]
+    return Rows(
+        filled(asked, [record.document for record in read_corpus(corpus)], sizes.candidates),
+        [trimmed(record, sizes.signals) for record in spread(rich, rounds * sizes.rows)],
+        [trimmed(record, 1) for record in spread(plain, sizes.bucket_rows)],
+        f"{questions.name}, {corpus.name}, {', '.join(path.name for path in pretraining)}",
+    )
+
+
+def filled(records: Sequence[QuestionRecord], corpus: Sequence[str], count: int) -> list[QuestionRecord]:
+    """The records with pools of `count` different candidates: their own documents first, then BM25's best.
+
+    Raises:
+        ValueError: If the corpus is too small.
+    """
+    from clara.data.synthesis.retrievers import BM25Retriever
+
+    found = BM25Retriever(corpus).search([record.question for record in records], 2 * count)
+    pools = [
+        tuple(islice(dict.fromkeys([*record.documents, *texts]), max(count, len(record.documents))))
+        for record, texts in zip(records, found, strict=True)
+    ]
+    if min(map(len, pools)) < count:
+        raise ValueError(f"`corpus` has too few different documents to fill pools of {count}.")
+    return [
+        replace(record, documents=pool[:count], positives=tuple(p for p in record.positives if p < count))
+        for record, pool in zip(records, pools, strict=True)
+    ]
+
+
+def trimmed(record: PretrainingRecord, count: int) -> PretrainingRecord:
+    """A record with at most `count` signals: questions first, then at most one paraphrase."""
+    questions = record.questions[:count]
+    paraphrases = record.paraphrases[: min(1, count - len(questions))]
+    return PretrainingRecord(record.document, questions, record.answers[: len(questions)], paraphrases)
+
+
+def single_signals(record: PretrainingRecord) -> list[PretrainingRecord]:
+    """The same signals, one a row: each row has the document again."""
+    pairs = zip(record.questions, record.answers, strict=True)
+    rows = [PretrainingRecord(record.document, (question,), (answers,)) for question, answers in pairs]
+    return rows + [PretrainingRecord(record.document, paraphrases=(text,)) for text in record.paraphrases]
+
+
+def spread(items: Sequence, count: int) -> list:
+    """`count` items at even distances.
+
+    Raises:
+        ValueError: If there are fewer.
+    """
+    if len(items) < count:
+        raise ValueError(f"The benchmark needs {count} rows of a kind, the source has {len(items)}.")
+    return [items[index * len(items) // count] for index in range(count)]

@@ -1,0 +1,43 @@
+"""The contrastive loss of retrieval, by hand."""
+
+import math
+
+import pytest
+import torch
+from clara.train.losses import contrastive_loss
+from torch import tensor
+
+
+def test_one_positive_by_hand():
+    """Scores 0.3 and 0.1 at temperature 0.1: the softmax gives the first e^3 / (e^3 + e^1)."""
+    loss = contrastive_loss(tensor([[0.3, 0.1]]), tensor([[True, False]]), 0.1)
+    assert loss.item() == pytest.approx(-math.log(math.exp(3) / (math.exp(3) + math.exp(1))), rel=1e-6)
+
+
+def test_several_positives_share_the_mass():
+    """Equal scores: two of four documents are positive, so they have half of the mass."""
+    loss = contrastive_loss(torch.zeros(1, 4), tensor([[True, False, True, False]]))
+    assert loss.item() == pytest.approx(math.log(2), rel=1e-6)
+
+
+def test_questions_without_positives_are_left_out():
+    scores = tensor([[0.0, 0.0], [0.9, 0.1]])
+    loss = contrastive_loss(scores, tensor([[True, False], [False, False]]))
+    assert loss.item() == pytest.approx(math.log(2), rel=1e-6)
+    nothing = contrastive_loss(scores.requires_grad_(), torch.zeros(2, 2, dtype=torch.bool))
+    nothing.backward()
+    assert nothing.item() == 0.0 and (scores.grad == 0).all()
+
+
+def test_padding_of_a_pool_does_not_count():
+    scores, positives = tensor([[0.0, 0.0, 5.0]]), tensor([[True, False, False]])
+    loss = contrastive_loss(scores, positives, mask=tensor([[True, True, False]]))
+    assert loss.item() == pytest.approx(math.log(2), rel=1e-6)
+
+
+def test_the_gradient_pulls_positives_up():
+    """d loss / d s_i is (p_i - 1[i positive]) / t with one positive."""
+    scores = tensor([[0.2, 0.1, 0.0]], requires_grad=True)
+    contrastive_loss(scores, tensor([[False, True, False]]), 0.5).backward()
+    p = (scores.detach() / 0.5).softmax(-1)
+    torch.testing.assert_close(scores.grad, (p - tensor([[0.0, 1.0, 0.0]])) / 0.5)

@@ -1,0 +1,104 @@
+"""Joins a base's weights with the embedding and head of a released checkpoint, checking that they fit."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..adapters_clara import PEFT_PREFIX, load_adapter_state
+from ..checkpoint_clara import base_state
+from .official_base import StoredTensor
+from .official_files import ADAPTERS, TABLES, OfficialCheckpoint
+
+
+def merge_weights(
+    model: Any, found: OfficialCheckpoint, weights: Mapping[str, StoredTensor], memory_ids: list[int]
+) -> dict[str, StoredTensor | Tensor]:
+    """The root's tensors: the base's, embedding and head of the checkpoint, and the memory tokens.
+
+    Args:
+        model: A model of the right shapes, which may lie on the meta device.
+        found: The released checkpoint.
+        weights: The base's tensors.
+        memory_ids: (M,) vocabulary entries of the memory tokens.
+
+    Raises:
+        ValueError: If names or shapes of base and checkpoint do not fit each other.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in base_state(model.decoder.state_dict()).items()}
+    embedding, head, tied = table_names(model)
+    tables = dict(found.tables)
+    if tied and torch.equal(tables.get(head, tables.get(embedding)), tables.get(embedding)):
+        tables.pop(head, None)
+    wanted = {embedding} if tied else {embedding, head}
+    if tables.keys() != wanted:
+        raise ValueError(
+            f"{TABLES} of {found.name} must hold {sorted(wanted)}, got {sorted(tables)}: the base is of "
+            "another architecture than the checkpoint's."
+        )
+    _check_tables(tables, shapes, found.name)
+    _check_copies(found, {embedding: tables[embedding], head: tables.get(head, tables[embedding])})
+    _check_base(weights, shapes, {embedding, head})
+    kept = {name: tensor for name, tensor in weights.items() if name != head or not tied}
+    return {**kept, **tables, "memory_tokens": tables[embedding][memory_ids].clone()}
+
+
+def table_names(model: Any) -> tuple[str, str, bool]:
+    """Parameter names of the decoder's embedding and head, and whether they are one tensor."""
+    decoder = model.decoder
+    modules = {id(module): name for name, module in decoder.named_modules()}
+    embedding, head = decoder.get_input_embeddings(), decoder.get_output_embeddings()
+    tied = bool(decoder.config.get_text_config().tie_word_embeddings)
+    return f"{modules[id(embedding)]}.weight", f"{modules[id(head)]}.weight", tied
+
+
+def _check_tables(tables: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], name: str) -> None:
+    for key, table in tables.items():
+        if tuple(table.shape) != shapes[key]:
+            raise ValueError(
+                f"The base does not fit {name}: {key!r} has shape {tuple(table.shape)} in {TABLES}, "
+                f"expected {shapes[key]}, the vocabulary of the base's tokenizer with the special tokens of "
+                "this format, and the base's width."
+            )
+
+
+def _check_copies(found: OfficialCheckpoint, tables: dict[str, Tensor]) -> None:
+    where = f"{ADAPTERS} of {found.name}"
+    for adapter, copies in found.copies.items():
+        for key, copy in copies.items():
+            if key not in tables:
+                raise ValueError(f"{where} holds {key!r} in its {adapter}, which is no LoRA tensor.")
+            if not torch.equal(copy, tables[key]):
+                raise ValueError(
+                    f"{where} holds another {key!r} in its {adapter} than {TABLES}: the files are of "
+                    "different checkpoints."
+                )
+
+
+def _check_base(
+    weights: Mapping[str, StoredTensor], shapes: dict[str, tuple[int, ...]], replaced: set[str]
+) -> None:
+    """Checks names and shapes of a base's files.
+
+    Some architectures lie in files under other names than in the model; they are then checked in loading.
+    """
+    compared = weights.keys() & shapes.keys() - replaced
+    wrong = sorted(name for name in compared if weights[name].shape != shapes[name])
+    missing = sorted(shapes.keys() - weights.keys() - replaced) if weights.keys() <= shapes.keys() else []
+    if wrong or missing:
+        raise ValueError(
+            f"The base's weights do not fit its config.json: misshapen {wrong[:3]}, missing {missing[:3]}."
+        )
+
+
+def check_adapters(model: Any, found: OfficialCheckpoint) -> None:
+    """Checks that each adapter covers every linear layer of the base, with its shapes and the config's rank.
+
+    Raises:
+        ValueError: If a tensor is missing, extra or misshapen.
+    """
+    for name, tensors in found.adapters.items():
+        prefixed = {PEFT_PREFIX + key: tensor for key, tensor in tensors.items()}
+        where = f"{found.name}/{ADAPTERS} (is this the right base?)"
+        load_adapter_state(model.decoder, name, prefixed, where)
