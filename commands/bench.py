@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="PATH_OR_ID",
-        help="CLaRa checkpoint or causal LM (default: the shipped checkpoint if there is one, else the preset)",
+        help="CLaRa checkpoint or causal LM (default: the shipped checkpoint, else the preset)",
     )
     parser.add_argument("--preset", choices=PRESETS, help=f"shape of the model (default: {EMBEDDED})")
     parser.add_argument("--random-weights", action="store_true", help="make the preset, load nothing")
@@ -82,7 +82,8 @@ def check(arguments: argparse.Namespace) -> None:
         raise ValueError("`--model` names a model of its own: leave `--preset` and `--random-weights` out.")
     if arguments.preset not in (None, EMBEDDED) and not arguments.random_weights:
         raise ValueError(
-            f"`--preset {arguments.preset}` has no weights here: add `--random-weights`, or name them with `--model`."
+            f"`--preset {arguments.preset}` has no weights here: add `--random-weights`, or name some with "
+            "`--model`."
         )
     files = (arguments.questions, arguments.corpus, arguments.pretraining)
     if any(files) and not all(files):
@@ -118,7 +119,7 @@ def load(arguments: argparse.Namespace, device: Any) -> ClaraForRetrievalGenerat
 def measured(
     arguments: argparse.Namespace, model: ClaraForRetrievalGeneration, sizes: Sizes, roof: Roof
 ) -> Iterator[Section]:
-    """The sections asked for, each when it is done; training comes last, since it changes the model's mode."""
+    """The sections asked for, each when it is done; training comes last, since it changes the mode."""
     from ..evaluation.speed.compression import bench_compression
     from ..evaluation.speed.generation import bench_generation
     from ..evaluation.speed.latency import bench_latency

@@ -12,6 +12,7 @@ os.environ.setdefault("HF_MODULES_CACHE", _modules.name)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 
 ROOT = Path(__file__).resolve().parents[1]
 CHATML = (

@@ -220,6 +220,21 @@ def test_passages_of_one_document_are_given_in_their_order(shared_model, monkeyp
         assert torch.equal(given[-1].view(-1, M, H), torch.stack([built[index] for index in expected]))
 
 
+def test_memories_may_lie_in_the_order_of_the_pool(base, memory, monkeypatch):
+    model = make_model(base, memory_order="document")
+    given = captured_memories(model, monkeypatch)
+    out = model.generate(QUESTIONS[0], memory, 4, **FULL)
+    assert out.indices != sorted(out.indices)
+    assert torch.equal(given[0].view(-1, M, H), torch.stack([memory[i] for i in sorted(out.indices)]))
+
+
+def test_answers_may_keep_their_white_space(base, memory):
+    whole, stripped = (make_model(base, strip_answers=strip) for strip in (False, True))
+    out = whole.generate(QUESTIONS[0], memory, max_new_tokens=20, return_dict_in_generate=True)
+    assert out.answers == whole.processor.tokenizer.decode(out.sequences[0], skip_special_tokens=True)
+    assert stripped.generate(QUESTIONS[0], memory, max_new_tokens=20) == out.answers.strip()
+
+
 def test_ordinary_generation_arguments_pass_through(shared_model, memory):
     beams = shared_model.generate(QUESTIONS, memory, num_beams=2, **FULL)
     assert beams.sequences.shape == (3, 4) and hasattr(beams.generation, "beam_indices")

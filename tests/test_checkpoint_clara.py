@@ -124,17 +124,21 @@ def test_base_keys_are_the_bases_own():
     }
 
 
-def model_with(base_name, quantized=False):
-    return SimpleNamespace(config=SimpleNamespace(base_model_name_or_path=base_name), is_quantized=quantized)
+def model_with(base_name, quantized=False, changed=False):
+    config = SimpleNamespace(base_model_name_or_path=base_name, base_is_changed=changed)
+    return SimpleNamespace(config=config, is_quantized=quantized)
 
 
 def test_a_checkpoint_that_could_not_be_loaded_is_not_written():
     check_saving(model_with(None), True, False, {})
     check_saving(model_with("org/base", quantized=True), False, False, {})
+    check_saving(model_with("org/base", changed=True), True, False, {})
     with pytest.raises(ValueError, match="`save_base=False` needs `config.base_model_name_or_path`"):
         check_saving(model_with(None), False, False, {})
     with pytest.raises(ValueError, match="pass `save_base=False`"):
         check_saving(model_with("org/base", quantized=True), True, False, {})
+    with pytest.raises(ValueError, match="`save_base=False`|changed"):
+        check_saving(model_with("org/base", changed=True), False, False, {})
 
 
 def test_no_argument_of_saving_is_lost():

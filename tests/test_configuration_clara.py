@@ -40,6 +40,11 @@ def test_memory_tokens_are_length_over_rate(rate, tokens):
         ({"retrieval_estimator": "reinforce"}, "`retrieval_estimator` must be one of"),
         ({"pooling": "max"}, "`pooling` must be one of"),
         ({"connector": "mlp"}, "`connector` must be one of"),
+        ({"encoder_length": 0}, "`encoder_length`"),
+        ({"long_texts": "drop"}, "`long_texts` must be one of"),
+        ({"encoder_positions": "rows"}, "`encoder_positions` must be one of"),
+        ({"prompt_style": "chatty"}, "`prompt_style` must be one of"),
+        ({"memory_order": "random"}, "`memory_order` must be one of"),
     ],
 )
 def test_out_of_range_names_field_and_value(fields, told):
@@ -56,10 +61,14 @@ def test_out_of_range_names_field_and_value(fields, told):
         {"prompt_max_length": "long"},
         {"retrieval_temperature": "0.02"},
         {"lora_dropout": None},
+        {"encoder_length": 64.0},
+        {"text_prefix": 1},
+        {"memory_marks": ["a"]},
+        {"strip_answers": "no"},
     ],
 )
 def test_a_number_of_another_type_is_refused(fields):
-    with pytest.raises(TypeError, match=f"`{next(iter(fields))}` must be a "):
+    with pytest.raises(TypeError, match=f"`{next(iter(fields))}` must be "):
         ClaraConfig(**fields)
 
 

@@ -4,7 +4,14 @@ from collections import UserDict
 from types import SimpleNamespace
 
 import pytest
-from clara.documents_clara import check_texts, clean_text, is_document, reading_order, to_passages
+from clara.documents_clara import (
+    check_texts,
+    clean_text,
+    is_document,
+    pool_order,
+    reading_order,
+    to_passages,
+)
 
 
 def halves(texts):
@@ -148,3 +155,4 @@ def test_passages_of_one_document_are_read_in_its_order():
     assert reading_order(passages, [2, 3, 0, 1]) == [0, 3, 1, 2]
     assert reading_order(passages, [3, 1]) == [3, 1]
     assert reading_order(passages, []) == []
+    assert pool_order(passages, [2, 3, 0, 1]) == [0, 1, 2, 3]

@@ -22,6 +22,11 @@ def test_positions_skip_padding_on_either_side():
     assert positions(mask).tolist() == [[0, 0, 0, 1, 2], [0, 1, 2, 2, 2], [0, 1, 1, 1, 2]]
 
 
+def test_positions_of_columns_count_padding():
+    mask = tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0]])
+    assert positions(mask, "columns").tolist() == [[0, 1, 2, 3, 4]] * 2
+
+
 def test_mean_of_equal_spans():
     states = tensor([[[1.0], [3.0], [5.0], [9.0]]])
     mask = torch.ones(1, 4)
@@ -80,7 +85,7 @@ def test_length_groups_open_a_new_group_below_the_ratio():
     for row, length in enumerate((8, 2, 10, 7)):
         mask[row, :length] = 1
     groups = [rows.tolist() for rows in length_groups(mask, ratio=0.75)]
-    assert groups == [[2, 0], [3], [1]]
+    assert groups == [[0, 2], [3], [1]]
     assert sorted(sum(groups, [])) == [0, 1, 2, 3]
 
 

@@ -67,14 +67,23 @@ def test_the_base_counts(shared_model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"pooling": "mean"}, {"compression_rate": 32}, {"doc_max_length": 128, "compression_rate": 32}]
+    "fields",
+    [
+        {"pooling": "mean"},
+        {"compression_rate": 32},
+        {"doc_max_length": 128, "compression_rate": 32},
+        {"text_prefix": ""},
+        {"text_suffix": "<|im_end|>"},
+        {"encoder_length": 64},
+        {"encoder_positions": "columns"},
+    ],
 )
 def test_the_shape_of_memories_counts(shared_model, base, fields):
     assert model_fingerprint(make_model(base, **fields)) != model_fingerprint(shared_model)
 
 
 def test_fields_of_search_and_generation_do_not_count(shared_model, base):
-    model = make_model(base, retrieval_top_k=2, connector="rms", prompt_max_length=512)
+    model = make_model(base, retrieval_top_k=2, connector="rms", prompt_style="released")
     assert model_fingerprint(model) == model_fingerprint(shared_model)
 
 

@@ -14,7 +14,7 @@ ROOMS = ("data", "train", "evaluation", "commands")
 MAY_IMPORT = {
     "data": {"data"},
     "train": {"train", "data"},
-    "evaluation": {"evaluation", "data"},
+    "evaluation": {"evaluation", "data", "train"},
     "commands": set(ROOMS),
 }
 SOURCES = sorted([*ROOT.glob("*.py"), *(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))])

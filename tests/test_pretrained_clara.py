@@ -227,6 +227,14 @@ def test_the_upload_gets_its_arguments(shared_model, tmp_path, monkeypatch):
     assert calls == [(str(tmp_path), {"repo_id": "org/x", "private": True})]
 
 
+def test_a_base_that_was_changed_is_saved_or_refused(base, tmp_path):
+    model = make_model(base, base_is_changed=True)
+    with pytest.raises(ValueError, match="changed"):
+        model.save_pretrained(tmp_path, save_base=False)
+    model.save_pretrained(tmp_path)
+    assert same(Model.from_pretrained(tmp_path), model)
+
+
 def test_saving_refuses_what_it_cannot_keep(base, model, tmp_path):
     with pytest.raises(TypeError, match="unknown arguments"):
         model.save_pretrained(tmp_path, safe_serialisation=True)

@@ -214,64 +214,68 @@ def test_a_hostile_answer_has_one_end(processor):
     assert labelled.count(2) == 1 and labelled[-1] == 2 and 0 not in labelled
 
 
-# Splitting
+# Texts and prompts of other checkpoints
 
 
-def squeezed(text):
-    return "".join(text.split())
+def test_texts_between_special_tokens(processor):
+    framed = make_processor(text_prefix="<|im_start|>", text_suffix="<|im_end|>", doc_max_length=12)
+    row = rows_of(framed.encode_documents(["Titan"]))[0]
+    assert row == [1, *rows_of(processor.encode_documents(["Titan"]))[0], 2]
+    hostile = rows_of(framed.encode_documents(["<|im_end|>"]))[0]
+    assert hostile.count(2) == 1 and hostile[-1] == 2
+    for passages in framed.split_documents(["one two three four five six seven eight"]):
+        assert framed.encode_documents(passages)["input_ids"].shape[1] <= 12
+    bare = make_processor(bos=True, text_prefix="")
+    assert 1 not in rows_of(bare.encode_documents(["Titan"]))[0]
 
 
-def check_split(processor, text):
-    passages = processor.split_documents([text])[0]
-    assert squeezed("".join(passages)) == squeezed(text)
-    lengths = [len(row) for row in rows_of(processor.encode_documents(passages))]
-    assert max(lengths) <= processor.doc_max_length
-    return passages, lengths
+def test_a_fixed_length_for_the_encoder():
+    fixed = make_processor(encoder_length=20)
+    for batch in (fixed.encode_documents(["Titan", "z"]), fixed.encode_questions(["Why?"])):
+        assert batch["input_ids"].shape[1] == batch["attention_mask"].shape[1] == 20
+        assert batch["attention_mask"][:, -1].all() and not batch["attention_mask"][:, 0].any()
+    with pytest.raises(ValueError, match="the limit is 20"):
+        fixed.encode_questions(["0123456789" * 3])
 
 
-def test_a_short_text_stays_as_it_is(processor):
-    texts = ["  padded with spaces  ", DOCUMENTS[0]]
-    assert processor.split_documents(texts) == [[text] for text in texts]
+def test_long_texts_may_be_cut(processor):
+    cutting = make_processor(long_texts="cut", question_max_length=5)
+    text = "0123456789 " * 20
+    assert cutting.split_documents([text]) == [[text]]
+    whole = make_processor(doc_max_length=4096).encode_documents([text])["input_ids"]
+    assert torch.equal(cutting.encode_documents([text])["input_ids"], whole[:, :64])
+    assert torch.equal(cutting.encode_questions([text])["input_ids"], whole[:, :5])
 
 
-def test_a_text_of_exactly_the_limit_is_not_split():
-    length = len(rows_of(make_processor().encode_documents([DOCUMENTS[0]]))[0])
-    assert len(make_processor(doc_max_length=length).split_documents([DOCUMENTS[0]])[0]) == 1
-    assert len(make_processor(doc_max_length=length - 1).split_documents([DOCUMENTS[0]])[0]) == 2
+def test_special_tokens_after_each_memory(processor):
+    row = rows_of(make_processor(memory_suffix="<|endoftext|>").encode_prompts([QUESTIONS[0]], 2))[0]
+    plain = rows_of(processor.encode_prompts([QUESTIONS[0]], 2))[0]
+    first = row.index(SLOT_ID)
+    assert row[first : first + 5] == [SLOT_ID] * 4 + [0]
+    assert row.count(SLOT_ID) == 8 and row.count(0) == 2
+    assert [token for token in row if token != 0] == plain
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "The moon orbits the planet. " * 60,
-        "x" * 700,
-        "\U0001f600" * 120 + " tail",
-        "\n\n  leading and trailing \n\n" * 40,
-        "<|im_end|>" * 60,
-        "nul \x00 \ufffd <MEM> " * 50,
-        " " * 500 + "end",
-        "a" + " " * 500 + "b",
-    ],
-)
-@pytest.mark.parametrize("bos", [False, True])
-def test_splitting_loses_only_white_space_at_the_cuts(text, bos):
-    passages, _ = check_split(make_processor(bos=bos), text)
-    assert all(passage.strip() for passage in passages)
+def test_memories_packed_over_marks_leave_the_rest():
+    """Two places of five marks each, eight slots: the last two marks stay."""
+    packed = make_processor(memory_marks="<|endoftext|>" * 5).encode_prompts([QUESTIONS[0]], 2)
+    row = rows_of(packed)[0]
+    first = row.index(SLOT_ID)
+    assert row[first : first + 10] == [SLOT_ID] * 8 + [0, 0]
+    assert row.count(SLOT_ID) == 8 and row.count(0) == 2
 
 
-def test_words_are_not_cut_where_there_is_white_space(processor):
-    words = [f"word{number}" for number in range(200)]
-    passages, lengths = check_split(processor, " ".join(words))
-    assert " ".join(passages).split() == words
-    assert min(lengths[:-1]) > processor.doc_max_length // 2
+def test_the_released_wording(processor):
+    released = make_processor(prompt_style="released")
+    row = rows_of(released.encode_prompts([" Why? "], 2))[0]
+    text = released.tokenizer.decode([token for token in row if token != SLOT_ID])
+    assert "Background:\n\n\nQuestion: Why? <|im_end|>" in text
+    assert row[row.index(SLOT_ID) :][:8] == [SLOT_ID] * 8
+    assert row != rows_of(processor.encode_prompts([" Why? "], 2))[0]
 
 
-def test_a_document_of_100_000_tokens(processor):
-    sentence = "The Forth Bridge is a railway bridge in Scotland. Titan is the largest moon of Saturn. "
-    tokens = len(processor.tokenizer(sentence)["input_ids"])
-    passages, lengths = check_split(processor, sentence * (100_000 // tokens + 1))
-    assert sum(lengths) >= 100_000 * 0.95
-    assert len(passages) < 100_000 / (processor.doc_max_length / 2)
+def test_a_prompt_without_documents_has_no_slots(processor):
+    assert slots_of(processor.encode_prompts(QUESTIONS, [0, 1, 2])) == [0, 4, 8]
 
 
 # Files

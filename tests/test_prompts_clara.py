@@ -4,6 +4,7 @@ import pytest
 from clara.prompts_clara import (
     ANSWER_SYSTEM,
     SLOTS,
+    STYLES,
     TEXT,
     answer_prompt,
     paraphrase_prompt,
@@ -35,6 +36,15 @@ def test_the_system_text_is_never_lost(template):
     rendered = render_chat(make_tokenizer(template), answer_prompt())
     assert rendered.count(ANSWER_SYSTEM) == 1
     assert rendered.index(ANSWER_SYSTEM) < rendered.index(SLOTS) < rendered.index(TEXT)
+
+
+def test_every_style_has_every_place():
+    for style, words in STYLES.items():
+        assert "{slots}" in words.answer_user and "{question}" in words.answer_user
+        assert "{slots}" in words.paraphrase_user
+        rendered = render_chat(make_tokenizer(CHATML), answer_prompt(style), style)
+        assert rendered.count(SLOTS) == rendered.count(TEXT) == 1 and words.answer_system in rendered
+        assert render_chat(make_tokenizer(CHATML), paraphrase_prompt(style), style).count(SLOTS) == 1
 
 
 def test_a_template_with_a_system_role_gets_it():

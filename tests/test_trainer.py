@@ -11,7 +11,7 @@ from clara.train.checkpoints import complete_checkpoints
 from clara.train.stages import STAGES
 from clara.train.trainer import ClaraTrainer
 from conftest import make_model
-from transformers import TrainerCallback
+from safetensors.torch import load_file
 from training_helpers import (
     PRETRAINING,
     QUESTION_ROWS,
@@ -22,6 +22,7 @@ from training_helpers import (
     make_trainer,
     parameters,
 )
+from transformers import TrainerCallback
 
 
 def plain(base, **fields):
@@ -213,27 +214,25 @@ def test_the_best_checkpoint_is_kept_and_loaded(base, tmp_path):
 
 
 class Poison(TrainerCallback):
-    """Makes a parameter NaN at a step."""
+    """Makes a parameter NaN before a step."""
 
     def __init__(self, step):
         self.step = step
 
-    def on_step_end(self, args, state, control, model=None, **_):
+    def on_step_begin(self, args, state, control, model=None, **_):
         if state.global_step == self.step:
             model.memory_tokens.data[0, 0] = float("nan")
 
 
 def test_a_broken_loss_stops_and_names_the_rows(model, tmp_path):
     fields = {"save_strategy": "steps", "save_steps": 1, "per_device_train_batch_size": 2, "max_steps": 4}
-    trainer = make_trainer(model, tmp_path, callbacks=[Poison(3)], **fields)
-    with pytest.raises(
-        FloatingPointError, match=r"loss is nan at step 3, rows \[\d, \d\] of the training data"
-    ):
+    trainer = make_trainer(model, tmp_path, callbacks=[Poison(2)], **fields)
+    told = r"loss is nan at step 2, rows \[\d, \d\] of the training data.*checkpoint-2 is from before it"
+    with pytest.raises(FloatingPointError, match=told):
         trainer.train()
-    # the callback poisoned step 3 before it was saved; 2 is from before
-    assert complete_checkpoints(tmp_path)[0].name == "checkpoint-2"
-    for checkpoint in complete_checkpoints(tmp_path)[:1]:
-        assert (checkpoint / "generator" / "adapter_model.safetensors").is_file()
+    last = complete_checkpoints(tmp_path)[-1]
+    assert last.name == "checkpoint-2"
+    assert load_file(last / "model.safetensors")["memory_tokens"].isfinite().all()
 
 
 def test_a_broken_gradient_stops_before_the_step_that_would_spoil_the_weights(model, tmp_path):
@@ -279,7 +278,7 @@ def test_a_full_disk_leaves_earlier_checkpoints_and_nothing_half(base, tmp_path,
             "Row 8 has 1 documents, fewer than `documents_per_qu",
         ),
         ("end_to_end", ("Q?", ("a",), ("one",)), "Row 8 has 1 documents, fewer than `retrieval_top_k` = 2"),
-        ("end_to_end", ("word " * 300, ("a",), ("one", "two")), r"Row 8: `questions\[0\]` has"),
+        ("end_to_end", ("word " * 120, ("a",), ("one", "two")), r"Row 8: `questions\[0\]` has"),
         ("end_to_end", ("Q?", ("word " * 1500,), ("one", "two")), "Row 8: .*shorten the answer"),
     ],
 )
@@ -365,7 +364,7 @@ def test_evaluation_counts_the_alignment_in_full_whatever_the_accumulation(base,
 
 def test_evaluation_writes_controls_and_samples(base, tmp_path):
     trainer = make_trainer(
-        plain(base), tmp_path, eval_dataset=PRETRAINING, controls=True, samples=2, max_steps=2,
+        plain(base), tmp_path, eval_dataset=PRETRAINING, picture=True, controls=True, samples=2, max_steps=2,
         eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=2,
     )  # fmt: skip
     trainer.train()
@@ -432,7 +431,7 @@ def test_several_rates_train_at_once(base, tmp_path, stage):
 
 
 def test_a_prefix_of_the_memory_trains_its_tokens_alone(base, tmp_path):
-    """With one memory token of four, the last three get no gradient from the answer, as no token sees later ones."""
+    """With one memory token of four, the other three get no gradient: no token sees those after it."""
     trainer = make_trainer(plain(base), tmp_path, num_memory_tokens=[1], alignment_weight=0.0)
     found = gradients(trainer)["memory_tokens"]
     assert found[0].abs().max() > 0 and found[1:].abs().max() == 0

@@ -3,6 +3,7 @@
 import torch
 from clara.data.records import PretrainingRecord, QuestionRecord
 from clara.train.arguments import ClaraTrainingConfig
+from clara.train.curves import CurveCallback
 from clara.train.trainer import ClaraTrainer
 from conftest import DOCUMENTS
 
@@ -65,10 +66,14 @@ def make_args(folder, stage="pretraining", **kwargs):
 
 def make_trainer(model, folder, stage="pretraining", rows=None, **kwargs):
     """A trainer over the rows above; what is no argument of the trainer is a field of its configuration."""
+    picture = kwargs.pop("picture", False)
     own = {key: kwargs.pop(key) for key in ("eval_dataset", "callbacks", "data_collator") if key in kwargs}
     model.config.retrieval_top_k = 2
     rows = ROWS[stage] if rows is None else rows
-    return ClaraTrainer(model, make_args(folder, stage, **kwargs), train_dataset=rows, **own)
+    trainer = ClaraTrainer(model, make_args(folder, stage, **kwargs), train_dataset=rows, **own)
+    if not picture:
+        trainer.remove_callback(CurveCallback)  # drawing takes longer than training here
+    return trainer
 
 
 def parameters(model):

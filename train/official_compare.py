@@ -138,9 +138,16 @@ def _compare_prompts(model: Any, expected: Expected) -> Difference:
     for ids, mask, recorded in zip(
         batch["input_ids"], batch["attention_mask"], expected.texts["prompt_ids"], strict=True
     ):
-        outside = [SLOT_ID if token in slots else token for token in recorded]
-        differ += ids[mask.bool()].tolist() != outside
+        differ += not _same_outside(ids[mask.bool()].tolist(), recorded, slots)
     return Difference("prompt ids", differ, 0, f"of {len(batch['input_ids'])} prompts differ")
+
+
+def _same_outside(ids: list[int], recorded: list[int], slots: set[int]) -> bool:
+    """Whether a prompt has as many slots as the recorded one and the same ids outside them."""
+    counts = ids.count(SLOT_ID) == sum(token in slots for token in recorded)
+    pairs = zip(ids, recorded, strict=False)
+    same = all(own in (SLOT_ID, other) or other in slots for own, other in pairs)
+    return counts and len(ids) == len(recorded) and same
 
 
 def _compare_answers(model: Any, expected: Expected, pools: list[Any], max_new_tokens: int) -> Difference:

@@ -121,7 +121,10 @@ class ClaraTrainer(SavingMixin, Trainer):
         """
         rows, positives = inputs.pop("rows").tolist(), inputs.pop("positives", None)
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
-        loss = self._answer_loss(outputs, num_items_in_batch) + self._other_losses(inputs, outputs, positives)
+        others = self._other_losses(inputs, outputs, positives)
+        if self.model.training and num_items_in_batch is not None:
+            others = others / self.current_gradient_accumulation_steps
+        loss = self._answer_loss(outputs, num_items_in_batch) + others
         if not torch.isfinite(loss):
             self._stop(f"The loss is {loss.item()}", rows)
         if self.model.training:
@@ -142,7 +145,7 @@ class ClaraTrainer(SavingMixin, Trainer):
             temperature = self.model.config.retrieval_temperature
             extra = contrastive_loss(outputs.scores, positives, temperature, inputs.get("memory_mask"))
             total = total + args.contrastive_weight * extra
-        return total / (self.current_gradient_accumulation_steps if self.model.training else 1)
+        return total
 
     def _stop(self, found: str, rows: list[int]) -> None:
         last = last_complete_checkpoint(self.args.output_dir)

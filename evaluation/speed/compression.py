@@ -55,14 +55,12 @@ def bench_compression(model: Any, sizes: Sizes, repeats: int, roof: Roof) -> Sec
         [line(name, values, units, work, roof) for name, values in seconds.items()],
         ratios,
         {
-            "bytes a document": memory_tokens * model.config.get_text_config().hidden_size * _itemsize(model),
+            "bytes a document": memory_tokens
+            * model.config.get_text_config().hidden_size
+            * model.dtype.itemsize,
             "bytes of its text": sum(len(text.encode()) for text in texts) / len(texts),
         },
     )
-
-
-def _itemsize(model: Any) -> int:
-    return torch.empty(0, dtype=model.dtype).element_size()
 
 
 def compression_runs(model: Any, texts: Sequence[str], sizes: Sizes) -> dict[str, Callable[[int], None]]:

@@ -1,12 +1,12 @@
 """The end-to-end step from stored memories, against one that compresses its candidates again."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from clara.data.collation import Item
 from clara.data.records import QuestionRecord
-from clara.documents_clara import Passages
 from clara.encoding_clara import evaluating, length_buckets
 from clara.train.memories import EndToEndCollator
 from clara.train.throughput import StepFlops
@@ -27,8 +27,9 @@ COMPRESS_BATCH = 32
 def bench_end_to_end(model: Any, rows: Rows, sizes: Sizes, repeats: int, roof: Roof) -> Section:
     """An end-to-end step from stored memories against one that compresses the candidates again."""
     step = Stepper(model, "end_to_end")
-    collate = end_to_end_collator(model, rows.questions)
-    groups = grouped(rows.questions, sizes.questions)
+    records = fitted(model, rows.questions)
+    collate = end_to_end_collator(model, records)
+    groups = grouped(records, sizes.questions)
     seconds = times(end_to_end_runs(step, collate, groups), repeats, model)
     flops, batch = StepFlops(model), collate(groups[0])
     lengths = candidate_lengths(model, groups[0])
@@ -59,16 +60,22 @@ def bench_end_to_end(model: Any, rows: Rows, sizes: Sizes, repeats: int, roof: R
 def candidate_lengths(model: Any, items: Sequence[Item]) -> list[int]:
     """Tokens of every candidate of a batch."""
     texts = [text for item in items for text in item.record.documents]
-    return model.processor.encode_documents(texts, truncation=True)["attention_mask"].sum(-1).tolist()
+    return model.processor.encode_documents(texts)["attention_mask"].sum(-1).tolist()
+
+
+def fitted(model: Any, records: Sequence[QuestionRecord]) -> list[QuestionRecord]:
+    """The records with every candidate cut to its first passage, as stored memories have it."""
+    first = [
+        tuple(parts[0] for parts in model.processor.split_documents(list(record.documents)))
+        for record in records
+    ]
+    return [replace(record, documents=texts) for record, texts in zip(records, first, strict=True)]
 
 
 def end_to_end_collator(model: Any, records: Sequence[QuestionRecord]) -> EndToEndCollator:
-    """The trainer's collator over memories of all candidates, each cut to one passage."""
+    """The trainer's collator over memories of all candidates."""
     texts = list(dict.fromkeys(text for record in records for text in record.documents))
-    passages = Passages()
-    for index, parts in enumerate(model.processor.split_documents(texts)):
-        passages.add(str(index), parts[:1], {})
-    memory = model.compress_passages(passages, batch_size=COMPRESS_BATCH)
+    memory = model.build_memory(texts, batch_size=COMPRESS_BATCH, show_progress=False)
     places = {text: index for index, text in enumerate(texts)}
     return EndToEndCollator(model.processor, memory, places, model.config.retrieval_top_k)
 
@@ -110,6 +117,5 @@ def compress_buckets(model: Any, items: Sequence[Item]) -> Tensor:
 
 
 def compress_texts(model: Any, texts: Sequence[str]) -> Tensor:
-    """Memories (N, M, H) of texts in one pass, cut to one passage each."""
-    cut = [parts[0] for parts in model.processor.split_documents(list(texts))]
-    return model.compress(**model.processor.encode_documents(cut).to(model.device))
+    """Memories (N, M, H) of texts in one pass."""
+    return model.compress(**model.processor.encode_documents(texts).to(model.device))

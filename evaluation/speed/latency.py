@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from clara.memory_clara import CorpusMemory
 from torch import Tensor
+from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
 from ..baseline_prompts import text_prompt_ids
@@ -93,15 +94,19 @@ def latency_runs(
 
 
 @torch.no_grad()
-def read_text(model: Any, question: str, documents: Sequence[str], **generation: Any) -> str:
+def read_text(
+    model: Any,
+    question: str,
+    documents: Sequence[str],
+    streamer: BaseStreamer | None = None,
+    **generation: Any,
+) -> str:
     """What the plain base answers from the documents' text, in the template that holds the memories."""
     tokenizer = model.processor.tokenizer
     ids = torch.tensor([text_prompt_ids(tokenizer, question, documents)], device=model.device)
+    config = GenerationConfig(**{**model.generation_config.to_diff_dict(), **generation})
     sequences = model.decoder.generate(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        generation_config=model.generation_config,
-        **generation,
+        input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config, streamer=streamer
     )
     return tokenizer.decode(sequences[0, ids.shape[1] :], skip_special_tokens=True).strip()
 

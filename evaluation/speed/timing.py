@@ -43,6 +43,7 @@ def measure(
         raise ValueError(f"`repeats` must be at least 1, got {repeats}.")
     seconds: dict[str, dict[str, list[float]]] = {name: {} for name in runs}
     for number in range(-warmup, repeats):
+        gc.collect()
         names = list(runs) if number % 2 == 0 else list(reversed(runs))
         for name in names:
             marks = timed(runs[name], max(number, 0), device)
@@ -54,7 +55,6 @@ def measure(
 
 def timed(run: Run, number: int, device: torch.device) -> dict[str, float]:
     """The marks of one call, its wall time among them."""
-    gc.collect()
     synchronize(device)
     start = time.perf_counter()
     marks = run(number)

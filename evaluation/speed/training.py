@@ -1,6 +1,6 @@
 """Pretraining steps: all signals of a row, length buckets, labelled logits alone."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from clara.data.collation import Item, PretrainingCollator, RecordDataset
@@ -22,7 +22,7 @@ BUCKETS, PADDED = "length buckets, padded to the longest", "any order, padded to
 NEEDED = {ONE: 1.4, PADDED: 1.3}
 
 
-def bench_training(model: Any, rows: Rows, sizes: Sizes, repeats: int, roof: Roof) -> list[Section]:
+def bench_training(model: Any, rows: Rows, sizes: Sizes, repeats: int, roof: Roof) -> Iterator[Section]:
     """Measures steps of `end_to_end` and `pretraining`; the model is left in the latter stage.
 
     Args:
@@ -32,12 +32,10 @@ def bench_training(model: Any, rows: Rows, sizes: Sizes, repeats: int, roof: Roo
         repeats: Rounds.
         roof: The machine's peak.
     """
-    return [
-        bench_end_to_end(model, rows, sizes, repeats, roof),
-        bench_signals(model, rows, sizes, repeats, roof),
-        bench_buckets(model, rows, sizes, repeats, roof),
-        bench_logits(model, rows, sizes),
-    ]
+    yield bench_end_to_end(model, rows, sizes, repeats, roof)
+    yield bench_signals(model, rows, sizes, repeats, roof)
+    yield bench_buckets(model, rows, sizes, repeats, roof)
+    yield bench_logits(model, rows, sizes)
 
 
 def bench_signals(model: Any, rows: Rows, sizes: Sizes, repeats: int, roof: Roof) -> Section:
@@ -123,7 +121,7 @@ def bucket_runs(
     return {BUCKETS: lambda _: run(True), PADDED: lambda _: run(False)}
 
 
-def padded(model: Any, batch: Mapping[str, Any], width: int) -> Batch:
+def padded(model: Any, batch: Mapping[str, Any], width: int) -> dict[str, Any]:
     """A batch with its documents padded to `width`."""
     ids, mask = widen(model, (batch["document_input_ids"], batch["document_attention_mask"]), width)
     return {**batch, "document_input_ids": ids, "document_attention_mask": mask}

@@ -1,0 +1,59 @@
+"""The Slurm form of the pipeline, with an `sbatch` that runs the submitted scripts here."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("datatrove")
+
+from clara.data.synthesis.finish import read_outcomes
+
+SAMPLES = Path(__file__).parents[1] / "data" / "samples" / "corpus.jsonl"
+SBATCH = """#!/bin/bash
+script="${@: -1}"
+array=$(sed -n 's/^#SBATCH --array=\\([0-9]*-[0-9]*\\).*/\\1/p' "$script")
+export SLURM_NODELIST=localhost SLURM_CPUS_PER_TASK=1 SLURM_MEM_PER_CPU=2000 SLURM_GPUS_ON_NODE=0
+for task in $(seq ${array%-*} ${array#*-}); do
+    SLURM_ARRAY_TASK_ID=$task bash "$script" > "$script.out" 2>&1 || exit 1
+done
+echo "Submitted batch job 1"
+"""
+
+
+@pytest.mark.slow
+def test_slurm_runs_all_tasks_and_then_the_gates(tmp_path):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name, text in (("sbatch", SBATCH), ("scontrol", "#!/bin/bash\necho localhost\n")):
+        (tools / name).write_text(text)
+        (tools / name).chmod(stat.S_IRWXU)
+    here = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{tools}:{here}:{os.environ['PATH']}"}
+    clara = [
+        sys.executable,
+        "-c",
+        "from clara.commands.main import main; raise SystemExit(main())",
+        "synthesize",
+    ]
+    command = [
+        *clara,
+        str(SAMPLES),
+        "--teacher",
+        "scripted",
+        "--output",
+        str(tmp_path / "out"),
+        "--limit",
+        "6",
+    ]
+    options = '{"partition": "cpu", "time": "1:00:00", "with_srun": false, "env_command": "true"}'
+    command += ["--executor", "slurm", "--tasks", "2", "--executor-options", options]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    outcomes = list(read_outcomes(tmp_path / "out"))
+    assert len({outcome.id for outcome in outcomes}) == len(outcomes) == 6
+    assert {path.name[:5] for path in (tmp_path / "out" / "raw").iterdir()} == {"00000", "00001"}
+    assert "6 of 6 passages" in (tmp_path / "out" / "report.md").read_text()
