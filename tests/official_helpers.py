@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from conftest import CHATML, DOCUMENTS, QUESTIONS, make_tokenizer, save_base
+from conftest import CHATML, DOCUMENTS, QUESTIONS, make_tokenizer, text_config
 from jinja2 import TemplateError
 from safetensors.torch import save_file
 from torch.nn import functional
@@ -51,6 +51,23 @@ def first_word_tokenizer(template):
     )
 
 
+def make_base(folder, kind="mistral", tied=False, dtype=torch.float32, tokenizer=None, **overrides):
+    """Writes a random causal LM whose outputs are far from uniform; fields of its config can be overridden."""
+    config = text_config(kind, tied)
+    for name, value in overrides.items():
+        setattr(config, name, value)
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(5.0)
+    model.to(dtype).save_pretrained(folder)
+    (tokenizer or make_tokenizer()).save_pretrained(folder)
+    return str(folder)
+
+
 def special_tokens(fields):
     count = fields["doc_max_length"] // fields["compr_rate"]
     marks = [f"<MEM{i}>" for i in range(count)] if fields["different_mem_tokens"] else ["<MEM>"] * count
@@ -87,12 +104,10 @@ def make_official(
         "different_mem_tokens": True, "generation_top_k": 2, "max_new_tokens": 32, "quantization": "no",
         "decoder_model_name": "somebody/else", "compr_model_name": None, **fields,
     }  # fmt: skip
-    base = save_base(folder / "base", kind, tied, dtype, tokenizer or make_tokenizer(template))
+    tokenizer = tokenizer or make_tokenizer(template)
+    overrides = {"vocab_size": vocab_size} if vocab_size else {}
+    base = make_base(folder / "base", kind, tied, dtype, tokenizer, **overrides)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    if vocab_size:
-        model.resize_token_embeddings(vocab_size)
-        model.to(dtype).save_pretrained(base)
-        model.float()
     extended, _ = official_tokenizer(base, fields)
     torch.manual_seed(11)
     model.resize_token_embeddings(len(extended), mean_resizing=False)

@@ -126,7 +126,7 @@ def test_runs_a_preset_through_the_command(tiny, tokenizer, monkeypatch, capsys)
     monkeypatch.setattr(models, "random_model", small)
     words = [
         "bench",
-        "latency",
+        "compression",
         "--preset",
         "mistral-7b",
         "--random-weights",

@@ -1,4 +1,4 @@
-"""Two ways to compute the same: stored memories and compressing, gradients by hand, few logits and all of them."""
+"""Two ways to compute the same: stored memories or compressing, gradients by hand, few logits or all."""
 
 import pytest
 import torch
@@ -76,7 +76,7 @@ def test_the_query_reasoner_learns_through_the_choice_alone(trainer):
 
 
 def choice_gradient(scores, memory, slot_gradients, temperature):
-    """dL/ds by hand: for each slot (1 / t) pi_d g^T (z_d - r), pi over what is left, r its mean (appendix A)."""
+    """dL/ds by hand: a slot gives (1 / t) pi_d g^T (z_d - r), pi over what is left, r its mean (appendix A)."""
     taken, total = torch.zeros_like(scores, dtype=torch.bool), torch.zeros_like(scores)
     for gradient in slot_gradients.unbind(1):
         open_scores = (scores / temperature).masked_fill(taken, float("-inf"))
@@ -143,7 +143,7 @@ def test_the_representation_path_on_a_toy_case():
 def test_the_probability_path_on_a_toy_case():
     """Appendix A, term I: the answer's probability is that of the chosen document, p(y|x,d) = 0.9, 0.2, 0.4.
 
-    dL/ds_d = -(1 / p(y|x)) (1/t) pi_d (p(y|x,d) - sum_j pi_j p(y|x,j)), with p(y|x) = 0.9 in the hard forward.
+    dL/ds_d = -(1 / p(y|x)) (1/t) pi_d (p(y|x,d) - sum_j pi_j p(y|x,j)); p(y|x) is 0.9 in the hard forward.
     """
     scores, given = TOY["scores"].clone().requires_grad_(), tensor([0.9, 0.2, 0.4])
     weights, _ = soft_topk(scores, 1, TEMPERATURE)

@@ -41,6 +41,7 @@ class ClaraTrainingConfig(TrainingArguments):
         controls: Evaluate the answer's loss with the own, a shuffled and no memory at each evaluation.
         peak_tflops: Peak of the device in dense bf16 TFLOP/s, for the utilisation; None: known GPUs, else
             left out.
+        max_minutes: Save and stop after so many minutes; the same command then goes on. None: no limit.
         rich_progress: Show progress and logs with TRL's `RichProgressCallback` (needs `trl` and `rich`).
     """
 
@@ -59,6 +60,7 @@ class ClaraTrainingConfig(TrainingArguments):
     samples: int = field(default=4, metadata={"help": "Answers generated at each evaluation."})
     controls: bool = field(default=True, metadata={"help": "Own, shuffled and no memory at evaluation."})
     peak_tflops: float | None = field(default=None, metadata={"help": "Peak of the device in TFLOP/s."})
+    max_minutes: float | None = field(default=None, metadata={"help": "Save and stop after so long."})
     rich_progress: bool = field(default=False, metadata={"help": "Progress and logs as a live panel."})
 
     learning_rate: float | None = field(

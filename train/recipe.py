@@ -3,7 +3,7 @@
 import argparse
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,7 +61,10 @@ class ScriptArguments:
 
 
 def read_recipe(file: str) -> dict[str, Any]:
-    """Reads a recipe. `${NAME}` in a text becomes that environment variable, `${NAME:-text}` has a default.
+    """Reads a recipe. `${NAME}` in a value is that environment variable, `${NAME:-text}` has a default.
+
+    A value that is nothing but a variable is read as YAML, so that it can be a number. `${RECIPE}` is the
+    folder of the recipe.
 
     Raises:
         ValueError: If the file holds no mapping, or a variable without a default is not set.
@@ -70,26 +73,28 @@ def read_recipe(file: str) -> dict[str, Any]:
         recipe = yaml.safe_load(opened)
     if not isinstance(recipe, dict):
         raise ValueError(f"{file} must hold a YAML mapping of fields, got {type(recipe).__name__}.")
-    return {name: _expand(value, file) for name, value in recipe.items()}
+    variables = {**os.environ, "RECIPE": os.path.dirname(os.path.abspath(file))}
+    return {name: _expand(value, variables, file) for name, value in recipe.items()}
 
 
-def _expand(value: Any, file: str) -> Any:
+def _expand(value: Any, variables: Mapping[str, str], file: str) -> Any:
     if isinstance(value, list):
-        return [_expand(item, file) for item in value]
+        return [_expand(item, variables, file) for item in value]
     if isinstance(value, dict):
-        return {key: _expand(item, file) for key, item in value.items()}
-    if not isinstance(value, str):
+        return {key: _expand(item, variables, file) for key, item in value.items()}
+    if not isinstance(value, str) or not VARIABLE.search(value):
         return value
 
     def look_up(match: re.Match) -> str:
-        found = os.environ.get(match[1], match[2])
+        found = variables.get(match[1], match[2])
         if found is None:
             raise ValueError(
                 f"{file} needs the environment variable {match[1]}: export {match[1]}=... first."
             )
         return found
 
-    return VARIABLE.sub(look_up, value)
+    text = VARIABLE.sub(look_up, value)
+    return yaml.safe_load(text) if VARIABLE.fullmatch(value) else text
 
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[ScriptArguments, ClaraTrainingConfig]:

@@ -19,6 +19,7 @@ from .checks import check_rows
 from .collators import RowCollator, make_collator
 from .controls import control_rows, memory_controls, sample_answers, write_rows
 from .curves import CurveCallback
+from .limits import TimeLimitCallback
 from .losses import contrastive_loss
 from .metrics import RunningMeans, recall
 from .optimizer import MasterAdamW
@@ -79,7 +80,7 @@ class ClaraTrainer(SavingMixin, Trainer):
             data_collator=RowCollator(data_collator),
             train_dataset=train,
             eval_dataset=evaluation,
-            callbacks=[self._epochs, CurveCallback(), *rich_progress(args), *(callbacks or [])],
+            callbacks=[self._epochs, CurveCallback(), *own_callbacks(args), *(callbacks or [])],
             **kwargs,
         )
         self.model.add_model_tags(list(self._tag_names))
@@ -95,8 +96,10 @@ class ClaraTrainer(SavingMixin, Trainer):
         return self._epochs.sampler
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW; with float32 masters when a trained parameter has a lower precision."""
-        low = any(p.requires_grad and p.dtype in LOW_PRECISION for p in self.model.parameters())
+        """AdamW; with float32 masters for parameters of a lower precision (DeepSpeed has its own)."""
+        low = not self.is_deepspeed_enabled and any(
+            p.requires_grad and p.dtype in LOW_PRECISION for p in self.model.parameters()
+        )
         if low and self.optimizer is None and self.optimizer_cls_and_kwargs is None:
             args = self.args
             betas = (args.adam_beta1, args.adam_beta2)
@@ -224,13 +227,16 @@ class ClaraTrainer(SavingMixin, Trainer):
             write_rows(os.path.join(self.args.output_dir, name), self.state.global_step, rows)
 
 
-def rich_progress(args: ClaraTrainingConfig) -> list[TrainerCallback]:
-    """TRL's live panel of progress and logs, if it is asked for."""
-    if not args.rich_progress:
-        return []
-    from trl import RichProgressCallback
+def own_callbacks(args: ClaraTrainingConfig) -> list[TrainerCallback]:
+    """What the configuration asks for: a limit of time, TRL's live panel of progress and logs."""
+    callbacks: list[TrainerCallback] = []
+    if args.max_minutes is not None:
+        callbacks.append(TimeLimitCallback(args.max_minutes))
+    if args.rich_progress:
+        from trl import RichProgressCallback
 
-    return [RichProgressCallback()]
+        callbacks.append(RichProgressCallback())
+    return callbacks
 
 
 def as_dataset(rows: Any) -> Any:

@@ -55,6 +55,7 @@ def measure_throughput(delay: float, concurrency: int, count: int) -> dict[str, 
     ours, theirs = context.Pipe()
     server = context.Process(target=_serve, args=(theirs, delay))
     server.start()
+    theirs.close()
     try:
         teacher = partial(open_teacher, TeacherSettings(ours.recv(), concurrency=concurrency))
         with tempfile.TemporaryDirectory() as folder:
