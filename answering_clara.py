@@ -162,10 +162,10 @@ class AnsweringMixin(BuildingMixin):
         return found, chosen
 
     def _generate_from(self, prompts: dict[str, Tensor], memory: Tensor, **kwargs: Any) -> ModelOutput:
-        """Generates from prompts whose slots take `memory` (slots, H), wearing the generator."""
+        """Generates from prompts whose slots take `memory` (slots, H); the caller holds the lock."""
         prompts = prompts.to(self.device)
         embeds = self.fill_slots(prompts["input_ids"], memory.to(self.device))
-        with self.lock, evaluating(self), wearing(self.decoder, "generator"):
+        with evaluating(self), wearing(self.decoder, "generator"):
             return super().generate(
                 inputs_embeds=embeds,
                 attention_mask=prompts["attention_mask"],

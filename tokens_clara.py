@@ -10,10 +10,9 @@ _reading = threading.Lock()
 
 
 def _read(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], plain: bool, **options: Any) -> Any:
+    settings = {"add_special_tokens": False, "split_special_tokens": plain, "verbose": False}
     with _reading:
-        return tokenizer(
-            list(texts), **{"add_special_tokens": False, "split_special_tokens": plain, **options}
-        )
+        return tokenizer(list(texts), **{**settings, **options})
 
 
 def plain_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:

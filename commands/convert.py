@@ -59,7 +59,8 @@ def convert_official(arguments: argparse.Namespace) -> None:
     )
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     print(f"{folder}: {size / 1e6:,.1f} MB")
-    print(f"next: clara ask 'your question' --model {folder} …, see docs/coming-from-ml-clara.md")
+    print(f"next: clara build-memory DOCUMENTS --model {folder} --output MEMORY")
+    print(f"      clara ask MEMORY 'your question' --model {folder}")
 
 
 def compare_outputs(arguments: argparse.Namespace) -> None:

@@ -26,9 +26,7 @@ SAMPLES = Path(__file__).resolve().parents[1] / "data" / "samples"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `clara demo`."""
-    parser.add_argument(
-        "--questions", type=int, default=6, metavar="N", help="questions to ask (default: 6)"
-    )
+    parser.add_argument("--questions", type=int, default=6, metavar="N", help="questions to ask (default: 6)")
     add_model_arguments(parser)
     parser.add_argument(
         "--compression-rate", type=int, metavar="R", help="document tokens for one memory token (default: 16)"

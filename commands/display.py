@@ -1,6 +1,7 @@
 """What the commands show in a terminal: panels and tables."""
 
 from collections.abc import Iterable
+from textwrap import shorten
 from typing import Any
 
 from rich import box
@@ -50,10 +51,11 @@ def show_question(number: int, total: int, row: dict[str, Any]) -> None:
     facts.add_row(
         "time", f"search {row['search_seconds']:.2f} s, search and answer {row['answer_seconds']:.2f} s", ""
     )
-    title = Text(f"{number}/{total}  {row['question']}", style="bold cyan")
-    body = [facts, documents_table(row["documents"])]
+    question = Text(row["question"], style="bold cyan")
+    body = [question, facts, documents_table(row["documents"])]
     if row["missed"]:
         body.append(Text(f"not found: {', '.join(row['missed'])}", style="red"))
+    title = f"question {number} of {total}"
     console.print(Panel(Group(*body), title=title, title_align="left", border_style="cyan"))
 
 
@@ -105,9 +107,9 @@ def show_sources(found: dict[str, Any]) -> None:
     table = Table(title="answered from", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("cosine", justify="right")
     table.add_column("document")
-    table.add_column("text", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("begins")
     for item in found["documents"]:
-        text = " ".join(item["text"].split())
+        text = shorten(item["text"], 50, placeholder=" …")
         table.add_row(f"{item['score']:.3f}", Text(item["id"]), Text(text, style="dim"))
     console.print(table)
     console.print(f"{found['seconds']:.2f} s for search and answer")

@@ -45,6 +45,7 @@ def load_model(
 
     Raises:
         ValueError: `compression_rate` is not that of the checkpoint.
+        FileNotFoundError: `name` looks like a folder and is none.
     """
     import torch
 
@@ -68,12 +69,16 @@ def load_model(
 
 def is_checkpoint(name: str) -> bool:
     """Whether `name` is a CLaRa checkpoint and not a plain causal LM."""
+    from transformers import PretrainedConfig
+
     from ..configuration_clara import ClaraConfig
     from ..embedded_clara import is_embedded
 
     if is_embedded(name):
         return False
-    fields, _ = ClaraConfig.get_config_dict(name)
+    if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not Path(name).is_dir():
+        raise FileNotFoundError(f"`--model` {name} is not a folder.")
+    fields, _ = PretrainedConfig.get_config_dict(name)
     return fields.get("model_type") == ClaraConfig.model_type
 
 

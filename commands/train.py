@@ -6,10 +6,12 @@ import shlex
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `clara train`."""
+    parser.epilog = "example: clara train pretraining --config train/recipes/tiny.yaml --max_steps 4"
     parser.add_argument("stage", choices=("pretraining", "instruction_tuning", "end_to_end"))
-    parser.add_argument("--config", required=True, help="recipe, a YAML file such as train/recipes/tiny.yaml")
     parser.add_argument(
-        "options", nargs=argparse.REMAINDER, help="options over the recipe's, such as --max_steps 10"
+        "options",
+        nargs=argparse.REMAINDER,
+        help="--config RECIPE, a YAML file of fields, and options such as --max_steps 10, which win over it",
     )
 
 
@@ -21,9 +23,8 @@ def run(arguments: argparse.Namespace) -> None:
     """
     from ..train.run import main
 
-    options = ["--config", arguments.config, *arguments.options]
-    command = shlex.join(["clara", "train", arguments.stage, *options])
+    command = shlex.join(["clara", "train", arguments.stage, *arguments.options])
     try:
-        main([*options, "--stage", arguments.stage], command)
+        main([*arguments.options, "--stage", arguments.stage], command)
     except FloatingPointError as error:
         raise ValueError(str(error)) from error

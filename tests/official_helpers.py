@@ -52,18 +52,18 @@ def first_word_tokenizer(template):
 
 
 def make_base(folder, kind="mistral", tied=False, dtype=torch.float32, tokenizer=None, **overrides):
-    """Writes a random causal LM whose outputs are far from uniform; fields of its config can be overridden."""
+    """Writes a random causal LM whose outputs are far from uniform."""
     config = text_config(kind, tied)
     for name, value in overrides.items():
         setattr(config, name, value)
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(5.0)
-    model.to(dtype).save_pretrained(folder)
+    model.save_pretrained(folder)
     (tokenizer or make_tokenizer()).save_pretrained(folder)
     return str(folder)
 
@@ -95,8 +95,8 @@ def random_adapter(model, rank, seed):
 
 
 def make_official(
-    folder, kind="mistral", tied=False, template=CHATML, tokenizer=None, dtype=torch.float32, vocab_size=None,
-    copies=True, reasoner=True, lora_dtype=torch.float32, **fields,
+    folder, kind="mistral", tied=False, template=CHATML, tokenizer=None, dtype=torch.float32, copies=True,
+    reasoner=True, lora_dtype=torch.float32, base_fields=None, **fields,
 ):  # fmt: skip
     """Writes base/ and checkpoint/ under a folder."""
     fields = {
@@ -105,9 +105,8 @@ def make_official(
         "decoder_model_name": "somebody/else", "compr_model_name": None, **fields,
     }  # fmt: skip
     tokenizer = tokenizer or make_tokenizer(template)
-    overrides = {"vocab_size": vocab_size} if vocab_size else {}
-    base = make_base(folder / "base", kind, tied, dtype, tokenizer, **overrides)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    base = make_base(folder / "base", kind, tied, dtype, tokenizer, **(base_fields or {}))
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
     extended, _ = official_tokenizer(base, fields)
     torch.manual_seed(11)
     model.resize_token_embeddings(len(extended), mean_resizing=False)

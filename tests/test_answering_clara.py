@@ -370,6 +370,23 @@ def test_threads_get_the_answers_they_would_get_alone(shared_model, memory, quic
     assert worn_adapters(shared_model.decoder) == []
 
 
+def test_threads_on_a_training_model_meet_no_dropout(model, memory, quick_switches):
+    """One thread must not end another's eval mode."""
+    model.train()
+    expected = model.retrieve(QUESTIONS, memory).scores
+
+    def job(turn):
+        if turn % 2:
+            return model.retrieve(QUESTIONS, memory).scores
+        return model.build_memory(DOCUMENTS, show_progress=False)[:]
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(job, range(40)))
+    for turn, result in enumerate(found):
+        close(result, expected if turn % 2 else memory[:])
+    assert all(module.training for module in model.modules())
+
+
 class Listener(BaseStreamer):
     """Keeps the tokens and whether another thread could have taken the model's lock meanwhile."""
 

@@ -11,7 +11,7 @@ from clara.commands import demo, display
 from clara.commands.build_memory import chunks
 from clara.commands.main import find_commands, main
 from clara.commands.models import UNTRAINED, load_model
-from clara.memory_clara import CorpusMemory
+from clara.memory_clara import CorpusMemory, CorpusMemoryWriter
 
 CORPUS = [
     {"id": "titan", "title": "Titan", "text": "The largest moon of Saturn.", "kind": "moon"},
@@ -111,6 +111,14 @@ def test_build_memory_keeps_the_store_that_is_there(store, files, checkpoint, ca
     assert {file.name: file.read_bytes() for file in store.iterdir()} == before
 
 
+def test_build_memory_waits_for_no_other_writer(files, tmp_path, checkpoint, capsys):
+    output = tmp_path / "store"
+    writer = CorpusMemoryWriter(output)
+    assert main(["build-memory", str(files), "--output", str(output), "--model", checkpoint]) == 2
+    writer.abort()
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("clara build-memory: ")
+
+
 @pytest.mark.parametrize("bad", ["", '{"id": "titan", "text": "again"}', "not json"])
 def test_build_memory_leaves_nothing_of_a_bad_corpus(files, tmp_path, checkpoint, capsys, bad):
     rows = files / "rows.jsonl"
@@ -191,6 +199,12 @@ def test_compression_rate_of_a_checkpoint_is_its_own(checkpoint):
         load_model(checkpoint, compression_rate=8)
 
 
+@pytest.mark.parametrize("name", ["/nowhere/model", "./model", "runs/first/model"])
+def test_model_folder_must_exist(name):
+    with pytest.raises(FileNotFoundError, match=f"`--model` {name} is not a folder"):
+        load_model(name)
+
+
 def test_questions_are_spread_and_carry_the_ids_of_their_positives():
     rows = demo.read_questions(90)
     assert [row["question"] for row in demo.read_questions(3)] == [rows[i]["question"] for i in (0, 30, 60)]
@@ -215,6 +229,14 @@ def test_right_documents_are_marked(capsys):
     display.console.print(display.documents_table(documents))
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines if "0." in line] == [["✓", "0.500", "a"], ["✗", "0.250", "b"]]
+
+
+def test_sources_keep_score_and_id_beside_long_texts(capsys):
+    documents = [{"id": "files/note.txt#1", "score": 0.5, "text": "Some words " * 100}]
+    display.show_sources({"documents": documents, "seconds": 1.25})
+    shown = capsys.readouterr().out
+    assert "0.500" in shown and "files/note.txt#1" in shown and "Some words Some" in shown
+    assert "1.25 s for search and answer" in shown
 
 
 def test_chunks():

@@ -104,9 +104,8 @@ def test_files_and_functions_are_short(path):
     assert len(text.splitlines()) <= MAX_FILE
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            has_docstring = ast.get_docstring(node) is not None
-            body = node.body[1:] if has_docstring else node.body
-            length = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+            text_lines = node.body[0].end_lineno - node.body[0].lineno + 1
+            length = node.end_lineno - node.lineno + 1 - (text_lines if ast.get_docstring(node) else 0)
             assert length <= MAX_FUNCTION, f"{node.name} (line {node.lineno}) has {length} lines"
 
 

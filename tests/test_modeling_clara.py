@@ -7,7 +7,7 @@ import pytest
 import torch
 from clara.adapters_clara import adapter_parameters, wearing, worn_adapters
 from clara.configuration_clara import ADAPTERS
-from clara.encoding_clara import mean_spans
+from clara.encoding_clara import length_groups, mean_spans
 from clara.processing_clara import IGNORE_INDEX, SLOT_ID
 from clara.retrieval_clara import cosine_scores, gather
 from conftest import DOCUMENTS, QUESTIONS, make_model
@@ -192,15 +192,17 @@ def test_without_memory_it_is_the_plain_base(shared_model, base):
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1], [1, 2, 0]])
+@pytest.mark.parametrize("longest", [1, 40])
 @torch.no_grad()
-def test_loss_is_the_mean_over_the_answers_whatever_the_order_of_lengths(shared_model, pools, order):
+def test_loss_is_the_mean_over_the_answers_whatever_the_order_of_lengths(shared_model, pools, order, longest):
     """Rows run in groups of similar length; logits and loss must come back in the order of the labels."""
     model = shared_model
-    questions, answers = [QUESTIONS[i] for i in order], [ANSWERS[i] for i in order]
-    for counts in (2, [1, 6, 2]):
+    unlike = [ANSWERS[0], ANSWERS[1] * longest, ANSWERS[2] * 5]
+    questions, answers = [QUESTIONS[i] for i in order], [unlike[i] for i in order]
+    for counts in ([2, 2, 2], [1, 6, 2]):
         batch = model.processor.encode_prompts(questions, counts, answers)
-        sizes = [counts] * 3 if isinstance(counts, int) else counts
-        memory = torch.cat([pools[row, :size] for row, size in enumerate(sizes)])
+        assert (len(length_groups(batch["attention_mask"])) > 1) == (longest > 1)
+        memory = torch.cat([pools[row, :size] for row, size in enumerate(counts)])
         out = model(memory=memory, **batch)
         keep = batch["labels"][:, 1:] != IGNORE_INDEX
         plain = model(

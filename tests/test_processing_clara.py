@@ -291,3 +291,59 @@ def test_round_trip_and_auto_processor(processor, tmp_path):
         found = again.encode_prompts(QUESTIONS, 2, ANSWERS)
         assert all(torch.equal(found[key], expected[key]) for key in expected)
     assert not list(tmp_path.rglob("*.bin")) + list(tmp_path.rglob("*.pkl"))
+
+
+# What the released checkpoints need
+
+
+def test_a_fixed_length_pads_and_limits():
+    processor = make_processor(encoder_length=12, text_prefix="<|im_start|>", text_suffix="<|im_end|>")
+    batch = processor.encode_questions(["Titan"])
+    assert batch["input_ids"].shape == (1, 12) and rows_of(batch)[0][0] == 1 and rows_of(batch)[0][-1] == 2
+    with pytest.raises(ValueError, match=r"`texts\[0\]` has \d+ tokens, the limit is 12"):
+        processor.encode_documents(["z q x v z q x v z q x v"])
+    for passage in processor.split_documents(["z q x v z q x v z q x v"])[0]:
+        assert len(rows_of(processor.encode_documents([passage]))[0]) <= 12
+
+
+def test_long_texts_can_be_cut():
+    processor = make_processor(long_texts="cut", text_suffix="<|im_end|>", encoder_length=8)
+    whole = make_processor(text_suffix="<|im_end|>").encode_documents(["z q x v z q x v"])
+    assert processor.split_documents(["z q x v z q x v"]) == [["z q x v z q x v"]]
+    for batch in (
+        processor.encode_documents(["z q x v z q x v"]),
+        processor.encode_questions(["z q x v z q x v"]),
+    ):
+        assert rows_of(batch)[0] == rows_of(whole)[0][:8]
+
+
+def after_slots(k, **fields):
+    """The slots of a prompt and what stands between and behind them, as a text with _ for a slot."""
+    processor = make_processor(prompt_style="released", **fields)
+    row = rows_of(processor.encode_prompts(["Why?"], k))[0]
+    first = row.index(SLOT_ID)
+    end = first + sum(len(part) for part in [row[first:]])
+    tokens = processor.tokenizer.convert_ids_to_tokens(
+        [0 if token < 0 else token for token in row[first:end]]
+    )
+    marks = "".join("_" if i < 0 else token for i, token in zip(row[first:end], tokens, strict=True))
+    return marks.partition("ĊĊQ")[0].replace("Ċ", "\n")
+
+
+def test_what_follows_each_memory():
+    assert after_slots(2) == "________"
+    assert after_slots(2, memory_suffix="<|im_end|>") == "____<|im_end|>____<|im_end|>"
+
+
+def test_packed_memories_leave_the_end_of_the_last_places():
+    """Two places of four tokens and an end: eight memory tokens cover all but the last two."""
+    marks = "abcd<|im_end|>"
+    assert after_slots(2, memory_suffix="<|im_end|>", memory_marks=marks) == "________d<|im_end|>"
+
+
+def test_released_prompts_are_worded_as_there():
+    processor = make_processor(prompt_style="released")
+    ids = rows_of(processor.encode_prompts([" Why? "], 1))[0]
+    text = processor.tokenizer.decode([token for token in ids if token != SLOT_ID])
+    assert "system\nYou are a helpful assistant. Your task is to extract" in text
+    assert "user\nBackground:\n\n\nQuestion: Why? <|im_end|>" in text

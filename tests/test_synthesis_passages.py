@@ -1,3 +1,4 @@
+import asyncio
 import json
 
 import pytest
@@ -5,8 +6,9 @@ import pytest
 pytest.importorskip("pydantic")
 
 from clara.data.synthesis.passages import read_passages, split_text
-from clara.data.synthesis.scripted_teacher import BLANK, blanked_statements
+from clara.data.synthesis.scripted_teacher import BLANK, ScriptedTeacher, blanked_statements
 from clara.data.synthesis.sources import read_sources
+from clara.data.synthesis.teacher import Request
 
 
 def test_short_documents_stay_whole_and_keep_their_id():
@@ -67,3 +69,11 @@ def test_scripted_teacher_blanks_one_name_or_number_a_sentence():
         (f"The bridge was built in {BLANK}", "1933"),
         (f"The city of {BLANK} paid 3.5 million", "San Diego"),
     ]
+
+
+def test_scripted_teacher_answers_a_repair_from_the_first_prompt():
+    document = "The bridge was built in 1933."
+    prompt = f"<document>\n{document}\n</document>\n\nQuestion: Which “The bridge was built in {BLANK}”?"
+    messages = ({"role": "user", "content": prompt}, {"role": "user", "content": "Reply again."})
+    reply = asyncio.run(ScriptedTeacher().complete(Request(messages, schema_name="Answer")))
+    assert json.loads(reply.text)["answer"] == "1933"

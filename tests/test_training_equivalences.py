@@ -76,7 +76,7 @@ def test_the_query_reasoner_learns_through_the_choice_alone(trainer):
 
 
 def choice_gradient(scores, memory, slot_gradients, temperature):
-    """dL/ds by hand: a slot gives (1 / t) pi_d g^T (z_d - r), pi over what is left, r its mean (appendix A)."""
+    """dL/ds by hand: a slot gives (1 / t) pi_d g^T (z_d - r), pi over what is left, r its mean (app. A)."""
     taken, total = torch.zeros_like(scores, dtype=torch.bool), torch.zeros_like(scores)
     for gradient in slot_gradients.unbind(1):
         open_scores = (scores / temperature).masked_fill(taken, float("-inf"))

@@ -87,7 +87,7 @@ class ScriptedServer:
                 body = await reader.readexactly(int(length or 0))
                 writer.write(await (self._models() if head.startswith("get") else self._complete(body)))
                 await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
             return
         finally:
             writer.close()

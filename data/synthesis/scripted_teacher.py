@@ -30,7 +30,7 @@ class ScriptedTeacher:
 
     async def complete(self, request: Request) -> Reply:
         """Answers one request; see `Teacher.complete`. A form that it does not know gets an empty reply."""
-        prompt = request.messages[-1]["content"]
+        prompt = next(message["content"] for message in request.messages if message["role"] == "user")
         rule = _RULES.get(request.schema_name)
         text = json.dumps(rule(prompt), ensure_ascii=False) if rule else ""
         reply = Reply(text, "stop", len(prompt.split()), len(text.split()))

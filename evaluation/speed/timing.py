@@ -5,7 +5,8 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -42,15 +43,25 @@ def measure(
     if repeats < 1:
         raise ValueError(f"`repeats` must be at least 1, got {repeats}.")
     seconds: dict[str, dict[str, list[float]]] = {name: {} for name in runs}
-    for number in range(-warmup, repeats):
-        gc.collect()
-        names = list(runs) if number % 2 == 0 else list(reversed(runs))
-        for name in names:
-            marks = timed(runs[name], max(number, 0), device)
-            if number >= 0:
-                for mark, value in marks.items():
+    with tidy():
+        for number in range(-warmup, repeats):
+            gc.collect()
+            for name in list(runs) if number % 2 == 0 else list(reversed(runs)):
+                marks = timed(runs[name], max(number, 0), device)
+                for mark, value in marks.items() if number >= 0 else ():
                     seconds[name].setdefault(mark, []).append(value)
     return seconds
+
+
+@contextmanager
+def tidy() -> Iterator[None]:
+    """Sets aside what exists already, so that collecting garbage between rounds is quick."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def timed(run: Run, number: int, device: torch.device) -> dict[str, float]:

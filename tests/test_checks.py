@@ -1,0 +1,68 @@
+"""Rows are checked before training begins."""
+
+import pytest
+from clara.data.records import PretrainingRecord, QuestionRecord
+from clara.train.checks import check_rows
+from training_helpers import PRETRAINING, QUESTION_ROWS, make_args
+
+
+@pytest.fixture
+def check(model, tmp_path):
+    model.config.retrieval_top_k = 3
+
+    def run(stage, records):
+        check_rows(model, make_args(tmp_path, stage, documents_per_question=3), records)
+
+    return run
+
+
+@pytest.mark.parametrize("stage", ["instruction_tuning", "end_to_end"])
+def test_good_rows_pass_also_with_more_documents(check, stage):
+    check(stage, QUESTION_ROWS)
+
+
+def test_good_documents_pass_also_without_signals(check):
+    check("pretraining", PRETRAINING)
+
+
+@pytest.mark.parametrize(
+    ("stage", "name"), [("instruction_tuning", "documents_per_question"), ("end_to_end", "retrieval_top_k")]
+)
+def test_rows_with_too_few_documents_are_named(check, stage, name):
+    rows = [*QUESTION_ROWS, QuestionRecord("Q?", ("a",), ("one", "two"))]
+    with pytest.raises(ValueError, match=f"Row 8 has 2 documents, fewer than `{name}` = 3: lower it, fill"):
+        check(stage, rows)
+
+
+def test_an_answer_above_the_limit_is_named(check):
+    long = ("word " * 1100,)
+    with pytest.raises(
+        ValueError, match=r"Row 1: `prompts\[0\]` has .* the limit is 1024: shorten the answer"
+    ):
+        check("pretraining", [PRETRAINING[0], PretrainingRecord("text", ("Q?", "R?"), (("a",), long))])
+    with pytest.raises(ValueError, match="Row 0: .*shorten the answer"):
+        check("instruction_tuning", [QuestionRecord("Q?", ("a",), ("1", "2", "3"), generated=long[0])])
+
+
+def test_a_question_above_the_query_reasoners_limit_is_named_where_it_is_used(check):
+    row = QuestionRecord("word " * 120, ("a",), ("1", "2", "3"))
+    check("instruction_tuning", [row])
+    with pytest.raises(ValueError, match=r"Row 0: `questions\[0\]` has .* the limit is 256: shorten it"):
+        check("end_to_end", [row])
+
+
+@pytest.mark.parametrize("words", range(274, 294))
+def test_what_passes_the_check_is_never_refused_by_the_collator(check, model, words):
+    """Around the limit of 1024 tokens, which lies at 289 words: the check by bytes misses nothing."""
+    from clara.data.collation import InstructionCollator, Item
+
+    row = QuestionRecord("Q?", ("word " * words,), ("1", "2", "3"))
+    collator = InstructionCollator(model.processor, 3)
+    outcomes = []
+    for attempt in (lambda: check("instruction_tuning", [row]), lambda: collator([Item(0, 0, row)])):
+        try:
+            attempt()
+            outcomes.append("good")
+        except ValueError:
+            outcomes.append("refused")
+    assert outcomes == ["good" if words <= 289 else "refused"] * 2

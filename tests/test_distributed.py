@@ -1,0 +1,38 @@
+"""Training on two processes with sharded parameters equals training on one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent
+
+
+def torchrun(script, *options):
+    """Each process's line of JSON."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(FOLDER)}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    done = subprocess.run(
+        [*launch, str(FOLDER / script), *options], env=env, capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", ["plain", "checkpointing"])
+def test_sharded_over_two_processes_it_computes_what_one_computes(checkpoint, checkpointing):
+    found = torchrun("sharded_training.py", checkpoint, checkpointing)
+    assert [row["world"] for row in found] == [2, 2]
+    assert all(row["whole"] == 0 for row in found), "a parameter is not sharded"
+    for row in found:
+        sharded, alone = row["losses"]
+        assert sharded == pytest.approx(alone, rel=1e-5)
+        assert row["largest"] > 1e-2 and row["gradients"] < 1e-5
+        assert row["norms"][0] == pytest.approx(row["norms"][1], rel=1e-4)
+        assert row["moved"] > 1e-3 and row["state"] < 1e-4
+        assert row["controls"][0] == pytest.approx(row["controls"][1], rel=1e-3)
+        assert row["restored"] == 0.0
