@@ -1,1 +1,1 @@
-"""CLaRa: retrieval and generation in one continuous space. Import from the submodules (`clara.modeling_clara`)."""
+"""CLaRa: retrieval and generation in one continuous space. Import from the submodules."""
