@@ -1,5 +1,6 @@
 """Joins a base's weights with the embedding and head of a released checkpoint, checking that they fit."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,8 +9,10 @@ from torch import Tensor
 
 from ..adapters_clara import PEFT_PREFIX, load_adapter_state
 from ..checkpoint_clara import base_state
-from .official_base import StoredTensor
+from .official_base import StoredTensor, as_loaded
 from .official_files import ADAPTERS, TABLES, OfficialCheckpoint
+
+logger = logging.getLogger(__name__)
 
 
 def merge_weights(
@@ -29,8 +32,8 @@ def merge_weights(
     shapes = {name: tuple(tensor.shape) for name, tensor in base_state(model.decoder.state_dict()).items()}
     embedding, head, tied = table_names(model)
     tables = dict(found.tables)
-    if tied and torch.equal(tables.get(head, tables.get(embedding)), tables.get(embedding)):
-        tables.pop(head, None)
+    if tied and tables.keys() == {embedding, head} and torch.equal(tables[embedding], tables[head]):
+        del tables[head]
     wanted = {embedding} if tied else {embedding, head}
     if tables.keys() != wanted:
         raise ValueError(
@@ -40,6 +43,9 @@ def merge_weights(
     _check_tables(tables, shapes, found.name)
     _check_copies(found, {embedding: tables[embedding], head: tables.get(head, tables[embedding])})
     _check_base(weights, shapes, {embedding, head})
+    if embedding not in weights:
+        raise ValueError(f"The base's files hold no {embedding!r}: save it once with transformers.")
+    _warn_of_another_base(weights[embedding], tables[embedding], found.name)
     kept = {name: tensor for name, tensor in weights.items() if name != head or not tied}
     return {**kept, **tables, "memory_tokens": tables[embedding][memory_ids].clone()}
 
@@ -83,12 +89,27 @@ def _check_base(
 
     Some architectures lie in files under other names than in the model; they are then checked in loading.
     """
-    compared = weights.keys() & shapes.keys() - replaced
-    wrong = sorted(name for name in compared if weights[name].shape != shapes[name])
+    compared = weights.keys() & shapes.keys()
+    skip = {name: int(name in replaced) for name in compared}  # the rows of embedding and head are the base's
+    wrong = sorted(
+        name for name in compared if weights[name].shape[skip[name] :] != shapes[name][skip[name] :]
+    )
     missing = sorted(shapes.keys() - weights.keys() - replaced) if weights.keys() <= shapes.keys() else []
     if wrong or missing:
         raise ValueError(
             f"The base's weights do not fit its config.json: misshapen {wrong[:3]}, missing {missing[:3]}."
+        )
+
+
+def _warn_of_another_base(stored: StoredTensor, table: Tensor, name: str) -> None:
+    """Training there moves the rows of the added tokens alone, so the base's rows tell which base it was."""
+    rows = min(len(table), stored.shape[0])
+    same = (as_loaded(stored.read()[:rows]) == as_loaded(table[:rows])).all(dim=1).float().mean()
+    if same < 0.5:
+        logger.warning(
+            "%.0f %% of the base's embedding rows are the same in %s: is this the base it was trained on?",
+            100 * same,
+            name,
         )
 
 
