@@ -137,7 +137,6 @@ class ClaraPreTrainedModel(TrainableModel):
             model = cls._load_checked(path, config, *model_args, **kwargs)
         for name in ADAPTERS:
             load_adapter(model.decoder, path, name, **hub)
-        model.freeze_base()
         model.set_trainable(ADAPTERS if is_trainable else (), memory_tokens=is_trainable)
         processor = ClaraProcessor.from_pretrained(path, trust_remote_code=True, **hub)
         model.processor = make_processor(processor.tokenizer, config)
@@ -186,7 +185,6 @@ class ClaraPreTrainedModel(TrainableModel):
         for name in ADAPTERS:
             add_adapter(self.decoder, name, lora_config(self.config))
         copy_adapter(self.decoder, "compressor", "query_reasoner")
-        self.freeze_base()
 
     @torch.no_grad()
     def _reset_own_parameters(self) -> None:

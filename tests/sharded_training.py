@@ -97,7 +97,7 @@ def main(folder, checkpointing):
     controls = [memory_controls(m, rows) for m in (model, alone)]
     load_trained(model, folder)
     original = trained_state(load(folder, False))
-    print(
+    sys.stdout.write(
         json.dumps(
             {
                 "world": world,
@@ -113,8 +113,8 @@ def main(folder, checkpointing):
                 "controls": controls,
                 "restored": difference(trained_state(model), original),
             }
-        ),
-        flush=True,
+        )
+        + "\n"
     )
     dist.destroy_process_group()
 

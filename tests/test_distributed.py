@@ -13,8 +13,9 @@ FOLDER = Path(__file__).parent
 
 def torchrun(script, *options):
     """Each process's line of JSON."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(FOLDER)}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(FOLDER), "GLOO_SOCKET_IFNAME": "lo"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+    launch += ["--nproc-per-node", "2"]
     done = subprocess.run(
         [*launch, str(FOLDER / script), *options], env=env, capture_output=True, text=True, timeout=900
     )
@@ -24,8 +25,9 @@ def torchrun(script, *options):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", ["plain", "checkpointing"])
-def test_sharded_over_two_processes_it_computes_what_one_computes(checkpoint, checkpointing):
-    found = torchrun("sharded_training.py", checkpoint, checkpointing)
+def test_sharded_over_two_processes_it_computes_what_one_computes(shared_model, tmp_path, checkpointing):
+    shared_model.save_pretrained(tmp_path, save_base=False)
+    found = torchrun("sharded_training.py", str(tmp_path), checkpointing)
     assert [row["world"] for row in found] == [2, 2]
     assert all(row["whole"] == 0 for row in found), "a parameter is not sharded"
     for row in found:

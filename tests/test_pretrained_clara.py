@@ -149,17 +149,19 @@ def test_round_trip_in_shards(shared_model, tmp_path):
 
 
 def test_saving_over_another_save_leaves_nothing_stale(shared_model, base, tmp_path):
+    """Whole files and shards by turns: a file or index left behind would be loaded in their place."""
     other = make_model(base, seed=9)
-    for arguments in (
-        {"max_shard_size": "40KB"},
-        {},
-        {"max_shard_size": "60KB"},
-        {"save_base": False},
-        {"max_shard_size": "40KB"},
-    ):
-        other.save_pretrained(tmp_path, **arguments)
-        shared_model.save_pretrained(tmp_path, **arguments)
-        assert same(Model.from_pretrained(tmp_path), shared_model)
+    other.decoder.model.norm.weight.data += 1
+    turns = [
+        (other, {"max_shard_size": "40KB"}),
+        (shared_model, {}),
+        (other, {"max_shard_size": "60KB"}),
+        (shared_model, {"save_base": False}),
+        (other, {}),
+    ]
+    for model, arguments in turns:
+        model.save_pretrained(tmp_path, **arguments)
+        assert same(Model.from_pretrained(tmp_path), model)
 
 
 def test_every_file_is_safetensors_json_or_text(checkpoint, baseless):
