@@ -23,7 +23,7 @@ STEPS = 2
 
 
 def load(folder, checkpointing):
-    model = ClaraForRetrievalGeneration.from_pretrained(folder, lora_dropout=0.0)
+    model = ClaraForRetrievalGeneration.from_pretrained(folder)
     prepare_stage(model, "pretraining")
     if checkpointing:
         model.activation_checkpointing_enable()

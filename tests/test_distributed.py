@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import make_model
 
 FOLDER = Path(__file__).parent
 
@@ -25,8 +26,8 @@ def torchrun(script, *options):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", ["plain", "checkpointing"])
-def test_sharded_over_two_processes_it_computes_what_one_computes(shared_model, tmp_path, checkpointing):
-    shared_model.save_pretrained(tmp_path, save_base=False)
+def test_sharded_over_two_processes_it_computes_what_one_computes(base, tmp_path, checkpointing):
+    make_model(base, lora_dropout=0.0).save_pretrained(tmp_path, save_base=False)
     found = torchrun("sharded_training.py", str(tmp_path), checkpointing)
     assert [row["world"] for row in found] == [2, 2]
     assert all(row["whole"] == 0 for row in found), "a parameter is not sharded"
