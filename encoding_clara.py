@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -95,6 +96,9 @@ def length_buckets(texts: Sequence[str], batch_size: int) -> Iterator[list[int]]
 def length_groups(attention_mask: Tensor, ratio: float = 0.75) -> list[Tensor]:
     """Rows in groups of similar length, longest first, so that short rows are not padded to the longest.
 
+    In a distributed run all rows are one group: sharded parameters are gathered in every pass, so each
+    process must make equally many.
+
     Args:
         attention_mask: (B, L).
         ratio: A row shorter than this share of its group's longest opens a new group.
@@ -102,6 +106,8 @@ def length_groups(attention_mask: Tensor, ratio: float = 0.75) -> list[Tensor]:
     Returns:
         Row indices of each group, ascending.
     """
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        return [torch.arange(len(attention_mask), device=attention_mask.device)]
     lengths = attention_mask.sum(dim=-1).tolist()
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     groups: list[list[int]] = []

@@ -4,10 +4,8 @@ Each process prints what it finds as one line of JSON; the test compares.
 """
 
 import json
-import os
 import sys
 
-import torch
 import torch.distributed as dist
 from clara.data.collation import Item, PretrainingCollator
 from clara.modeling_clara import ClaraForRetrievalGeneration
@@ -20,6 +18,8 @@ from torch.distributed.tensor import DTensor
 from training_helpers import PRETRAINING
 
 STEPS = 2
+# The rows of each process; "uneven" gives one process one group of similar lengths and the other three.
+SPLITS = {"even": [[0, 2, 4, 6], [1, 3, 5, 7]], "uneven": [[3, 5], [0, 1]]}
 
 
 def load(folder, checkpointing):
@@ -40,18 +40,20 @@ def shard(model):
     fully_shard(model)
 
 
-def batches(model, rank, world):
-    """This process's rows out of all eight, and the labels of all."""
+def batch_of(model, split, rank):
+    """A process's rows (rank None: those of all), and the number of labels of all."""
     collator = PretrainingCollator(model.processor)
-    items = [Item(i, 0, record) for i, record in enumerate(PRETRAINING)]
-    labels = int((collator(items)["labels"][:, 1:] != -100).sum())
-    return collator(items[rank::world]), labels
+    items = [Item(i, 0, PRETRAINING[i]) for i in sorted(i for rows in SPLITS[split] for i in rows)]
+    whole = collator(items)
+    own = whole if rank is None else collator([item for item in items if item.index in SPLITS[split][rank]])
+    return own, int((whole["labels"][:, 1:] != -100).sum())
 
 
-def train(model, rank, world):
-    """Loss and gradients of the first step, and the adapters after the last."""
+def train(model, split, rank=None):
+    """Loss, gradients and norms of the first step, and the adapters after the last."""
     optimizer = MasterAdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
-    batch, labels = batches(model, rank, world)
+    batch, labels = batch_of(model, split, rank)
+    world = 1 if rank is None else dist.get_world_size()
     found = {}
     for _ in range(STEPS):
         output = model(**batch, num_items_in_batch=labels)
@@ -59,7 +61,7 @@ def train(model, rank, world):
         loss.backward()
         if not found:
             gradients = {n: full(p.grad) for n, p in model.named_parameters() if p.grad is not None}
-            found = {"loss": everywhere(loss.detach()).item(), "gradients": gradients}
+            found = {"loss": mean(loss.detach(), world), "gradients": gradients}
             found["norms"] = adapter_gradient_norms(model)
         optimizer.step()
         optimizer.zero_grad()
@@ -70,11 +72,10 @@ def full(tensor):
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.clone()
 
 
-def everywhere(loss):
-    if dist.is_initialized():
-        dist.all_reduce(loss, op=dist.ReduceOp.AVG if dist.get_backend() == "nccl" else dist.ReduceOp.SUM)
-        loss = loss / dist.get_world_size()
-    return loss
+def mean(loss, world):
+    if world > 1:
+        dist.all_reduce(loss)
+    return loss.item() / world
 
 
 def difference(found, expected):
@@ -83,59 +84,31 @@ def difference(found, expected):
     return max(float((found[name].cpu() - expected[name].cpu()).abs().max()) for name in found)
 
 
-def main(folder, checkpointing):
+def main(folder, checkpointing, split):
     dist.init_process_group("gloo")
-    rank, world = dist.get_rank(), dist.get_world_size()
-    alone = load(folder, checkpointing)
-    model = load(folder, checkpointing)
+    alone, model = load(folder, checkpointing), load(folder, checkpointing)
     shard(model)
-    sharded = {n: [list(p.to_local().shape), list(p.shape)] for n, p in model.named_parameters()}
-    expected, found = train_alone(alone), train(model, rank, world)
+    sizes = [(p.to_local().numel(), p.numel()) for p in model.parameters()]
+    expected, found = train(alone, split), train(model, split, dist.get_rank())
     rows = control_rows(PRETRAINING)
-    model.eval()
-    alone.eval()
-    controls = [memory_controls(m, rows) for m in (model, alone)]
+    controls = [memory_controls(m.eval(), rows) for m in (model, alone)]
     load_trained(model, folder)
     original = trained_state(load(folder, False))
-    sys.stdout.write(
-        json.dumps(
-            {
-                "world": world,
-                "whole": sum(local == whole for local, whole in sharded.values()),
-                "parameters": len(sharded),
-                "elements": sum(torch.Size(local).numel() for local, _ in sharded.values()),
-                "losses": [found["loss"], expected["loss"]],
-                "norms": [found["norms"], expected["norms"]],
-                "gradients": difference(found["gradients"], expected["gradients"]),
-                "largest": max(float(g.abs().max()) for g in expected["gradients"].values()),
-                "state": difference(found["state"], expected["state"]),
-                "moved": difference(expected["state"], original),
-                "controls": controls,
-                "restored": difference(trained_state(model), original),
-            }
-        )
-        + "\n"
-    )
+    result = {
+        "world": dist.get_world_size(),
+        "halves": all(2 * local == whole for local, whole in sizes),
+        "losses": [found["loss"], expected["loss"]],
+        "norms": [found["norms"], expected["norms"]],
+        "gradients": difference(found["gradients"], expected["gradients"]),
+        "largest": max(float(g.abs().max()) for g in expected["gradients"].values()),
+        "state": difference(found["state"], expected["state"]),
+        "moved": difference(expected["state"], original),
+        "controls": controls,
+        "restored": difference(trained_state(model), original),
+    }
+    sys.stdout.write(json.dumps(result) + "\n")
     dist.destroy_process_group()
 
 
-def train_alone(model):
-    """One process with all rows; its loss must not be averaged over processes."""
-    optimizer = MasterAdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
-    batch, labels = batches(model, 0, 1)
-    found = {}
-    for _ in range(STEPS):
-        output = model(**batch, num_items_in_batch=labels)
-        loss = output.loss + 0.1 * output.alignment_loss
-        loss.backward()
-        if not found:
-            gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-            found = {"loss": loss.item(), "gradients": gradients, "norms": adapter_gradient_norms(model)}
-        optimizer.step()
-        optimizer.zero_grad()
-    return {**found, "state": trained_state(model)}
-
-
 if __name__ == "__main__":
-    sys.path.insert(0, os.path.dirname(__file__))
-    main(sys.argv[1], sys.argv[2] == "checkpointing")
+    main(sys.argv[1], sys.argv[2] == "checkpointing", sys.argv[3])
