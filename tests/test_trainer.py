@@ -16,6 +16,7 @@ from training_helpers import (
     PRETRAINING,
     QUESTION_ROWS,
     ROWS,
+    Cut,
     assert_close,
     gradients,
     make_args,
@@ -125,17 +126,6 @@ def test_activation_checkpointing_changes_nothing(base, tmp_path, stage):
 
 
 # Resuming
-
-
-class Cut(TrainerCallback):
-    """Ends the run at a step, as a signal would."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **_):
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
 
 
 def run(base, folder, cut=None, resume=False, **fields):

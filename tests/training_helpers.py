@@ -6,6 +6,7 @@ from clara.train.arguments import ClaraTrainingConfig
 from clara.train.curves import CurveCallback
 from clara.train.trainer import ClaraTrainer
 from conftest import DOCUMENTS
+from transformers import TrainerCallback
 
 BRIDGE, SCHUMANN, TITAN, BASALT, RHINE, LOVELACE = DOCUMENTS
 PRETRAINING = [
@@ -40,6 +41,17 @@ ROWS = {
     "instruction_tuning": QUESTION_ROWS,
     "end_to_end": QUESTION_ROWS,
 }
+
+
+class Cut(TrainerCallback):
+    """Ends the run at a step, as a signal would."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
 
 
 def make_args(folder, stage="pretraining", **kwargs):
