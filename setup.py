@@ -63,6 +63,7 @@ setup(
     extras_require={
         "evaluation": EVALUATION,
         "synthesis": SYNTHESIS,
+        "ray": ["ray>=2.40"],
         "test": [*EVALUATION, *SYNTHESIS, *TEST],
     },
     entry_points={"console_scripts": ["clara=clara.commands.main:main"]},

@@ -14,10 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
 from .distillation import DistillationJob, finish_distillation
+from .executors import EXECUTORS
 from .finish import finish
 from .machine import synthesize_document
 from .manifest import write_manifest
@@ -27,8 +27,6 @@ from .steps import Finish, Generate, ReadPassages, ReadQuestions
 from .teacher import Teacher
 from .teachers import TeacherSettings, open_teacher
 from .worker import Item
-
-EXECUTORS = {"local": LocalPipelineExecutor, "slurm": SlurmPipelineExecutor, "ray": RayPipelineExecutor}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,42 @@
+"""Where a pipeline runs: datatrove's executors for this machine, for Slurm and for Ray."""
+
+from __future__ import annotations
+
+from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
+
+
+class RayExecutor(RayPipelineExecutor):
+    """datatrove's Ray executor, which ends with an error if a task failed.
+
+    The plain one logs a failed task and returns; an executor that depends on it then waits for ever.
+    """
+
+    def run(self) -> None:
+        """Runs all tasks that are not completed, and those of the executor that it depends on.
+
+        Raises:
+            RuntimeError: if a task failed; a rerun goes on.
+        """
+        if not self.skip_completed:
+            for file in self.logging_dir.list_files("completions"):
+                self.logging_dir.rm(file)
+        super().run()
+        failed = self.get_incomplete_ranks(range(self.world_size), skip_completed=True)
+        if failed:
+            raise RuntimeError(
+                f"{len(failed)} of {self.world_size} tasks did not finish, first task {failed[0]}: "
+                f"{self._last_words(failed[0])} (logs in {self.logging_dir.path}). Every finished call is "
+                "kept: run the same command again."
+            )
+
+    def _last_words(self, rank: int) -> str:
+        """The last line that a task logged, which is its error."""
+        file = f"logs/task_{rank:05d}.log"
+        if not self.logging_dir.isfile(file):
+            return "it left no log"
+        with self.logging_dir.open(file, "r") as lines:
+            said = [line.strip() for line in lines if line.strip()]
+        return said[-1] if said else "its log is empty"
+
+
+EXECUTORS = {"local": LocalPipelineExecutor, "slurm": SlurmPipelineExecutor, "ray": RayExecutor}
