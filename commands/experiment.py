@@ -20,6 +20,9 @@ EXPERIMENTS = {
     "similarity": "do memories keep the semantic similarity of their documents",
     "scale": "70B and 123B shapes on the meta device: parameters, memory and FLOP budgets; a measured trend",
     "memory-controls": "loss of the answer with the own, a shuffled and no memory",
+    "facts-by-rate": "information kept against compression rate: dates, numbers and names apart",
+    "k-at-test": "how many documents to read at test time",
+    "passage-order": "long documents: passages in order or shuffled, recall over length",
     "logit-lens": "which words a question's memory decodes to",
 }
 

@@ -3,8 +3,9 @@
 Letters of the shapes: B questions, N passages, K chosen, M memory tokens, H hidden width.
 """
 
+import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -86,20 +87,28 @@ class ClaraModel:
         self, questions: Sequence[str], memories: Sequence[Tensor], max_new_tokens: int
     ) -> list[tuple[str, int]]:
         """See `MemoryModel.answer`: what `model.generate` answers from these memories in this order."""
+        counts = [len(memory) for memory in memories]
+        size = memories[0].shape[1]
+        prompts = self._model.processor.encode_prompts(questions, counts, num_memory_tokens=size)
+        texts = self.write(prompts, memories, max_new_tokens)
+        lengths = prompts["attention_mask"].sum(dim=-1).tolist()
+        return list(zip(texts, lengths, strict=True))
+
+    @torch.no_grad()
+    def write(
+        self, prompts: Mapping[str, Tensor], memories: Sequence[Tensor], max_new_tokens: int
+    ) -> list[str]:
+        """What the generator says greedily after B prompts whose slots hold the memories, each (K, M, H)."""
         model = self._model
-        prompts = model.processor.encode_prompts(questions, [len(memory) for memory in memories])
-        prompts = prompts.to(model.device)
         slots = torch.cat([memory.flatten(0, 1) for memory in memories]).to(model.device)
         with model.lock, wearing(model.decoder, "generator"):
             sequences = model.decoder.generate(
-                inputs_embeds=model.fill_slots(prompts["input_ids"], slots),
-                attention_mask=prompts["attention_mask"],
-                generation_config=model.generation_config,
-                max_new_tokens=max_new_tokens,
+                inputs_embeds=model.fill_slots(prompts["input_ids"].to(model.device), slots),
+                attention_mask=prompts["attention_mask"].to(model.device),
+                generation_config=with_limit(model.generation_config, max_new_tokens),
             )
         texts = model.processor.tokenizer.batch_decode(sequences, skip_special_tokens=True)
-        lengths = prompts["attention_mask"].sum(dim=-1).tolist()
-        return [(text.strip(), length) for text, length in zip(texts, lengths, strict=True)]
+        return [text.strip() for text in texts]
 
 
 class TextModel:
@@ -146,9 +155,16 @@ class TextModel:
         sequences = self._model.generate(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
-            generation_config=self._config,
-            max_new_tokens=max_new_tokens,
-            pad_token_id=self._pad,
+            generation_config=with_limit(self._config, max_new_tokens, self._pad),
         )
         texts = self.tokenizer.batch_decode(sequences[:, longest:], skip_special_tokens=True)
         return [(text.strip(), length) for text, length in zip(texts, lengths, strict=True)]
+
+
+def with_limit(config: GenerationConfig, max_new_tokens: int, pad: int | None = None) -> GenerationConfig:
+    """A copy of a generation configuration with a longest answer, and a padding token where one is given."""
+    copied = copy.deepcopy(config)
+    copied.max_new_tokens = max_new_tokens
+    if pad is not None:
+        copied.pad_token_id = pad
+    return copied

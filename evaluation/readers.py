@@ -39,7 +39,7 @@ class MemoryReader:
 
     def answer(self, questions: Sequence[str], chosen: Chosen, max_new_tokens: int) -> list[tuple[str, int]]:
         """See `Reader.answer`."""
-        memories = [self._memory.gather(torch.tensor(row)) for row in chosen]
+        memories = [self._memory.gather(torch.tensor(row, dtype=torch.long)) for row in chosen]
         return self._model.answer(questions, memories, max_new_tokens)
 
 

@@ -1,0 +1,73 @@
+"""Question rows for experiments: of files, or of the sample corpus that ships with the repository."""
+
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+from clara.data.readers import read_corpus, read_questions, read_rows
+from clara.data.records import QuestionRecord
+
+SAMPLES = Path(__file__).resolve().parents[1] / "data" / "samples"
+SAMPLE_NAME = "sample corpus"
+
+
+def question_rows(
+    files: Sequence[str] | None, limit: int | None = None, pool_size: int = 10
+) -> tuple[list[QuestionRecord], str]:
+    """Question rows and what to call their source.
+
+    Args:
+        files: Question files; None: the sample corpus.
+        limit: Rows of each file; None: all.
+        pool_size: Candidates of a question of the sample corpus. Rows of files keep their own.
+
+    Raises:
+        ValueError: If a row is bad, or there is none.
+    """
+    if files is None:
+        return sample_questions(pool_size)[:limit], SAMPLE_NAME
+    records = [record for file in files for record in islice(read_questions(file), limit)]
+    if not records:
+        raise ValueError(f"`files` {list(files)} hold no question.")
+    return records, ", ".join(Path(file).name for file in files)
+
+
+def sample_questions(pool_size: int = 10) -> list[QuestionRecord]:
+    """The sample questions, each with its gold documents and those that follow them in the corpus.
+
+    Neighbours in the corpus are of one subject (bridges, composers, moons), so the pools are not easy. The
+    gold documents do not always come first: a pool keeps the order of the corpus.
+    """
+    texts = sample_documents()
+    records = []
+    for _, row in read_rows(SAMPLES / "questions.jsonl"):
+        gold = row["positives"]
+        following = ((gold[0] + step) % len(texts) for step in range(len(texts)))
+        pool = sorted(islice(dict.fromkeys([*gold, *following]), max(pool_size, len(gold))))
+        positives = tuple(pool.index(place) for place in gold)
+        documents = tuple(texts[place] for place in pool)
+        records.append(QuestionRecord(row["question"], tuple(row["answers"]), documents, positives))
+    return records
+
+
+def sample_long_questions(passages: Sequence[int] = (2, 4, 8)) -> list[QuestionRecord]:
+    """The sample questions, each over one long document: passages of the corpus one after another.
+
+    Args:
+        passages: Numbers of passages of a long document, dealt out to the questions in turn.
+    """
+    texts = sample_documents()
+    records = []
+    for number, (_, row) in enumerate(read_rows(SAMPLES / "questions.jsonl")):
+        count = passages[number % len(passages)]
+        gold = row["positives"]
+        start = min(max(0, gold[0] - number % count), len(texts) - count)
+        places = sorted({*range(start, start + count), *gold})
+        document = "\n\n".join(texts[place] for place in places)
+        records.append(QuestionRecord(row["question"], tuple(row["answers"]), (document,), (0,)))
+    return records
+
+
+def sample_documents() -> list[str]:
+    """The documents of the sample corpus, in the order of the file."""
+    return [record.document for record in read_corpus(SAMPLES / "corpus.jsonl")]
