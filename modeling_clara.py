@@ -123,6 +123,8 @@ class ClaraForRetrievalGeneration(AnsweringMixin, ClaraPreTrainedModel, Generati
         document_input_ids: Tensor | None = None,
         document_attention_mask: Tensor | None = None,
         document_indices: Tensor | None = None,
+        match_input_ids: Tensor | None = None,
+        match_attention_mask: Tensor | None = None,
         num_memory_tokens: int | None = None,
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: object,
@@ -144,6 +146,9 @@ class ClaraForRetrievalGeneration(AnsweringMixin, ClaraPreTrainedModel, Generati
             document_input_ids: (D, Ld) passages to compress in this step, in place of `memory`.
             document_attention_mask: (D, Ld).
             document_indices: (B, N) which passage is which candidate; (B, 1) counting up by default.
+            match_input_ids: (Q, Lm) questions that the compressor encodes too, to be scored against all D
+                passages (in-batch contrastive training of the space).
+            match_attention_mask: (Q, Lm).
             num_memory_tokens: Use only the first so many tokens of every memory (nested compression).
             num_items_in_batch: Divides the summed loss, instead of the labels (gradient accumulation).
             **kwargs: For the base's own forward (inputs_embeds, past_key_values, use_cache, …).
@@ -158,11 +163,13 @@ class ClaraForRetrievalGeneration(AnsweringMixin, ClaraPreTrainedModel, Generati
             plain = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, **kwargs}
             with self.lock:
                 return self.decoder(position_ids=position_ids, **plain)
-        aligned = scores = indices = None
+        aligned = scores = indices = match_scores = None
         if memory is None:
-            memory, aligned = self._compress_candidates(
-                document_input_ids, document_attention_mask, document_indices, len(input_ids)
-            )
+            passages, aligned = self._compress_aligned(document_input_ids, document_attention_mask)
+            if match_input_ids is not None:
+                matched = self.compress(match_input_ids, match_attention_mask)
+                match_scores = cosine_scores(matched, passages)
+            memory = passages[_candidates(document_indices, len(input_ids), passages.device)]
         memory = memory[..., :num_memory_tokens, :]
         if query_input_ids is not None:
             query = self.reason(query_input_ids, query_attention_mask)[:, : memory.shape[-2]]
@@ -175,16 +182,19 @@ class ClaraForRetrievalGeneration(AnsweringMixin, ClaraPreTrainedModel, Generati
         )
         mask = input_ids.new_ones(input_ids.shape) if attention_mask is None else attention_mask
         loss, logits = self._answer(embeds, mask, labels, num_items_in_batch, **kwargs)
-        return ClaraOutput(loss=loss, logits=logits, scores=scores, indices=indices, alignment_loss=aligned)
+        return ClaraOutput(
+            loss=loss,
+            logits=logits,
+            scores=scores,
+            indices=indices,
+            alignment_loss=aligned,
+            match_scores=match_scores,
+        )
 
-    def _compress_candidates(
-        self, input_ids: Tensor, attention_mask: Tensor | None, indices: Tensor | None, batch: int
-    ) -> tuple[Tensor, Tensor]:
+    def _compress_aligned(self, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         memory, states = self._encode("compressor", input_ids, mask)
-        if indices is None:
-            indices = torch.arange(batch, device=memory.device).unsqueeze(-1)
-        return memory[indices], alignment_loss(states, mask, memory)
+        return memory, alignment_loss(states, mask, memory)
 
     def _choose(
         self, scores: Tensor, memory: Tensor, mask: Tensor | None, slots: int
@@ -253,6 +263,11 @@ class ClaraForRetrievalGeneration(AnsweringMixin, ClaraPreTrainedModel, Generati
             ).logits[0]
         finally:
             handle.remove()
+
+
+def _candidates(indices: Tensor | None, batch: int, device: torch.device) -> Tensor:
+    """Which passage is which candidate, (B, N); by default one a prompt, counting up."""
+    return torch.arange(batch, device=device).unsqueeze(-1) if indices is None else indices
 
 
 def next_token_loss(logits: Tensor, labels: Tensor, num_items: Tensor | int | None = None) -> Tensor:

@@ -21,11 +21,13 @@ class ClaraOutput(CausalLMOutputWithPast):
         scores: (B, N) cosines of question and documents, when questions are given.
         indices: (B, K) chosen documents, when questions are given.
         alignment_loss: Scalar squared distance of mean state and mean memory, when documents are given.
+        match_scores: (Q, D) cosines of the questions to match and the documents, when both are given.
     """
 
     scores: Tensor | None = None
     indices: Tensor | None = None
     alignment_loss: Tensor | None = None
+    match_scores: Tensor | None = None
 
 
 @dataclass

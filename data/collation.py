@@ -84,6 +84,7 @@ class PretrainingCollator:
         max_answers: At most this many single questions of a document in an epoch.
         target_max_length: Targets are cut to this many tokens at a word's end; a question and answer never
             are.
+        match_questions: Give also one question of each document that has some, for contrastive training.
         num_memory_tokens: Rates to train at once: each batch draws one of these numbers of first memory
             tokens.
         seed: Seed of the draws.
@@ -93,6 +94,7 @@ class PretrainingCollator:
     signals: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(SIGNALS, 1.0))
     max_answers: int = 4
     target_max_length: int = 192
+    match_questions: bool = False
     num_memory_tokens: Sequence[int] = ()
     seed: int = 0
 
@@ -106,7 +108,9 @@ class PretrainingCollator:
 
         Returns:
             `document_input_ids` and `document_attention_mask` (D, Ld), `document_indices` (T, 1), and
-            `input_ids`, `attention_mask`, `labels` (T, L); `num_memory_tokens` when several rates train.
+            `input_ids`, `attention_mask`, `labels` (T, L); `num_memory_tokens` when several rates train;
+            `match_input_ids` and `match_attention_mask` (Q, Lm) with `match_indices` (Q,), the documents of
+            the questions to match.
         """
         documents = self.processor.encode_documents([i.record.document for i in items], truncation=True)
         targets: list[Target] = []
@@ -123,8 +127,23 @@ class PretrainingCollator:
             **documents_batch(documents),
             "document_indices": torch.tensor(indices).unsqueeze(-1),
             **prompts,
+            **(self._matches(items) if self.match_questions else {}),
         }
         return batch if size is None else {**batch, "num_memory_tokens": size}
+
+    def _matches(self, items: Sequence[Item]) -> dict[str, Tensor]:
+        """One question of each document that has some; nothing if none has."""
+        rows = [row for row, item in enumerate(items) if item.record.questions]
+        if not rows:
+            return {}
+        questions = []
+        for row in rows:
+            item = items[row]
+            draw = random.Random(f"{self.seed}-match-{item.epoch}-{item.index}")
+            questions.append(draw.choice(item.record.questions))
+        encoded = self.processor.encode_questions(questions)
+        found = {f"match_{name}": tensor for name, tensor in encoded.items()}
+        return {**found, "match_indices": torch.tensor(rows)}
 
     def targets(self, item: Item) -> list[Target]:
         """The targets of one document in one epoch; never none: at least it is reconstructed."""

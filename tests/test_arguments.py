@@ -31,7 +31,7 @@ def test_set_values_win(tmp_path):
     [
         ({"stage": "sft"}, "`stage` must be one of"),
         ({"alignment_weight": -1.0}, "`alignment_weight` must be at least 0, got -1.0"),
-        ({"contrastive_weight": 1.0}, "`contrastive_weight` works in stage 'end_to_end' only"),
+        ({"stage": "instruction_tuning", "contrastive_weight": 1.0}, "'instruction_tuning', which does not"),
         ({"generation_weight": 0.0}, "are both 0: nothing would train"),
         ({"stage": "end_to_end", "alignment_weight": 0.1}, "`alignment_weight` must be 0"),
         ({"signals": {"qa": 1.0}}, r"`signals` must map some of .*\['qa'\]"),

@@ -43,6 +43,20 @@ def said(processor, labels):
     return [processor.tokenizer.decode(row[row != -100]) for row in labels]
 
 
+def test_questions_to_match_are_of_their_documents(processor):
+    rows = [item(record, index) for index, record in enumerate(PRETRAINING)]
+    batch = PretrainingCollator(processor, match_questions=True)(rows)
+    own = batch["match_indices"].tolist()
+    assert own == [index for index, record in enumerate(PRETRAINING) if record.questions]
+    for row, ids, mask in zip(own, batch["match_input_ids"], batch["match_attention_mask"], strict=True):
+        encoded = processor.encode_questions(PRETRAINING[row].questions)
+        known = [i[m.bool()].tolist() for i, m in zip(*encoded.values(), strict=True)]
+        assert ids[mask.bool()].tolist() in known
+    unlabelled = [row for row in rows if not row.record.questions]
+    assert "match_indices" not in PretrainingCollator(processor, match_questions=True)(unlabelled)
+    assert "match_indices" not in PretrainingCollator(processor)(rows)
+
+
 # The dataset
 
 

@@ -297,6 +297,18 @@ def test_documents_compressed_on_the_way(shared_model, pools, encoded):
 
 
 @torch.no_grad()
+def test_questions_to_match_are_scored_against_every_document_of_the_batch(shared_model, pools, encoded):
+    documents = {f"document_{key}": value for key, value in encoded["documents"].items()}
+    questions = {f"match_{key}": value[:2] for key, value in encoded["questions"].items()}
+    single = shared_model.processor.encode_prompts([*QUESTIONS, *QUESTIONS], 1, [*ANSWERS, *ANSWERS])
+    out = shared_model(**documents, **questions, **single)
+    as_documents = shared_model.compress(**{key: value[:2] for key, value in encoded["questions"].items()})
+    torch.testing.assert_close(out.match_scores, cosine_scores(as_documents, pools[0]))
+    assert out.match_scores.shape == (2, 6) and out.scores is None
+    torch.testing.assert_close(out.loss, shared_model(**documents, **single).loss)
+
+
+@torch.no_grad()
 def test_a_prefix_of_the_memory_tokens(shared_model, pools, encoded):
     batch = shared_model.processor.encode_prompts(QUESTIONS, 2, ANSWERS, num_memory_tokens=2)
     query = {f"query_{key}": value for key, value in encoded["questions"].items()}

@@ -75,6 +75,20 @@ def test_end_to_end_is_cross_entropy_alone_unless_told(base, tmp_path):
     torch.testing.assert_close(trainer.compute_loss(model, dict(batch)), 2 * expected)
 
 
+def test_pretraining_may_also_match_questions_to_their_documents(base, tmp_path):
+    model = plain(base).train()
+    trainer = make_trainer(model, tmp_path, contrastive_weight=2.0)
+    batch = batch_of(trainer)
+    own = batch["match_indices"]
+    without = {key: value for key, value in batch.items() if not key.startswith("match_")}
+    found = {key: value for key, value in batch.items() if key not in ("rows", "match_indices")}
+    p = (model(**found).match_scores / 0.02).softmax(-1)
+    expected = -p[torch.arange(len(own)), own].log().mean()
+    answer = trainer.compute_loss(model, without)
+    torch.testing.assert_close(trainer.compute_loss(model, dict(batch)), answer + 2 * expected)
+    assert set(trainer._means["train"].pop()) >= {"match_recall@1", "match_recall@5", "alignment_loss"}
+
+
 def test_the_supervised_baseline_trains_the_query_reasoner_alone(base, tmp_path):
     model = plain(base)
     options = {"contrastive_weight": 1.0, "generation_weight": 0.0}

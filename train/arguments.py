@@ -25,7 +25,9 @@ class ClaraTrainingConfig(TrainingArguments):
         stage: One of "pretraining", "instruction_tuning", "end_to_end".
         starts: Adapter to "kept", "fresh" or "compressor", over the stage's own starts.
         alignment_weight: Weight of the alignment loss (lambda, paper equation 2.4); None: the stage's.
-        contrastive_weight: Weight of the supervised contrastive loss of retrieval (end_to_end only; 0: off).
+        contrastive_weight: Weight of a contrastive loss of retrieval (0: off). In end_to_end it is supervised
+            by the positives of each pool; in pretraining a question of each document, encoded by the
+            compressor, is to find its document among those of the batch.
         generation_weight: Weight of the answer's loss (0 with a contrastive weight: the paper's "Sup"
             baseline).
         signals: Pretraining: chance of each signal of a document, a mapping over
@@ -102,9 +104,10 @@ class ClaraTrainingConfig(TrainingArguments):
         for name in ("alignment_weight", "contrastive_weight", "generation_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)}.")
-        if self.contrastive_weight and self.stage != "end_to_end":
+        if self.contrastive_weight and self.stage == "instruction_tuning":
             raise ValueError(
-                "`contrastive_weight` works in stage 'end_to_end' only: other stages do not retrieve."
+                "`contrastive_weight` works in the stages 'pretraining' and 'end_to_end': set it to 0 in "
+                "'instruction_tuning', which does not retrieve."
             )
         if not (self.generation_weight or self.contrastive_weight):
             raise ValueError("`generation_weight` and `contrastive_weight` are both 0: nothing would train.")

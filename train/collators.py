@@ -48,6 +48,7 @@ def make_collator(model: Any, args: ClaraTrainingConfig, records: Sequence[Any])
             signals=args.signals or dict.fromkeys(SIGNALS, 1.0),
             max_answers=args.max_answers,
             target_max_length=args.target_max_length,
+            match_questions=bool(args.contrastive_weight),
             **shared,
         )
     if args.stage == "instruction_tuning":

@@ -24,6 +24,8 @@ class ScriptArguments:
         base: Folder, Hub id or "smollm2-135m": the base of a new model.
         model_fields: Fields of `ClaraConfig` for a new model (compression_rate, lora_r, connector, …).
         dtype: Dtype the model is loaded in, such as "bfloat16"; the checkpoint's by default.
+        attn_implementation: Attention of transformers, such as "eager", which trains in bfloat16 on a CPU
+            faster than "sdpa".
         train_files: Files or a `datasets` name with configuration, read in this order.
         corpus_files: Pretraining: unlabelled documents beside them, read after them (reconstruction).
         eval_files: Held-out question rows (in pretraining each gives its first gold document).
@@ -39,6 +41,7 @@ class ScriptArguments:
     base: str | None = field(default=None, metadata={"help": "Base of a new model."})
     model_fields: dict | str | None = field(default=None, metadata={"help": "Fields of ClaraConfig."})
     dtype: str | None = field(default=None, metadata={"help": "Dtype of the model."})
+    attn_implementation: str | None = field(default=None, metadata={"help": "Attention of the base."})
     train_files: list[str] = field(default_factory=list, metadata={"help": "Training rows."})
     corpus_files: list[str] = field(default_factory=list, metadata={"help": "Unlabelled documents."})
     eval_files: list[str] = field(default_factory=list, metadata={"help": "Held-out rows."})

@@ -35,7 +35,8 @@ logger = logging.getLogger(__name__)
 
 def load_model(script: ScriptArguments) -> ClaraForRetrievalGeneration:
     """The model to train: a checkpoint, or a new one over a base."""
-    kwargs = {} if script.dtype is None else {"dtype": script.dtype}
+    chosen = {"dtype": script.dtype, "attn_implementation": script.attn_implementation}
+    kwargs = {name: value for name, value in chosen.items() if value is not None}
     if script.model is not None:
         return ClaraForRetrievalGeneration.from_pretrained(os.path.expanduser(script.model), **kwargs)
     base = os.path.expanduser(script.base)

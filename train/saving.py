@@ -23,6 +23,7 @@ from .checkpoints import (
     save_trained,
     trained_state,
 )
+from .stages import get_stage
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +127,9 @@ class SavingMixin(Trainer):
     def save_final(self, folder: str, dtype: torch.dtype | None = None) -> None:
         """Writes the trained model for use, with its card; every process must call it.
 
+        Where the stage trained the compressor, the query reasoner is written as its copy, from which the
+        end-to-end stage starts; one of before would not fit the new memories.
+
         Args:
             folder: Where to.
             dtype: Dtype of the adapters' files; as they are by default.
@@ -135,6 +139,12 @@ class SavingMixin(Trainer):
             state = self.accelerator.get_state_dict(self.model_wrapped)
         else:
             state = trained_state(self.model)
+        if "query_reasoner" not in get_stage(self.args.stage).adapters:
+            state |= {
+                name.replace(".compressor.", ".query_reasoner."): tensor
+                for name, tensor in state.items()
+                if ".compressor." in name
+            }
         if self.args.should_save:
             self.model.save_pretrained(folder, state_dict=state, save_base=with_base, adapter_dtype=dtype)
             self.create_model_card()

@@ -39,7 +39,7 @@ class StepFlops:
     def tokens(self, batch: Mapping[str, Tensor]) -> int:
         """Tokens that pass through the body: documents, questions (each with memory tokens) and prompts."""
         count = int(batch["attention_mask"].sum())
-        for name in ("document_attention_mask", "query_attention_mask"):
+        for name in ("document_attention_mask", "query_attention_mask", "match_attention_mask"):
             if name in batch:
                 count += int(batch[name].sum()) + len(batch[name]) * self.num_memory_tokens
         return count

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback
 
@@ -123,7 +124,10 @@ class ClaraTrainer(SavingMixin, Trainer):
         accumulation steps, so 1 x 8 equals 8 x 1.
         """
         rows, positives = inputs.pop("rows").tolist(), inputs.pop("positives", None)
+        own = inputs.pop("match_indices", None)
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
+        if own is not None:
+            positives = functional.one_hot(own, outputs.match_scores.shape[-1]).bool()
         others = self._other_losses(inputs, outputs, positives)
         if self.model.training and num_items_in_batch is not None:
             others = others / self.current_gradient_accumulation_steps
@@ -144,9 +148,10 @@ class ClaraTrainer(SavingMixin, Trainer):
         args, total = self.args, 0.0
         if outputs.alignment_loss is not None:
             total = total + args.alignment_weight * outputs.alignment_loss
-        if args.contrastive_weight:
+        scores = outputs.scores if outputs.match_scores is None else outputs.match_scores
+        if args.contrastive_weight and scores is not None:
             temperature = self.model.config.retrieval_temperature
-            extra = contrastive_loss(outputs.scores, positives, temperature, inputs.get("memory_mask"))
+            extra = contrastive_loss(scores, positives, temperature, inputs.get("memory_mask"))
             total = total + args.contrastive_weight * extra
         return total
 
@@ -165,6 +170,9 @@ class ClaraTrainer(SavingMixin, Trainer):
         means = self._means["train" if self.model.training else "eval"]
         if outputs.alignment_loss is not None:
             means.add({"alignment_loss": float(outputs.alignment_loss.detach())})
+        if outputs.match_scores is not None:
+            values, count = recall(outputs.match_scores, positives)
+            means.add({f"match_{name}": value for name, value in values.items()}, count)
         if outputs.scores is not None and positives is not None:
             mask = inputs.get("memory_mask")
             values, count = recall(outputs.scores, positives, mask)
