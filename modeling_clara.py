@@ -163,38 +163,37 @@ class ClaraForRetrievalGeneration(AnsweringMixin, ClaraPreTrainedModel, Generati
             plain = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, **kwargs}
             with self.lock:
                 return self.decoder(position_ids=position_ids, **plain)
-        aligned = scores = indices = match_scores = None
+        scores, indices, encoded = None, None, {}
         if memory is None:
-            passages, aligned = self._compress_aligned(document_input_ids, document_attention_mask)
-            if match_input_ids is not None:
-                matched = self.compress(match_input_ids, match_attention_mask)
-                match_scores = cosine_scores(matched, passages)
-            memory = passages[_candidates(document_indices, len(input_ids), passages.device)]
+            documents = (document_input_ids, document_attention_mask)
+            memory, encoded = self._compress_candidates(documents, (match_input_ids, match_attention_mask))
+            if document_indices is None:
+                document_indices = torch.arange(len(input_ids), device=memory.device).unsqueeze(-1)
+            memory = memory[document_indices]
         memory = memory[..., :num_memory_tokens, :]
         if query_input_ids is not None:
             query = self.reason(query_input_ids, query_attention_mask)[:, : memory.shape[-2]]
             scores = cosine_scores(query, memory)
-            memory, indices = self._choose(
-                scores, memory, memory_mask, slots=int((input_ids[0] == SLOT_ID).sum())
-            )
-        embeds = self.fill_slots(
-            input_ids, memory if memory_mask is None or indices is not None else memory[memory_mask]
-        )
+            slots = int((input_ids[0] == SLOT_ID).sum())
+            memory, indices = self._choose(scores, memory, memory_mask, slots)
+        elif memory_mask is not None:
+            memory = memory[memory_mask]
+        embeds = self.fill_slots(input_ids, memory)
         mask = input_ids.new_ones(input_ids.shape) if attention_mask is None else attention_mask
         loss, logits = self._answer(embeds, mask, labels, num_items_in_batch, **kwargs)
-        return ClaraOutput(
-            loss=loss,
-            logits=logits,
-            scores=scores,
-            indices=indices,
-            alignment_loss=aligned,
-            match_scores=match_scores,
-        )
+        return ClaraOutput(loss=loss, logits=logits, scores=scores, indices=indices, **encoded)
 
-    def _compress_aligned(self, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    def _compress_candidates(
+        self, documents: tuple[Tensor, Tensor | None], questions: tuple[Tensor | None, Tensor | None]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Memories (D, M, H), their alignment loss, and the scores (Q, D) of questions to match, if any."""
+        input_ids, mask = documents
+        mask = torch.ones_like(input_ids) if mask is None else mask
         memory, states = self._encode("compressor", input_ids, mask)
-        return memory, alignment_loss(states, mask, memory)
+        encoded = {"alignment_loss": alignment_loss(states, mask, memory)}
+        if questions[0] is not None:
+            encoded["match_scores"] = cosine_scores(self.compress(*questions), memory)
+        return memory, encoded
 
     def _choose(
         self, scores: Tensor, memory: Tensor, mask: Tensor | None, slots: int
@@ -263,11 +262,6 @@ class ClaraForRetrievalGeneration(AnsweringMixin, ClaraPreTrainedModel, Generati
             ).logits[0]
         finally:
             handle.remove()
-
-
-def _candidates(indices: Tensor | None, batch: int, device: torch.device) -> Tensor:
-    """Which passage is which candidate, (B, N); by default one a prompt, counting up."""
-    return torch.arange(batch, device=device).unsqueeze(-1) if indices is None else indices
 
 
 def next_token_loss(logits: Tensor, labels: Tensor, num_items: Tensor | int | None = None) -> Tensor:
