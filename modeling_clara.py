@@ -167,9 +167,7 @@ class ClaraForRetrievalGeneration(AnsweringMixin, ClaraPreTrainedModel, Generati
         if memory is None:
             documents = (document_input_ids, document_attention_mask)
             memory, encoded = self._compress_candidates(documents, (match_input_ids, match_attention_mask))
-            if document_indices is None:
-                document_indices = torch.arange(len(input_ids), device=memory.device).unsqueeze(-1)
-            memory = memory[document_indices]
+            memory = memory.unsqueeze(1) if document_indices is None else memory[document_indices]
         memory = memory[..., :num_memory_tokens, :]
         if query_input_ids is not None:
             query = self.reason(query_input_ids, query_attention_mask)[:, : memory.shape[-2]]
