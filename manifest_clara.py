@@ -8,18 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .shards_clara import DTYPES, ShardEntry
+from .shards_clara import DTYPES, FileEntry, ShardEntry
 
 MANIFEST = "corpus_memory.json"
 FORMAT = "clara_corpus_memory"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MEMORY_NAME = re.compile(r"memory-[A-Za-z0-9_-]+\.safetensors")
 TEXTS_NAME = re.compile(r"passages-[A-Za-z0-9_-]+\.parquet")
+DELETED_NAME = re.compile(r"deleted-[A-Za-z0-9_-]+\.safetensors")
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a store holds and which files it consists of; JSON fields have the same names."""
+    """What a store holds and which files it consists of; JSON fields have the same names.
+
+    `num_passages` counts what is not deleted.
+    """
 
     fingerprint: str | None
     base: dict | None
@@ -44,7 +48,7 @@ def make_manifest(
     base: dict | None,
 ) -> Manifest:
     """The manifest of a store of these shards, whose memories have `shape` (M, H)."""
-    rows = sum(entry.rows for entry in shards)
+    rows = sum(entry.live_rows for entry in shards)
     return Manifest(fingerprint, base, shape[0], shape[1], dtype, rows, tuple(shards))
 
 
@@ -86,15 +90,15 @@ MANIFEST_RULES = {
     "format": (lambda value: value == FORMAT, f"'{FORMAT}'"),
     "format_version": COUNT,
 }
+OBJECT = (lambda value: isinstance(value, dict), "an object")
 SHARD_RULES = {
-    "memory_file": (_matches(MEMORY_NAME), "the plain name of a file inside the store's folder"),
-    "memory_bytes": COUNT,
-    "memory_sha256": DIGEST,
-    "texts_file": (_matches(TEXTS_NAME), "the plain name of a file inside the store's folder"),
-    "texts_bytes": COUNT,
-    "texts_sha256": DIGEST,
+    "memory": OBJECT,
+    "texts": OBJECT,
+    "deleted": (lambda value: value is None or isinstance(value, dict), "an object or null"),
     "rows": COUNT,
+    "live_rows": (lambda value: value == 0 or is_count(value), "a whole number of at least 0"),
 }
+NAMES = {"memory": MEMORY_NAME, "texts": TEXTS_NAME, "deleted": DELETED_NAME}
 
 
 def parse_manifest(content: bytes, path: Path) -> Manifest:
@@ -114,13 +118,30 @@ def parse_manifest(content: bytes, path: Path) -> Manifest:
             "build the store again."
         )
     _check_fields(fields, MANIFEST_RULES, str(path))
-    for number, entry in enumerate(fields["shards"]):
-        _check_fields(entry, SHARD_RULES, f"{path}: shards[{number}]")
-    entries = tuple(ShardEntry(**entry) for entry in fields["shards"])
-    rows = sum(entry.rows for entry in entries)
+    entries = tuple(
+        _shard_entry(entry, f"{path}: shards[{number}]") for number, entry in enumerate(fields["shards"])
+    )
+    rows = sum(entry.live_rows for entry in entries)
     if rows != fields["num_passages"]:
         raise ValueError(f"{path} says `num_passages` {fields['num_passages']} but its shards hold {rows}.")
     return Manifest(**{**fields, "shards": entries})
+
+
+def _shard_entry(fields: Any, place: str) -> ShardEntry:
+    _check_fields(fields, SHARD_RULES, place)
+    files = {}
+    for name, pattern in NAMES.items():
+        if fields[name] is not None:
+            rules = {"file": (_matches(pattern), "the plain name of a file inside the store's folder")}
+            _check_fields(fields[name], {**rules, "bytes": COUNT, "sha256": DIGEST}, f"{place}.{name}")
+            files[name] = FileEntry(**fields[name])
+    entry = ShardEntry(**{**fields, **files})
+    if entry.live_rows > entry.rows or (entry.live_rows == entry.rows) != (entry.deleted is None):
+        raise ValueError(
+            f"{place}: `live_rows` must be below `rows` {entry.rows} where `deleted` names a file and equal "
+            f"to it elsewhere, got {entry.live_rows}."
+        )
+    return entry
 
 
 def _check_fields(fields: Any, rules: Mapping[str, tuple], place: str) -> None:

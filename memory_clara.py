@@ -1,28 +1,24 @@
-"""CorpusMemory: the memories of a corpus with ids, texts and metadata; append, search, save, load.
+"""CorpusMemory: the memories of a corpus with ids, texts and metadata; append, delete, search, save, load.
 
 Letters of the shapes: B questions, N passages, K chosen, M memory tokens, H hidden width.
 """
 
-import os
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .hub_clara import download_store, upload_store, write_card
-from .manifest_clara import MANIFEST, Manifest, check_identity, make_manifest
-from .passages_clara import COLUMNS, check_passages
+from .manifest_clara import check_identity
+from .passages_clara import check_passages
 from .search_clara import check_search, default_block_size, nearest
-from .shards_clara import DTYPES, Shard, check_memory, dtype_name
-from .storage_clara import ShardSequence, commit, locked, open_shards, read_manifest, rows_in
+from .shards_clara import Shard, check_memory
+from .stored_clara import StoredMemory
 from .table_clara import MemoryTable
-from .writer_clara import SHARD_SIZE, StoreWriter
+from .tombstones_clara import find_passages
+from .writer_clara import StoreWriter
 
-COPY_BYTES = 1 << 26
 INTERFACE = (
     "texts",
     "document_ids",
@@ -32,6 +28,7 @@ INTERFACE = (
     "gather",
     "search",
     "append",
+    "delete",
 )
 
 
@@ -40,7 +37,7 @@ def is_corpus_memory(value: Any) -> bool:
     return all(hasattr(value, name) for name in INTERFACE)
 
 
-class CorpusMemory(MemoryTable):
+class CorpusMemory(StoredMemory):
     """N passages with their memories, for search and for generation.
 
     Args:
@@ -62,7 +59,6 @@ class CorpusMemory(MemoryTable):
     """
 
     _norms: np.ndarray = np.empty(0, np.float32)
-    _stored: tuple[str, str, int] | None = None
 
     def __init__(
         self,
@@ -78,7 +74,8 @@ class CorpusMemory(MemoryTable):
         memory = check_memory(memory)
         columns = check_passages(len(memory), texts, document_ids, metadata, parents, orders)
         check_identity(fingerprint, base)
-        super().__init__([Shard(memory, columns)], memory.shape[1:], memory.dtype, fingerprint, base)
+        shards = [Shard(memory, columns)]
+        MemoryTable.__init__(self, shards, memory.shape[1:], memory.dtype, fingerprint, base)
 
     def search(
         self, query: Tensor, retrieval_top_k: int, block_size: int | None = None
@@ -131,7 +128,31 @@ class CorpusMemory(MemoryTable):
             list(other.parents),
             list(other.orders),
         )
-        self._extend([Shard(memory, columns)])
+        self._hold([*self._shards, Shard(memory, columns)])
+
+    def delete(self, document_ids: Sequence[str]) -> int:
+        """Deletes passages, in place: no search, index, text or length counts them any more.
+
+        In the store that this memory was loaded from, `save_pretrained` marks them as deleted; `compact` also
+        removes their bytes.
+
+        Args:
+            document_ids: Ids of passages, or of split documents, which lose all their passages.
+
+        Returns:
+            How many passages were deleted.
+
+        Raises:
+            ValueError: If an id is not here, or none would be left. Nothing is deleted then.
+        """
+        masks = find_passages(self._shards, document_ids)
+        deleted = np.concatenate(masks)
+        count = int(deleted.sum())
+        if count == len(self):
+            raise ValueError("`document_ids` are all of this memory: one passage at least must stay.")
+        self._norms = self._norms[~deleted[: len(self._norms)]]
+        self._hold([shard.without(mask) for shard, mask in zip(self._shards, masks, strict=True)])
+        return count
 
     def _check_kin(self, other: "CorpusMemory") -> None:
         if other.fingerprint != self.fingerprint:
@@ -142,124 +163,6 @@ class CorpusMemory(MemoryTable):
         shape = (other.num_memory_tokens, other.hidden_size)
         if shape != self._shape:
             raise ValueError(f"`other` has (M, H) = {shape}, this memory {self._shape}: they must be equal.")
-
-    def save_pretrained(self, folder: str | os.PathLike, max_shard_size: int | str = SHARD_SIZE) -> None:
-        """Writes the memory to a folder; a process killed on the way leaves what was there before.
-
-        Into the folder that this memory was loaded from or saved to last, only what was appended since is
-        written. Another store that is there is replaced.
-
-        Args:
-            folder: The folder.
-            max_shard_size: Bytes of memories in a shard, or a text such as "500MB".
-
-        Raises:
-            RuntimeError: If another writer is at work there, or has changed the store since this memory was
-                loaded or saved.
-        """
-        digest = self._save(Path(folder), max_shard_size)
-        self._stored = (os.path.realpath(folder), digest, len(self))
-
-    def _save(self, folder: Path, max_shard_size: int | str = SHARD_SIZE) -> str:
-        """Writes the store and returns the SHA-256 of its manifest."""
-        row_bytes = self.num_memory_tokens * self.hidden_size * self.dtype.itemsize
-        rows_per_shard = rows_in(max_shard_size, row_bytes)
-        with locked(folder):
-            kept, start = self._kept(folder)
-            if start == len(self):
-                return self._stored[1]
-            sequence = ShardSequence(folder, kept, rows_per_shard)
-            try:
-                self._write_rows(sequence, start, max(1, COPY_BYTES // row_bytes))
-                return commit(folder, self._manifest(sequence.close()))
-            except BaseException:
-                sequence.abort()
-                raise
-
-    def _kept(self, folder: Path) -> tuple[tuple, int]:
-        """The shards in the folder that hold this memory's first rows, and how many rows those are."""
-        if not (folder / MANIFEST).exists():
-            return (), 0
-        manifest, digest = read_manifest(folder)
-        if self._stored is None or self._stored[0] != os.path.realpath(folder):
-            return (), 0
-        if self._stored[1] != digest:
-            raise RuntimeError(
-                f"The store in {folder} was changed by another writer since this memory was loaded or saved: "
-                "load it again and append to that, or save to another folder."
-            )
-        return manifest.shards, self._stored[2]
-
-    def _write_rows(self, sequence: ShardSequence, start: int, step: int) -> None:
-        for first in range(start, len(self), step):
-            stop = min(len(self), first + step)
-            columns = {name: self._column(name)[first:stop] for name in COLUMNS}
-            sequence.write(self._read(first, stop), columns)
-
-    def _manifest(self, shards: tuple) -> Manifest:
-        return make_manifest(shards, self._shape, dtype_name(self.dtype), self.fingerprint, self.base)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        folder_or_repo_id: str | os.PathLike,
-        fingerprint: str | None = None,
-        verify: bool | None = None,
-        revision: str | None = None,
-        token: str | bool | None = None,
-        cache_dir: str | None = None,
-    ) -> "CorpusMemory":
-        """Opens a stored memory; rows and texts stay on disk until they are asked for.
-
-        Args:
-            folder_or_repo_id: A folder, or a dataset repository on the Hub.
-            fingerprint: Identity of the compressor and base that must have made the memories. None: any.
-            verify: Compare the checksums of all files. None: if they have less than 1 GB together. Sizes,
-                headers and the manifest are always checked.
-            revision: Branch, tag or commit of the repository.
-            token: Token for the Hub.
-            cache_dir: Where the Hub's files are kept.
-
-        Raises:
-            FileNotFoundError: If there is no store, it is unfinished, or a shard is missing.
-            ValueError: If another compressor or base made it, or a file is damaged.
-        """
-        folder = Path(folder_or_repo_id)
-        if not folder.is_dir():
-            folder = download_store(str(folder_or_repo_id), revision, token, cache_dir)
-        manifest, digest = read_manifest(folder)
-        if fingerprint is not None and manifest.fingerprint != fingerprint:
-            raise ValueError(
-                f"The memories in {folder} were made by another compressor or base (fingerprint "
-                f"{manifest.fingerprint}, expected {fingerprint}): build them again with this model, or load "
-                "the model that made them."
-            )
-        shape = (manifest.num_memory_tokens, manifest.hidden_size)
-        memory = cls.__new__(cls)
-        shards = open_shards(folder, manifest, verify)
-        dtype = DTYPES[manifest.dtype].torch
-        MemoryTable.__init__(memory, shards, shape, dtype, manifest.fingerprint, manifest.base)
-        memory._stored = (os.path.realpath(folder), digest, len(memory))
-        return memory
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        private: bool | None = None,
-        token: str | bool | None = None,
-        revision: str | None = None,
-        commit_message: str | None = None,
-    ) -> str:
-        """Uploads the memory, with a dataset card, in one commit to a dataset repository (made if need be).
-
-        Returns:
-            The address of the commit.
-        """
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            self._save(folder)
-            write_card(folder, repo_id, read_manifest(folder)[0])
-            return upload_store(folder, repo_id, private, token, revision, commit_message)
 
 
 class CorpusMemoryWriter(StoreWriter):

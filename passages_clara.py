@@ -1,13 +1,11 @@
-"""The table of passages beside the memories: checked columns, list-like in RAM, read lazily from Parquet.
+"""The table of passages beside the memories: its columns are checked here and written to Parquet.
 
 Columns: `document_id`, `text`, `parent` (id of the document the passage was cut from), `order` (its place
 there), `metadata` (a JSON object as text).
 """
 
-import itertools
 import json
-from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +52,9 @@ def check_passages(
             got = "one string" if isinstance(values, str) else f"{len(values)} entries"
             raise ValueError(f"`{name}` must have one entry for each of the {rows} memories, got {got}.")
     columns = {
-        "document_id": _check_strings("document_ids", given["document_ids"]),
-        "text": _check_strings("texts", given["texts"]),
-        "parent": _check_strings("parents", given["parents"]),
+        "document_id": check_strings("document_ids", given["document_ids"]),
+        "text": check_strings("texts", given["texts"]),
+        "parent": check_strings("parents", given["parents"]),
         "order": [_check_order(index, order) for index, order in enumerate(given["orders"])],
         "metadata": [_to_json(index, entry) for index, entry in enumerate(given["metadata"])],
     }
@@ -77,7 +75,8 @@ def check_unique(document_ids: Sequence[str]) -> None:
         seen[document_id] = index
 
 
-def _check_strings(name: str, values: Sequence[str]) -> list[str]:
+def check_strings(name: str, values: Sequence[str]) -> list[str]:
+    """Checks that every value is a string that UTF-8 can hold; raises ValueError, which names the index."""
     for index, value in enumerate(values):
         if not isinstance(value, str):
             raise ValueError(f"`{name}[{index}]` must be a string, got {value!r}: convert it with str().")
@@ -106,97 +105,6 @@ def _to_json(index: int, entry: Mapping[str, Any]) -> str:
         return json.dumps(dict(entry), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"`metadata[{index}]` cannot be written as JSON: {error}.") from error
-
-
-class ParquetColumn(Sequence):
-    """One column of one Parquet file, read a row group at a time; only the latest group stays in RAM."""
-
-    def __init__(self, path: Path, name: str, groups: Sequence[int]) -> None:
-        self._path, self._name = path, name
-        self._ends = list(itertools.accumulate(groups))
-        self._latest: tuple[int, list] = (-1, [])
-
-    def __len__(self) -> int:
-        return self._ends[-1]
-
-    def __getitem__(self, row: int) -> Any:
-        group = bisect_right(self._ends, row)
-        start = self._ends[group - 1] if group else 0
-        return self._group(group)[row - start]
-
-    def __iter__(self) -> Iterator:
-        return itertools.chain.from_iterable(self._group(group) for group in range(len(self._ends)))
-
-    def _group(self, group: int) -> list:
-        number, values = self._latest
-        if number != group:
-            try:
-                with pq.ParquetFile(self._path) as file:
-                    values = file.read_row_group(group, columns=[self._name]).column(0).to_pylist()
-            except (pa.ArrowException, OSError) as error:
-                raise ValueError(f"{self._path} cannot be read any more: {error}.") from error
-            self._latest = (group, values)
-        return values
-
-
-class Column(Sequence):
-    """Several columns end to end, list-like: index, slice, iterate, compare with a list."""
-
-    def __init__(self, parts: Sequence[Sequence], decode: Callable[[Any], Any] | None = None) -> None:
-        self._parts, self._decode = list(parts), decode
-        self._ends = list(itertools.accumulate(len(part) for part in parts))
-
-    def __len__(self) -> int:
-        return self._ends[-1]
-
-    def __getitem__(self, key: int | slice) -> Any:
-        if isinstance(key, slice):
-            return [self[row] for row in range(*key.indices(len(self)))]
-        row = range(len(self))[key]
-        part = bisect_right(self._ends, row)
-        value = self._parts[part][row - (self._ends[part - 1] if part else 0)]
-        return self._decode(value) if self._decode else value
-
-    def __iter__(self) -> Iterator:
-        values = itertools.chain.from_iterable(self._parts)
-        return map(self._decode, values) if self._decode else values
-
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, (str, bytes)) or not isinstance(other, Sequence):
-            return NotImplemented
-        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
-
-    __hash__ = None
-
-    def __repr__(self) -> str:
-        shown = ", ".join(repr(self[row]) for row in range(min(3, len(self))))
-        return f"[{shown}{', …' if len(self) > 3 else ''}] ({len(self)} entries)"
-
-
-def open_columns(path: Path, rows: int) -> dict[str, ParquetColumn]:
-    """Opens the table at `path`: reads its footer, checks columns and row count, reads no row.
-
-    Raises:
-        ValueError: If the file is not Parquet, lacks a column or has another number of rows.
-    """
-    try:
-        with pq.ParquetFile(path) as file:
-            schema, footer = file.schema_arrow, file.metadata
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(
-            f"{path} is not a readable Parquet file ({error}): copy or build the store again."
-        ) from error
-    wrong = [field.name for field in SCHEMA if field not in schema]
-    if wrong:
-        raise ValueError(
-            f"{path} lacks the columns {wrong} or has them in another type: build the store again."
-        )
-    if footer.num_rows != rows:
-        raise ValueError(
-            f"{path} has {footer.num_rows} passages but the manifest says {rows}: build the store again."
-        )
-    groups = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
-    return {name: ParquetColumn(path, name, groups) for name in COLUMNS}
 
 
 class PassageWriter:

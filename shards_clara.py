@@ -8,14 +8,15 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .passages_clara import COLUMNS, PassageWriter, open_columns
+from .columns_clara import Selected, open_columns
+from .passages_clara import COLUMNS, PassageWriter
 
 TENSOR = "memory"
 HEADER_BYTES = 512
@@ -124,28 +125,90 @@ def _payload_offset(path: Path, shape: tuple[int, int, int], dtype: Dtype) -> in
     return 8 + length
 
 
-@dataclass(frozen=True)
-class Shard:
-    """n memories (n, M, H), in RAM or in a file, and the columns of their passages."""
+class ChosenMemory:
+    """The memories of a shard at some rows, in their order; nothing is copied."""
 
-    memory: Tensor | MemoryFile
-    columns: Mapping[str, Sequence]
+    def __init__(self, memory: Tensor | MemoryFile, rows: np.ndarray) -> None:
+        self._memory, self._rows = memory, rows
 
     def __len__(self) -> int:
-        return len(self.memory)
+        return len(self._rows)
+
+    def __getitem__(self, rows: slice | Tensor) -> Tensor:
+        rows = self._rows[rows if isinstance(rows, slice) else rows.numpy()]
+        return self._memory[torch.from_numpy(rows)]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Memories (n, M, H), in RAM or in a file, and the columns of their passages; some may be deleted.
+
+    `memory` and `columns` hold n rows. `kept` (int64, ascending) are the rows that are not deleted, None if
+    that is all; length, `read` and `column` count only these.
+    """
+
+    memory: Tensor | MemoryFile | ChosenMemory
+    columns: Mapping[str, Sequence]
+    kept: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.memory) if self.kept is None else len(self.kept)
+
+    def read(self, rows: slice | Tensor) -> Tensor:
+        """Memories of a slice of the kept rows, or at indices (k,) among them."""
+        return (self.memory if self.kept is None else ChosenMemory(self.memory, self.kept))[rows]
+
+    def column(self, name: str) -> Sequence:
+        """One column of the kept rows."""
+        return self.columns[name] if self.kept is None else Selected(self.columns[name], self.kept)
+
+    def places(self, rows: Tensor, first: int) -> Tensor:
+        """The places (k,) of rows (k,) among the kept ones, counted from `first`; -1 for deleted rows."""
+        if self.kept is None:
+            return rows + first
+        kept = torch.from_numpy(self.kept)
+        found = torch.searchsorted(kept, rows)
+        there = kept[found.clamp(max=len(kept) - 1)] == rows if len(kept) else rows < 0
+        return torch.where(there, found + first, -1)
+
+    def without(self, deleted: np.ndarray) -> "Shard":
+        """The shard without some more rows: a mask (length of this shard,) of what goes."""
+        kept = np.arange(len(self.memory)) if self.kept is None else self.kept
+        return self if not deleted.any() else replace(self, kept=kept[~deleted])
+
+    def flat(self) -> "Shard":
+        """The kept rows as a shard of their own, in which none is deleted."""
+        if self.kept is None:
+            return self
+        columns = {name: self.column(name) for name in self.columns}
+        return Shard(ChosenMemory(self.memory, self.kept), columns)
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """What the manifest says of one file: its name, its size in bytes and its SHA-256."""
+
+    file: str
+    bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """What the manifest says of one shard: two file names, their sizes in bytes and SHA-256, and its rows."""
+    """What the manifest says of one shard: its files, the rows in them, and how many of those are live.
 
-    memory_file: str
-    memory_bytes: int
-    memory_sha256: str
-    texts_file: str
-    texts_bytes: int
-    texts_sha256: str
+    `deleted` names the file that lists the rows which are not; None if all are.
+    """
+
+    memory: FileEntry
+    texts: FileEntry
+    deleted: FileEntry | None
     rows: int
+    live_rows: int
+
+    def files(self) -> tuple[FileEntry, ...]:
+        """Every file of the shard."""
+        return tuple(file for file in (self.memory, self.texts, self.deleted) if file is not None)
 
 
 def open_shard(memory_path: Path, texts_path: Path, shape: tuple[int, int, int], dtype: str) -> Shard:
@@ -177,6 +240,15 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def publish(path: Path, stem: str, suffix: str) -> FileEntry:
+    """Gives a finished file the name `{stem}-{digest}.{suffix}`, once its bytes are on the disk."""
+    sync(path)
+    digest = file_sha256(path)
+    target = path.parent / f"{stem}-{digest[:8]}.{suffix}"
+    os.replace(path, target)
+    return FileEntry(target.name, target.stat().st_size, digest)
+
+
 class ShardWriter:
     """Writes one shard as rows come, under temporary names; `close` names the files by content."""
 
@@ -202,9 +274,9 @@ class ShardWriter:
         self._memory.write(self._header())
         self._memory.close()
         self._passages.close()
-        return ShardEntry(
-            *self._publish(0, "memory", "safetensors"), *self._publish(1, "passages", "parquet"), self.rows
-        )
+        memory = publish(self._temporary[0], f"memory-{self._number:05d}", "safetensors")
+        texts = publish(self._temporary[1], f"passages-{self._number:05d}", "parquet")
+        return ShardEntry(memory, texts, None, self.rows, self.rows)
 
     def abort(self) -> None:
         """Closes and removes the temporary files."""
@@ -221,11 +293,3 @@ class ShardWriter:
         tensor = {"dtype": self._dtype.code, "shape": [self.rows, *self._shape], "data_offsets": [0, nbytes]}
         text = json.dumps({TENSOR: tensor}, separators=(",", ":")).encode()
         return (HEADER_BYTES - 8).to_bytes(8, "little") + text.ljust(HEADER_BYTES - 8)
-
-    def _publish(self, file: int, stem: str, suffix: str) -> tuple[str, int, str]:
-        path = self._temporary[file]
-        sync(path)
-        digest = file_sha256(path)
-        target = self._folder / f"{stem}-{self._number:05d}-{digest[:8]}.{suffix}"
-        os.replace(path, target)
-        return target.name, target.stat().st_size, digest

@@ -9,18 +9,21 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from filelock import FileLock, Timeout
 from torch import Tensor
 
 from .manifest_clara import MANIFEST, Manifest, is_count, parse_manifest
-from .shards_clara import Shard, ShardEntry, ShardWriter, file_sha256, open_shard, sync
+from .shards_clara import FileEntry, Shard, ShardEntry, ShardWriter, file_sha256, open_shard, sync
+from .tombstones_clara import bury, read_tombstones
 
 LOCK = ".corpus_memory.lock"
 FULL_CHECK_BYTES = 1_000_000_000
-FILE_PATTERNS = (MANIFEST, "memory-*.safetensors", "passages-*.parquet")
-LEFTOVER = re.compile(r"(memory|passages)-\d{5,}(\.tmp|-[0-9a-f]{8}\.(safetensors|parquet))")
+FILE_PATTERNS = (MANIFEST, "memory-*.safetensors", "passages-*.parquet", "deleted-*.safetensors")
+LEFTOVER = re.compile(r"(memory|passages|deleted)-\d{5,}(\.tmp|-[0-9a-f]{8}\.(safetensors|parquet))")
 SIZE = re.compile(r"(\d+)\s*([KMGT]?)B", re.IGNORECASE)
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -79,25 +82,29 @@ def open_shards(folder: Path, manifest: Manifest, verify: bool | None) -> list[S
         ValueError: If a shard was cut short, altered, or leads outside the folder.
     """
     if verify is None:
-        verify = sum(entry.memory_bytes + entry.texts_bytes for entry in manifest.shards) < FULL_CHECK_BYTES
+        verify = sum(file.bytes for entry in manifest.shards for file in entry.files()) < FULL_CHECK_BYTES
     shards = []
     for entry in manifest.shards:
-        memory = _checked(folder, entry.memory_file, entry.memory_bytes, entry.memory_sha256, verify)
-        texts = _checked(folder, entry.texts_file, entry.texts_bytes, entry.texts_sha256, verify)
+        memory = _checked(folder, entry.memory, verify)
+        texts = _checked(folder, entry.texts, verify)
         shape = (entry.rows, manifest.num_memory_tokens, manifest.hidden_size)
-        shards.append(open_shard(memory, texts, shape, manifest.dtype))
+        shard = open_shard(memory, texts, shape, manifest.dtype)
+        if entry.deleted is not None:
+            kept = read_tombstones(_checked(folder, entry.deleted, True), entry)
+            shard = replace(shard, kept=kept)
+        shards.append(shard)
     return shards
 
 
-def _checked(folder: Path, name: str, size: int, sha256: str, verify: bool) -> Path:
-    path = locate(folder, name)
+def _checked(folder: Path, entry: FileEntry, verify: bool) -> Path:
+    path = locate(folder, entry.file)
     found = path.stat().st_size
-    if found != size:
+    if found != entry.bytes:
         raise ValueError(
-            f"{path} has {found} bytes but the manifest says {size}: it was cut short or replaced; copy or "
-            "build the store again."
+            f"{path} has {found} bytes but the manifest says {entry.bytes}: it was cut short or replaced; "
+            "copy or build the store again."
         )
-    if verify and file_sha256(path) != sha256:
+    if verify and file_sha256(path) != entry.sha256:
         raise ValueError(
             f"{path} was altered (its SHA-256 is not the manifest's): copy or build the store again."
         )
@@ -149,7 +156,7 @@ def commit(folder: Path, manifest: Manifest) -> str:
 def clean(folder: Path) -> None:
     """Removes what writers left in the folder and its manifest does not name. The caller holds the lock."""
     shards = read_manifest(folder)[0].shards if (folder / MANIFEST).exists() else ()
-    named = {name for entry in shards for name in (entry.memory_file, entry.texts_file)}
+    named = {file.file for entry in shards for file in entry.files()}
     for path in folder.iterdir():
         if path.name == f"{MANIFEST}.tmp" or (LEFTOVER.fullmatch(path.name) and path.name not in named):
             path.unlink()
@@ -190,6 +197,10 @@ class ShardSequence:
             self._entries.append(self._open.close())
             self._open = None
         return tuple(self._entries)
+
+    def bury(self, deleted: np.ndarray) -> tuple[ShardEntry, ...]:
+        """Completes the open shard and marks the deleted rows, counted through all; returns the entries."""
+        return tuple(bury(self._folder, self.close(), deleted))
 
     def abort(self) -> None:
         """Removes what was written since the last commit."""

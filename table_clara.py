@@ -10,12 +10,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .passages_clara import Column
+from .columns_clara import Column
 from .shards_clara import Shard
 
 
 class MemoryTable:
     """N passages with memories (M, H), in shards.
+
+    An index counts passages that are not deleted, from 0 to N - 1. A row counts what the shards hold, deleted
+    passages included: it stays the same when others are deleted or appended, and changes when the store is
+    compacted or saved to another folder.
 
     Args:
         shards: At least one, not empty.
@@ -35,12 +39,11 @@ class MemoryTable:
     ) -> None:
         self._shape, self._dtype = tuple(shape), dtype
         self._fingerprint, self._base = fingerprint, base
-        self._shards: list[Shard] = []
-        self._ends: list[int] = []
-        self._extend(shards)
+        self._hold(shards)
 
-    def _extend(self, shards: Sequence[Shard]) -> None:
-        self._shards = [*self._shards, *shards]
+    def _hold(self, shards: Sequence[Shard]) -> None:
+        """Takes shards in place of those that are there."""
+        self._shards = list(shards)
         self._ends = list(itertools.accumulate(len(shard) for shard in self._shards))
 
     def __repr__(self) -> str:
@@ -65,7 +68,7 @@ class MemoryTable:
     @property
     def metadata(self) -> Sequence[dict]:
         """N mappings; each access gives a fresh copy."""
-        return Column([shard.columns["metadata"] for shard in self._shards], json.loads)
+        return Column([shard.column("metadata") for shard in self._shards], json.loads)
 
     @property
     def parents(self) -> Sequence[str]:
@@ -78,7 +81,7 @@ class MemoryTable:
         return self._column("order")
 
     def _column(self, name: str) -> Column:
-        return Column([shard.columns[name] for shard in self._shards])
+        return Column([shard.column(name) for shard in self._shards])
 
     @property
     def num_memory_tokens(self) -> int:
@@ -120,7 +123,7 @@ class MemoryTable:
         for shard, end in zip(self._shards, self._ends, strict=True):
             first = end - len(shard)
             if start < end and first < stop:
-                parts.append(shard.memory[max(start - first, 0) : stop - first])
+                parts.append(shard.read(slice(max(start - first, 0), stop - first)))
         if len(parts) == 1:
             return parts[0]
         return torch.cat(parts) if parts else torch.empty(0, *self._shape, dtype=self.dtype)
@@ -149,5 +152,29 @@ class MemoryTable:
         for place in places.unique().tolist():
             rows = (places == place).nonzero().squeeze(1)
             shard = self._shards[place]
-            found[rows] = shard.memory[flat[rows] - (self._ends[place] - len(shard))]
+            found[rows] = shard.read(flat[rows] - (self._ends[place] - len(shard)))
         return found.view(*indices.shape, *self._shape).to(indices.device)
+
+    def rows_of(self, indices: Tensor) -> Tensor:
+        """The rows, int64 on the CPU, of passages at `indices` (from 0 to N - 1, any shape)."""
+        flat = indices.reshape(-1).cpu().long()
+        rows = flat.clone()
+        places = torch.bucketize(flat, torch.tensor(self._ends), right=True)
+        start = 0
+        for place, shard in enumerate(self._shards):
+            here = places == place
+            local = flat[here] - (self._ends[place] - len(shard))
+            rows[here] = start + (local if shard.kept is None else torch.from_numpy(shard.kept)[local])
+            start += len(shard.memory)
+        return rows.view(indices.shape)
+
+    def indices_of(self, rows: Tensor) -> Tensor:
+        """The indices, int64 on the CPU, of passages at `rows` (any shape); -1 where there is none."""
+        flat = rows.reshape(-1).cpu().long()
+        indices = torch.full_like(flat, -1)
+        start = 0
+        for shard, end in zip(self._shards, self._ends, strict=True):
+            here = (flat >= start) & (flat < start + len(shard.memory))
+            indices[here] = shard.places(flat[here] - start, end - len(shard))
+            start += len(shard.memory)
+        return indices.view(rows.shape)

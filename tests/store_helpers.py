@@ -50,19 +50,27 @@ def read_json(folder):
     return json.loads((folder / MANIFEST).read_text())
 
 
-def edit_manifest(folder, shard=None, **fields):
-    """Overwrites fields of the manifest, or of one of its shards."""
+def edit_manifest(folder, shard=None, kind=None, **fields):
+    """Overwrites fields of the manifest, of one of its shards, or of one `kind` of file of that shard."""
     manifest = read_json(folder)
-    (manifest if shard is None else manifest["shards"][shard]).update(fields)
+    entry = manifest if shard is None else manifest["shards"][shard]
+    (entry if kind is None else entry[kind]).update(fields)
     (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
 def replace_shard_file(folder, kind, content):
-    """Gives shard 0 another `kind` ("memory" or "texts") file and a manifest that agrees with its bytes."""
-    name = read_json(folder)["shards"][0][f"{kind}_file"]
+    """Gives shard 0 another file of `kind` "memory", "texts" or "deleted", and a manifest to match."""
+    name = read_json(folder)["shards"][0][kind]["file"]
     (folder / name).write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
-    edit_manifest(folder, 0, **{f"{kind}_bytes": len(content), f"{kind}_sha256": digest})
+    edit_manifest(folder, 0, kind, bytes=len(content), sha256=digest)
+
+
+def flip(path, offset):
+    """Flips one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[offset] ^= 1
+    path.write_bytes(content)
 
 
 def start_child(code, *arguments):

@@ -170,6 +170,89 @@ def test_append_to_itself_is_refused():
         memory.append(memory)
 
 
+@pytest.fixture(params=["ram", "disk", "both"])
+def seven(request, tmp_path):
+    """Seven passages in RAM, in three shards on disk, or five on disk and two in RAM."""
+    memory = make_memory(7 if request.param != "both" else 5)
+    if request.param != "ram":
+        memory.save_pretrained(tmp_path, max_shard_size=3 * 32)
+        memory = CorpusMemory.from_pretrained(tmp_path)
+    if request.param == "both":
+        memory.append(make_memory(2, first=5))
+    return memory
+
+
+def test_nothing_sees_what_was_deleted(seven):
+    whole, query = seven[:].clone(), torch.randn(3, 2, 4)
+    seven.search(query, 2)
+    assert seven.delete(["d5", "d0", "d3"]) == 3
+    rows = tensor([1, 2, 4, 6])
+    assert len(seven) == 4 and "4 passages" in repr(seven)
+    assert torch.equal(seven[:], whole[rows]) and torch.equal(seven[-1], whole[6])
+    assert torch.equal(seven.gather(tensor([[3, 0]]))[0], whole[[6, 1]])
+    assert seven.texts == ["text 1", "text 2", "text 4", "text 6"] and seven.texts[2:] == ["text 4", "text 6"]
+    assert seven.document_ids == ["d1", "d2", "d4", "d6"] and seven.parents == seven.document_ids
+    assert [entry["number"] for entry in seven.metadata] == rows.tolist() and seven.orders == [0] * 4
+    kept = CorpusMemory(whole[rows], ["a"] * 4)
+    for size in (1, 3, None):
+        for found, expected in zip(seven.search(query, 4, size), kept.search(query, 4, size), strict=True):
+            assert torch.equal(found, expected)
+    with pytest.raises(ValueError, match="from 1 to the 4 passages"):
+        seven.search(query, 5)
+
+
+def test_deletes_one_after_another_and_appends_what_was_deleted_again(seven):
+    seven.delete(["d0"])
+    seven.delete(["d2", "d6"])
+    assert seven.document_ids == ["d1", "d3", "d4", "d5"]
+    with pytest.raises(ValueError, match="'d0', 'd6' not in this memory"):
+        seven.delete(["d1", "d0", "d6"])
+    assert len(seven) == 4
+    seven.append(make_memory(1, first=2))
+    assert seven.document_ids == ["d1", "d3", "d4", "d5", "d2"]
+    with pytest.raises(ValueError, match="'d2'"):
+        seven.append(make_memory(1, first=2))
+
+
+def test_the_id_of_a_document_deletes_all_its_passages():
+    ids, parents = ["a#0", "a#1", "b", "a#2"], ["a", "a", "b", "a"]
+    memory = CorpusMemory(torch.ones(4, 1, 2), ids, ids, parents=parents)
+    assert memory.delete(["a#1"]) == 1
+    assert memory.delete(["a"]) == 2
+    assert memory.document_ids == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("document_ids", "message"),
+    [
+        ("d1", r"must be a list of ids, got one string: \['d1'\]"),
+        (["d1", 2], r"`document_ids\[1\]` must be a string"),
+        (["x1", "d1", "x2", "x3", "x4"], r"'x1', 'x2', 'x3', … not in this memory \(4 in all\)"),
+        ([f"d{row}" for row in range(7)], "one passage at least must stay"),
+    ],
+)
+def test_a_refused_delete_changes_nothing(seven, document_ids, message):
+    values = seven[:].clone()
+    with pytest.raises(ValueError, match=message):
+        seven.delete(document_ids)
+    assert torch.equal(seven[:], values) and seven.texts == make_memory(7).texts
+
+
+def test_delete_of_nothing(seven):
+    assert seven.delete([]) == 0 and len(seven) == 7
+
+
+def test_rows_outlive_deletions(seven):
+    everything = torch.arange(7)
+    assert torch.equal(seven.rows_of(everything), everything)
+    seven.delete(["d3", "d4", "d5", "d0"])
+    assert seven.rows_of(tensor([[0, 1], [2, 2]])).tolist() == [[1, 2], [6, 6]]
+    assert seven.indices_of(everything).tolist() == [-1, 0, 1, -1, -1, -1, 2]
+    assert seven.indices_of(tensor([[7, -1, 6]])).tolist() == [[-1, -1, 2]]
+    seven.append(make_memory(1, first=9))
+    assert seven.rows_of(tensor([3])).tolist() == [7] and seven.indices_of(tensor([7, 6])).tolist() == [3, 2]
+
+
 def test_pickle_of_a_loaded_memory_holds_no_rows(tmp_path):
     memory = make_memory(2000)
     memory.save_pretrained(tmp_path)
@@ -208,7 +291,7 @@ def test_a_second_copy_of_the_class_is_understood(copy, tmp_path):
 def test_loading_checks_nothing_into_ram(tmp_path, monkeypatch):
     make_memory(2000).save_pretrained(tmp_path)
     read = []
-    from clara.passages_clara import ParquetColumn
+    from clara.columns_clara import ParquetColumn
     from clara.shards_clara import MemoryFile
 
     get_rows, get_group = MemoryFile.__getitem__, ParquetColumn._group

@@ -31,7 +31,7 @@ def write(folder, memory, *splits):
 def test_safetensors_reads_what_is_written(tmp_path, dtype):
     memory = make_memory(5, dtype=dtype)[:]
     entry = write(tmp_path, memory, 2)
-    with safe_open(tmp_path / entry.memory_file, "pt") as file:
+    with safe_open(tmp_path / entry.memory.file, "pt") as file:
         assert list(file.keys()) == ["memory"]
         assert torch.equal(file.get_tensor("memory"), memory)
 
@@ -47,14 +47,12 @@ def test_reads_what_safetensors_writes(tmp_path, dtype):
 
 def test_entry_describes_the_files(tmp_path):
     entry = write(tmp_path, make_memory(5)[:])
-    for name, size, digest in (
-        (entry.memory_file, entry.memory_bytes, entry.memory_sha256),
-        (entry.texts_file, entry.texts_bytes, entry.texts_sha256),
-    ):
-        assert (tmp_path / name).stat().st_size == size
-        assert file_sha256(tmp_path / name) == digest
-        assert f"-00003-{digest[:8]}." in name
-    assert entry.rows == 5 and entry.memory_bytes == HEADER_BYTES + 5 * 2 * 4 * 4
+    for file in entry.files():
+        assert (tmp_path / file.file).stat().st_size == file.bytes
+        assert file_sha256(tmp_path / file.file) == file.sha256
+        assert f"-00003-{file.sha256[:8]}." in file.file
+    assert entry.rows == entry.live_rows == 5 and entry.deleted is None
+    assert entry.memory.bytes == HEADER_BYTES + 5 * 2 * 4 * 4
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -65,7 +63,7 @@ def test_bytes_do_not_depend_on_batches(tmp_path):
 def test_writes_rows_that_are_not_contiguous(tmp_path):
     memory = make_memory(5, shape=(4, 2))[:].transpose(1, 2)
     entry = write(tmp_path, memory)
-    shard = open_shard(tmp_path / entry.memory_file, tmp_path / entry.texts_file, (5, 2, 4), "float32")
+    shard = open_shard(tmp_path / entry.memory.file, tmp_path / entry.texts.file, (5, 2, 4), "float32")
     assert torch.equal(shard.memory[0:5], memory)
 
 
@@ -104,7 +102,7 @@ def damage(path, length=None, **tensor_fields):
     ],
 )
 def test_refuses_a_wrong_header(tmp_path, fields, message):
-    path = tmp_path / write(tmp_path, make_memory(5)[:]).memory_file
+    path = tmp_path / write(tmp_path, make_memory(5)[:]).memory.file
     damage(path, **fields)
     with pytest.raises(ValueError, match=message):
         MemoryFile(path, (5, 2, 4), "float32")
@@ -128,7 +126,7 @@ def test_refuses_a_header_nested_without_end(tmp_path):
 
 @pytest.mark.parametrize("change", [-1, 1])
 def test_refuses_a_payload_cut_or_grown(tmp_path, change):
-    path = tmp_path / write(tmp_path, make_memory(5)[:]).memory_file
+    path = tmp_path / write(tmp_path, make_memory(5)[:]).memory.file
     content = path.read_bytes()
     path.write_bytes(content[:change] if change < 0 else content + b"x")
     with pytest.raises(ValueError, match="it was cut or altered"):

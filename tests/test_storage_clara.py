@@ -8,6 +8,7 @@ from clara.memory_clara import CorpusMemory
 from clara.storage_clara import rows_in
 from store_helpers import (
     edit_manifest,
+    flip,
     make_memory,
     read_json,
     replace_shard_file,
@@ -23,13 +24,7 @@ def store(tmp_path):
 
 
 def shard_path(folder, kind, number=0):
-    return folder / read_json(folder)["shards"][number][f"{kind}_file"]
-
-
-def flip(path, offset):
-    content = bytearray(path.read_bytes())
-    content[offset] ^= 1
-    path.write_bytes(content)
+    return folder / read_json(folder)["shards"][number][kind]["file"]
 
 
 def test_a_folder_without_a_manifest(store, tmp_path):
@@ -101,7 +96,7 @@ def test_a_manifest_that_disagrees_with_the_headers(store, fields):
 
 
 def test_another_number_of_rows(store):
-    edit_manifest(store, 0, rows=4)
+    edit_manifest(store, 0, rows=4, live_rows=4)
     edit_manifest(store, num_passages=8)
     with pytest.raises(ValueError, match="must hold `memory`"):
         CorpusMemory.from_pretrained(store)
@@ -200,7 +195,7 @@ def test_refuses_bad_shard_sizes(size):
 
 def test_the_manifest_is_plain_json(store):
     manifest = json.loads((store / MANIFEST).read_text())
-    assert manifest["format"] == "clara_corpus_memory" and manifest["format_version"] == 1
+    assert manifest["format"] == "clara_corpus_memory" and manifest["format_version"] == 2
     assert manifest["base"] == {"name": "tiny", "revision": None} and manifest["fingerprint"] == "f"
     assert (manifest["num_memory_tokens"], manifest["hidden_size"], manifest["dtype"]) == (2, 4, "float32")
     assert manifest["num_passages"] == 7

@@ -1,6 +1,7 @@
-"""Saving a memory again: appended, unchanged, replaced, changed by another."""
+"""Saving a memory again: appended, deleted, unchanged, replaced, changed by another."""
 
 import pytest
+from clara.manifest_clara import MANIFEST
 from clara.memory_clara import CorpusMemory, CorpusMemoryWriter
 from store_helpers import make_memory, read_json, same
 
@@ -83,6 +84,81 @@ def test_a_loaded_memory_saves_to_another_folder(tmp_path):
     loaded.save_pretrained(tmp_path / "b")
     assert same(CorpusMemory.from_pretrained(tmp_path / "b"), memory)
     assert len(read_json(tmp_path / "b")["shards"]) == 1
+
+
+def files(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name[0] != "."}
+
+
+def deleted_files(folder):
+    return sorted(path.name for path in folder.glob("deleted-*"))
+
+
+def test_deleting_writes_tombstones_and_no_shard(tmp_path):
+    make_memory(7).save_pretrained(tmp_path, max_shard_size=3 * 32)
+    before = files(tmp_path)
+    memory = CorpusMemory.from_pretrained(tmp_path)
+    memory.delete(["d1", "d6"])
+    memory.save_pretrained(tmp_path)
+    after = files(tmp_path)
+    assert {name: time for name, time in after.items() if name in before and name != MANIFEST} == {
+        name: time for name, time in before.items() if name != MANIFEST
+    }
+    assert [name[:13] for name in deleted_files(tmp_path)] == ["deleted-00000", "deleted-00002"]
+    assert [(shard["rows"], shard["live_rows"]) for shard in read_json(tmp_path)["shards"]] == [
+        (3, 2),
+        (3, 3),
+        (1, 0),
+    ]
+    assert read_json(tmp_path)["num_passages"] == 5
+    loaded = CorpusMemory.from_pretrained(tmp_path)
+    assert same(loaded, memory) and loaded.document_ids == ["d0", "d2", "d3", "d4", "d5"]
+    loaded.delete(["d0"])
+    loaded.append(make_memory(2, first=0))
+    loaded.delete(["d1"])
+    loaded.save_pretrained(tmp_path)
+    assert len(deleted_files(tmp_path)) == 2
+    assert [shard["rows"] for shard in read_json(tmp_path)["shards"]] == [3, 3, 1, 1]
+    again = CorpusMemory.from_pretrained(tmp_path)
+    assert same(again, loaded) and again.document_ids == ["d2", "d3", "d4", "d5", "d0"]
+    again.save_pretrained(tmp_path)
+    assert same(CorpusMemory.from_pretrained(tmp_path), loaded)
+
+
+def test_deleting_from_what_was_saved_from_ram(tmp_path):
+    memory = make_memory(7)
+    memory.delete(["d2"])
+    memory.save_pretrained(tmp_path, max_shard_size=2 * 32)
+    assert [shard["live_rows"] for shard in read_json(tmp_path)["shards"]] == [2, 2, 2]
+    memory.delete(["d3", "d6"])
+    memory.save_pretrained(tmp_path)
+    assert [shard["live_rows"] for shard in read_json(tmp_path)["shards"]] == [2, 1, 1]
+    assert same(CorpusMemory.from_pretrained(tmp_path), memory)
+    assert memory.document_ids == ["d0", "d1", "d4", "d5"]
+
+
+def test_no_deleted_passage_goes_to_another_folder(tmp_path):
+    make_memory(7).save_pretrained(tmp_path / "a", max_shard_size=3 * 32)
+    memory = CorpusMemory.from_pretrained(tmp_path / "a")
+    memory.delete(["d1", "d3", "d4", "d5"])
+    memory.save_pretrained(tmp_path / "b")
+    assert [shard["rows"] for shard in read_json(tmp_path / "b")["shards"]] == [3]
+    assert same(CorpusMemory.from_pretrained(tmp_path / "b"), memory)
+    memory.delete(["d2"])
+    memory.save_pretrained(tmp_path / "b")
+    assert CorpusMemory.from_pretrained(tmp_path / "b").document_ids == ["d0", "d6"]
+    assert same(CorpusMemory.from_pretrained(tmp_path / "a"), make_memory(7))
+
+
+def test_the_second_of_two_deletes_is_told(tmp_path):
+    make_memory(3).save_pretrained(tmp_path)
+    one, two = CorpusMemory.from_pretrained(tmp_path), CorpusMemory.from_pretrained(tmp_path)
+    one.delete(["d0"])
+    two.delete(["d1"])
+    one.save_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match="changed by another writer.*load it again"):
+        two.save_pretrained(tmp_path)
+    assert CorpusMemory.from_pretrained(tmp_path).document_ids == ["d1", "d2"]
 
 
 def test_writer_opens_what_it_wrote(tmp_path):

@@ -1,0 +1,167 @@
+"""A corpus memory in a folder: opened lazily, saved so that a kill leaves the old store or the new one."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from .hub_clara import download_store, upload_store, write_card
+from .manifest_clara import MANIFEST, Manifest, make_manifest
+from .passages_clara import COLUMNS
+from .shards_clara import DTYPES, ShardEntry, dtype_name
+from .storage_clara import ShardSequence, commit, locked, open_shards, read_manifest, rows_in
+from .table_clara import MemoryTable
+from .writer_clara import SHARD_SIZE
+
+COPY_BYTES = 1 << 26
+Memory = TypeVar("Memory", bound="StoredMemory")
+
+
+class Place(NamedTuple):
+    """Where a memory is stored: the folder, the SHA-256 of the manifest, and how many of its shards."""
+
+    folder: str
+    digest: str
+    shards: int
+
+
+class StoredMemory(MemoryTable):
+    """What [`CorpusMemory`] can do with a folder and with the Hub."""
+
+    _stored: Place | None = None
+
+    def save_pretrained(self, folder: str | os.PathLike, max_shard_size: int | str = SHARD_SIZE) -> None:
+        """Writes the memory to a folder; a process killed on the way leaves what was there before.
+
+        Into the folder that this memory was loaded from or saved to last, only what was appended or deleted
+        since is written: the shards of deleted passages stay until `compact`. Everywhere else the passages
+        are written without deleted ones, and another store that is there is replaced.
+
+        Args:
+            folder: The folder.
+            max_shard_size: Bytes of memories in a shard, or a text such as "500MB".
+
+        Raises:
+            RuntimeError: If another writer is at work there, or has changed the store since this memory was
+                loaded or saved.
+        """
+        digest, first = self._save(Path(folder), max_shard_size)
+        self._hold([*self._shards[:first], *(shard.flat() for shard in self._shards[first:])])
+        self._stored = Place(os.path.realpath(folder), digest, len(self._shards))
+
+    def _save(self, folder: Path, max_shard_size: int | str = SHARD_SIZE) -> tuple[str, int]:
+        """Writes the store; returns the SHA-256 of its manifest and the first shard written."""
+        row_bytes = self.num_memory_tokens * self.hidden_size * self.dtype.itemsize
+        rows_per_shard = rows_in(max_shard_size, row_bytes)
+        with locked(folder):
+            entries, first = self._kept(folder)
+            deleted = self._deleted_rows(first)
+            unchanged = len(deleted) == sum(entry.rows - entry.live_rows for entry in entries)
+            if unchanged and first == len(self._shards):
+                return self._stored.digest, first
+            sequence = ShardSequence(folder, entries, rows_per_shard)
+            try:
+                self._write_rows(sequence, first, max(1, COPY_BYTES // row_bytes))
+                return commit(folder, self._manifest(sequence.bury(deleted))), first
+            except BaseException:
+                sequence.abort()
+                raise
+
+    def _kept(self, folder: Path) -> tuple[Sequence[ShardEntry], int]:
+        """The store's shards in the folder that hold this memory's first shards, and how many those are."""
+        if not (folder / MANIFEST).exists():
+            return (), 0
+        manifest, digest = read_manifest(folder)
+        if self._stored is None or self._stored.folder != os.path.realpath(folder):
+            return (), 0
+        if self._stored.digest != digest:
+            raise RuntimeError(
+                f"The store in {folder} was changed by another writer since this memory was loaded or saved: "
+                "load it again and append to that, or save to another folder."
+            )
+        return manifest.shards, self._stored.shards
+
+    def _deleted_rows(self, shards: int) -> np.ndarray:
+        """The deleted rows (d,) of the first shards, ascending, counted through them."""
+        start, deleted = 0, [np.empty(0, np.int64)]
+        for shard in self._shards[:shards]:
+            rows = np.arange(len(shard.memory))
+            if shard.kept is not None:
+                deleted.append(start + np.setdiff1d(rows, shard.kept, assume_unique=True))
+            start += len(rows)
+        return np.concatenate(deleted)
+
+    def _write_rows(self, sequence: ShardSequence, first: int, step: int) -> None:
+        for shard in self._shards[first:]:
+            for start in range(0, len(shard), step):
+                rows = slice(start, min(len(shard), start + step))
+                columns = {name: shard.column(name)[rows] for name in COLUMNS}
+                sequence.write(shard.read(rows), columns)
+
+    def _manifest(self, shards: Sequence[ShardEntry]) -> Manifest:
+        return make_manifest(shards, self._shape, dtype_name(self.dtype), self.fingerprint, self.base)
+
+    @classmethod
+    def from_pretrained(
+        cls: type[Memory],
+        folder_or_repo_id: str | os.PathLike,
+        fingerprint: str | None = None,
+        verify: bool | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | None = None,
+    ) -> Memory:
+        """Opens a stored memory; rows and texts stay on disk until they are asked for.
+
+        Args:
+            folder_or_repo_id: A folder, or a dataset repository on the Hub.
+            fingerprint: Identity of the compressor and base that must have made the memories. None: any.
+            verify: Compare the checksums of all files. None: if they have less than 1 GB together. Sizes,
+                headers and the manifest are always checked.
+            revision: Branch, tag or commit of the repository.
+            token: Token for the Hub.
+            cache_dir: Where the Hub's files are kept.
+
+        Raises:
+            FileNotFoundError: If there is no store, it is unfinished, or a shard is missing.
+            ValueError: If another compressor or base made it, or a file is damaged.
+        """
+        folder = Path(folder_or_repo_id)
+        if not folder.is_dir():
+            folder = download_store(str(folder_or_repo_id), revision, token, cache_dir)
+        manifest, digest = read_manifest(folder)
+        if fingerprint is not None and manifest.fingerprint != fingerprint:
+            raise ValueError(
+                f"The memories in {folder} were made by another compressor or base (fingerprint "
+                f"{manifest.fingerprint}, expected {fingerprint}): build them again with this model, or load "
+                "the model that made them."
+            )
+        shape = (manifest.num_memory_tokens, manifest.hidden_size)
+        memory = cls.__new__(cls)
+        shards = open_shards(folder, manifest, verify)
+        dtype = DTYPES[manifest.dtype].torch
+        MemoryTable.__init__(memory, shards, shape, dtype, manifest.fingerprint, manifest.base)
+        memory._stored = Place(os.path.realpath(folder), digest, len(shards))
+        return memory
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+    ) -> str:
+        """Uploads the memory, with a dataset card, in one commit to a dataset repository (made if need be).
+
+        Returns:
+            The address of the commit.
+        """
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            self._save(folder)
+            write_card(folder, repo_id, read_manifest(folder)[0])
+            return upload_store(folder, repo_id, private, token, revision, commit_message)
