@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Answers, scores and reports."""
     from ..evaluation.benchmarks import check_choice, load_benchmark
-    from ..evaluation.language_models import ClaraModel
+    from ..evaluation.language_models import ClaraModel, memory_folder
     from ..evaluation.systems import SYSTEMS, Workbench
 
     names = list(SYSTEMS) if arguments.systems == "all" else arguments.systems.split(",")
@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> None:
         max_new_tokens=arguments.max_new_tokens,
         compression_rate=model.config.compression_rate,
         encoder=arguments.encoder,
-        memory_folder=memory_folder(arguments.output, benchmark, model),
+        memory_folder=memory_folder(arguments.output, model, benchmark.documents),
         seed=arguments.seed,
     )
     report(arguments, benchmark, workbench, names)
@@ -141,11 +141,3 @@ def make_text_model(model: ClaraForRetrievalGeneration, name: str | None) -> Tex
     text_model = AutoModelForCausalLM.from_pretrained(name, dtype=model.dtype).to(model.device).eval()
     tokenizer = AutoTokenizer.from_pretrained(name)
     return TextModel(text_model, tokenizer, text_model.config.max_position_embeddings)
-
-
-def memory_folder(output: Path, benchmark: Benchmark, model: ClaraForRetrievalGeneration) -> Path:
-    """A folder for each compressor and list of documents, so that no run meets another's memories."""
-    from ..evaluation.runner import run_fingerprint
-
-    key = {"compressor": model.memory_fingerprint(), "documents": list(benchmark.documents)}
-    return output / f"memory-{run_fingerprint(key)[:12]}"

@@ -20,6 +20,8 @@ EXPERIMENTS = {
     "similarity": "do memories keep the semantic similarity of their documents",
     "scale": "70B and 123B shapes on the meta device: parameters, memory and FLOP budgets; a measured trend",
     "memory-controls": "loss of the answer with the own, a shuffled and no memory",
+    "joint-training": "end to end with reasoner or generator frozen: does retrieval and generation improve",
+    "ablations": "data mix, alignment, freezing, starts; estimator, temperature, pool size, seeds",
     "facts-by-rate": "information kept against compression rate: dates, numbers and names apart",
     "k-at-test": "how many documents to read at test time",
     "passage-order": "long documents: passages in order or shuffled, recall over length",
@@ -47,6 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("results"), metavar="FOLDER", help="(default: results)"
     )
+    parser.add_argument("--name", default=arguments.experiment, help="of the files (default: %(default)s)")
     module.add_arguments(parser)
     if module.NEEDS_MODEL:
         add_model_arguments(parser)
@@ -59,11 +62,11 @@ def run(arguments: argparse.Namespace) -> None:
     command = shlex.join(["clara", "experiment", arguments.experiment, *arguments.options])
     document = {"command": command, "model": describe(model), "result": result}
     options.output.mkdir(parents=True, exist_ok=True)
-    stem = options.output / arguments.experiment
+    stem = options.output / options.name
     stem.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     module.plot(result, stem.with_suffix(".png"))
     made = f" with {document['model']}" if model is not None else ""
-    page = f"{module.render(result)}\nMade by `{command}`{made}.\n\n![picture]({arguments.experiment}.png)\n"
+    page = f"{module.render(result)}\nMade by `{command}`{made}.\n\n![picture]({options.name}.png)\n"
     stem.with_suffix(".md").write_text(page, encoding="utf-8")
     print(page)
 

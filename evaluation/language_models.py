@@ -5,6 +5,7 @@ Letters of the shapes: B questions, N passages, K chosen, M memory tokens, H hid
 
 import copy
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -109,6 +110,12 @@ class ClaraModel:
             )
         texts = model.processor.tokenizer.batch_decode(sequences, skip_special_tokens=True)
         return [text.strip() for text in texts]
+
+
+def memory_folder(output: Path, model: ClaraForRetrievalGeneration, documents: Sequence[str]) -> Path:
+    """A folder for each compressor and list of documents, so that no run meets another's memories."""
+    key = json.dumps([model.memory_fingerprint(), list(documents)])
+    return output / f"memory-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
 class TextModel:

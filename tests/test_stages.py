@@ -55,6 +55,17 @@ def test_each_of_them_changes_and_nothing_else(base, stage, tmp_path):
     assert changed == EXPECTED[stage]
 
 
+def test_frozen_adapters_do_not_train(base):
+    model = make_model(base, connector="rms")
+    prepare_stage(model, "instruction_tuning", frozen=["compressor"])
+    assert set(trainable_names(model)) == lora_names("generator") | {"memory_gain"}
+    prepare_stage(model, "end_to_end", frozen=["query_reasoner"])
+    assert set(trainable_names(model)) == lora_names("generator")
+    for frozen in (["compressor"], ["query_reasoner", "generator"]):
+        with pytest.raises(ValueError, match="`frozen` must name some but not all"):
+            prepare_stage(model, "end_to_end", frozen=frozen)
+
+
 def test_mean_pooling_has_no_memory_tokens_to_train(base):
     model = make_model(base, pooling="mean")
     prepare_stage(model, "pretraining")

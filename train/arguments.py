@@ -24,6 +24,7 @@ class ClaraTrainingConfig(TrainingArguments):
     Parameters:
         stage: One of "pretraining", "instruction_tuning", "end_to_end".
         starts: Adapter to "kept", "fresh" or "compressor", over the stage's own starts.
+        frozen: Adapters of the stage that are not to train (with the compressor its memory tokens).
         alignment_weight: Weight of the alignment loss (lambda, paper equation 2.4); None: the stage's.
         contrastive_weight: Weight of a contrastive loss of retrieval (0: off). In end_to_end it is supervised
             by the positives of each pool; in pretraining a question of each document, encoded by the
@@ -49,6 +50,7 @@ class ClaraTrainingConfig(TrainingArguments):
 
     stage: str = field(default="pretraining", metadata={"help": f"One of {tuple(STAGES)}."})
     starts: dict | None = field(default=None, metadata={"help": "Adapter to kept, fresh or compressor."})
+    frozen: list[str] = field(default_factory=list, metadata={"help": "Adapters that are not to train."})
     alignment_weight: float | None = field(default=None, metadata={"help": "Weight of the alignment loss."})
     contrastive_weight: float = field(default=0.0, metadata={"help": "Weight of the contrastive loss."})
     generation_weight: float = field(default=1.0, metadata={"help": "Weight of the answer's loss."})

@@ -22,7 +22,8 @@ class ScriptArguments:
     Attributes:
         model: A checkpoint to go on from, or None to make one from `base`.
         base: Folder, Hub id or "smollm2-135m": the base of a new model.
-        model_fields: Fields of `ClaraConfig` for a new model (compression_rate, lora_r, connector, …).
+        model_fields: Fields of `ClaraConfig`, of a new model or over a checkpoint's (such as
+            retrieval_temperature).
         dtype: Dtype the model is loaded in, such as "bfloat16"; the checkpoint's by default.
         attn_implementation: Attention of transformers, such as "eager", which trains in bfloat16 on a CPU
             faster than "sdpa".

@@ -35,12 +35,15 @@ logger = logging.getLogger(__name__)
 
 def load_model(script: ScriptArguments) -> ClaraForRetrievalGeneration:
     """The model to train: a checkpoint, or a new one over a base."""
+    fields = script.model_fields or {}
     chosen = {"dtype": script.dtype, "attn_implementation": script.attn_implementation}
     kwargs = {name: value for name, value in chosen.items() if value is not None}
     if script.model is not None:
-        return ClaraForRetrievalGeneration.from_pretrained(os.path.expanduser(script.model), **kwargs)
+        return ClaraForRetrievalGeneration.from_pretrained(
+            os.path.expanduser(script.model), **fields, **kwargs
+        )
     base = os.path.expanduser(script.base)
-    return ClaraForRetrievalGeneration.from_base(base, **(script.model_fields or {}), **kwargs)
+    return ClaraForRetrievalGeneration.from_base(base, **fields, **kwargs)
 
 
 def load_records(script: ScriptArguments, stage: str) -> list[PretrainingRecord] | list[QuestionRecord]:

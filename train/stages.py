@@ -1,6 +1,6 @@
 """The three stages of training as one table: what trains, its start, its losses, the paper's defaults."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -58,7 +58,11 @@ def get_stage(name: str) -> Stage:
 
 
 def prepare_stage(
-    model: nn.Module, name: str, starts: Mapping[str, str] | None = None, seed: int = 0
+    model: nn.Module,
+    name: str,
+    starts: Mapping[str, str] | None = None,
+    seed: int = 0,
+    frozen: Sequence[str] = (),
 ) -> None:
     """Puts a model at the start of a stage: adapters at their starts, only the stage's parameters trainable.
 
@@ -67,14 +71,20 @@ def prepare_stage(
         name: The stage.
         starts: Overrides of the stage's `starts`: adapter to "kept", "fresh" (B = 0) or "compressor".
         seed: Seed of a fresh adapter.
+        frozen: Adapters of the stage that do not train; with the compressor its memory tokens do not.
 
     Raises:
-        ValueError: If the stage or a start is unknown, or the model lacks one of the stage's adapters.
+        ValueError: If the stage or a start is unknown, the model lacks one of the stage's adapters, or
+            `frozen` names another adapter or leaves none to train.
     """
     stage = get_stage(name)
     missing = sorted({*stage.adapters, "compressor"} - set(adapter_names(model.decoder)))
     if missing:
         raise ValueError(f"Stage {name!r} needs the adapters {missing}, which this model lacks.")
+    if set(frozen) >= set(stage.adapters) or not set(frozen) <= set(stage.adapters):
+        raise ValueError(
+            f"`frozen` must name some but not all of {stage.adapters} in stage {name!r}, got {list(frozen)}."
+        )
     for adapter, start in {**stage.starts, **(starts or {})}.items():
         if start not in STARTS or adapter not in stage.adapters:
             raise ValueError(
@@ -85,7 +95,11 @@ def prepare_stage(
         elif start == "fresh":
             reset_adapter(model.decoder, adapter, seed)
     model.freeze_base()
-    model.set_trainable(stage.adapters, memory_tokens=stage.memory_tokens)
+    model.set_trainable(
+        [adapter for adapter in stage.adapters if adapter not in frozen],
+        memory_tokens=stage.memory_tokens and "compressor" not in frozen,
+        connector=stage.memory_tokens,
+    )
 
 
 def reset_adapter(decoder: nn.Module, name: str, seed: int = 0) -> None:

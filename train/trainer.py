@@ -65,7 +65,7 @@ class ClaraTrainer(SavingMixin, Trainer):
         **kwargs: Any,
     ) -> None:
         check_model(model, args)
-        prepare_stage(model, args.stage, args.starts, args.seed)
+        prepare_stage(model, args.stage, args.starts, args.seed, args.frozen)
         train, evaluation = as_dataset(train_dataset), as_dataset(eval_dataset)
         if data_collator is None:
             records = [record for rows in every_dataset(train, evaluation) for record in rows.records]

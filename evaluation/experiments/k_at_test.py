@@ -10,19 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clara.documents_clara import reading_order
 from clara.modeling_clara import ClaraForRetrievalGeneration
 
-from ..benchmarks import Benchmark, build_benchmark
-from ..language_models import ClaraModel
-from ..ranking import recall_at_k
-from ..readings import score_readings
-from ..retrievers import MemoryRetriever
+from ..benchmarks import build_benchmark
+from ..pool_scores import RECALL, score_pools
 from ..sample_rows import question_rows
 from ..summaries import SHOWN, differences_table, error_bars, means_table, summarize
 
 NEEDS_MODEL = True
-RECALL = "recall"
 METRICS = (RECALL, *SHOWN)
 
 
@@ -48,7 +43,7 @@ def measure(arguments: argparse.Namespace, model: ClaraForRetrievalGeneration) -
     records, source = question_rows(arguments.files, arguments.limit, arguments.pool_size)
     rows = [(str(number), record) for number, record in enumerate(records)]
     benchmark = build_benchmark("k-at-test", "normal", rows, arguments.pool_size)
-    scores = scores_by_k(benchmark, model, arguments)
+    _, scores = score_pools(model, benchmark, arguments.ks, arguments.max_new_tokens, arguments.batch_size)
     trained = model.config.retrieval_top_k
     reference = min(arguments.ks, key=lambda k: abs(k - trained))
     return {
@@ -58,42 +53,6 @@ def measure(arguments: argparse.Namespace, model: ClaraForRetrievalGeneration) -
         "trained_k": trained,
         **summarize({f"k = {k}": scores[k] for k in arguments.ks}, f"k = {reference}", arguments.seed),
     }
-
-
-def scores_by_k(
-    benchmark: Benchmark, model: ClaraForRetrievalGeneration, arguments: argparse.Namespace
-) -> dict[int, dict[str, list[float]]]:
-    """For each k the scores of every question; documents are compressed and ranked once."""
-    clara = ClaraModel(model)
-    passages = clara.split(benchmark.documents)
-    memory = clara.compress(passages)
-    examples = benchmark.examples
-    parts: dict[int, list[int]] = {}
-    for passage, parent in enumerate(passages.parents):
-        parts.setdefault(int(parent), []).append(passage)
-    pools = [[passage for document in e.pool for passage in parts[document]] for e in examples]
-    questions, answers = [e.question for e in examples], [e.answers for e in examples]
-    _, found = MemoryRetriever(clara, memory).search(questions, max(arguments.ks), pools)
-    scores = {}
-    for k in arguments.ks:
-        best = [[int(passage) for passage in row[:k] if passage >= 0] for row in found]
-        chosen = [reading_order(passages, row) for row in best]
-        read = score_readings(
-            model,
-            memory,
-            questions,
-            answers,
-            chosen,
-            arguments.max_new_tokens,
-            arguments.batch_size,
-            f"k = {k}",
-        )
-        parents = [[int(passages.parents[passage]) for passage in row] for row in best]
-        recalled = [
-            recall_at_k(row, e.positives, k) for row, e in zip(parents, examples, strict=True) if e.positives
-        ]
-        scores[k] = {**read, **({RECALL: recalled} if recalled else {})}
-    return scores
 
 
 def render(result: Mapping[str, Any]) -> str:
