@@ -106,20 +106,52 @@ class AnsweringMixin(BuildingMixin):
         texts = check_texts([questions] if isinstance(questions, str) else questions, "questions")
         with_dict = kwargs.pop("return_dict_in_generate", False)
         with self.lock:
-            pools = self._pools(memory, len(texts))
-            found, chosen = self._find(texts, pools, retrieval_top_k)
-            prompts = self._processor().encode_prompts(
-                texts, [len(rows) for rows in chosen], num_memory_tokens=chosen[0].shape[1]
-            )
-            generation = self._generate_from(
-                prompts, torch.cat([rows.flatten(0, 1) for rows in chosen]), **kwargs
-            )
+            found, embeds, mask = self._embed(texts, memory, retrieval_top_k)
+            generation = self._generate_from(embeds, mask, **kwargs)
         answers = self._decode(generation.sequences, len(texts))
         out = ClaraGenerateOutput(
             answers=answers, sequences=generation.sequences, generation=generation, **dict(found.items())
         )
         out = first(out) if isinstance(questions, str) else out
         return out if with_dict else out.answers
+
+    @torch.no_grad()
+    def embed_prompts(
+        self, questions: Sequence[str], memory: Memory, retrieval_top_k: int | None = None
+    ) -> tuple[RetrievalOutput, Tensor, Tensor]:
+        """What `generate` reads: retrieves, and fills the prompts' slots with the chosen memories.
+
+        The worn generator, or the base with the generator merged into it, answers from these embeddings.
+
+        Args:
+            questions: B questions.
+            memory: As in `generate`.
+            retrieval_top_k: K; `min(config.retrieval_top_k, N)` by default.
+
+        Returns:
+            What was found (nested lists), input embeddings (B, L, H) and attention mask (B, L), padded on the
+            left.
+
+        Raises:
+            ValueError: As `generate`.
+        """
+        texts = check_texts(list(questions), "questions")
+        with self.lock:
+            return self._embed(texts, memory, retrieval_top_k)
+
+    def _embed(
+        self, texts: list[str], memory: Memory, k: int | None
+    ) -> tuple[RetrievalOutput, Tensor, Tensor]:
+        found, chosen = self._find(texts, self._pools(memory, len(texts)), k)
+        counts, size = [len(rows) for rows in chosen], chosen[0].shape[1]
+        prompts = self._processor().encode_prompts(texts, counts, num_memory_tokens=size)
+        return found, *self._filled(prompts, torch.cat([rows.flatten(0, 1) for rows in chosen]))
+
+    def _filled(self, prompts: dict[str, Tensor], memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings and mask of prompts whose slots take `memory` (slots, H)."""
+        prompts = prompts.to(self.device)
+        embeds = self.fill_slots(prompts["input_ids"], memory.to(self.device))
+        return embeds, prompts["attention_mask"]
 
     def _pools(self, memory: Memory, count: int) -> list[CorpusMemory]:
         """The memory each question searches: one for all, or one compressed pool a question."""
@@ -161,16 +193,11 @@ class AnsweringMixin(BuildingMixin):
         )
         return found, chosen
 
-    def _generate_from(self, prompts: dict[str, Tensor], memory: Tensor, **kwargs: Any) -> ModelOutput:
-        """Generates from prompts whose slots take `memory` (slots, H); the caller holds the lock."""
-        prompts = prompts.to(self.device)
-        embeds = self.fill_slots(prompts["input_ids"], memory.to(self.device))
+    def _generate_from(self, embeds: Tensor, mask: Tensor, **kwargs: Any) -> ModelOutput:
+        """Generates from prompt embeddings (B, L, H), wearing the generator; the caller holds the lock."""
         with evaluating(self), wearing(self.decoder, "generator"):
             return super().generate(
-                inputs_embeds=embeds,
-                attention_mask=prompts["attention_mask"],
-                return_dict_in_generate=True,
-                **kwargs,
+                inputs_embeds=embeds, attention_mask=mask, return_dict_in_generate=True, **kwargs
             )
 
     def _decode(self, sequences: Tensor, count: int) -> list:
@@ -197,7 +224,7 @@ class AnsweringMixin(BuildingMixin):
             memory = self._compress_texts(passages.texts, 32, None, False)
             prompt = paraphrase_prompt(self.config.prompt_style)
             prompts = self._processor().encode_messages([prompt] * len(counts), counts)
-            generation = self._generate_from(prompts, memory.flatten(0, 1), **kwargs)
+            generation = self._generate_from(*self._filled(prompts, memory.flatten(0, 1)), **kwargs)
         answers = self._decode(generation.sequences, len(counts))
         return answers[0] if single else answers
 

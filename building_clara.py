@@ -55,8 +55,17 @@ class BuildingMixin:
             TypeError: If a document is not a text; names its index.
             ValueError: If a document is empty, an id occurs twice, or there is none.
         """
-        passages = to_passages(documents, self._processor().split_documents, document_ids, metadata)
+        passages = self.split_passages(documents, document_ids, metadata)
         return self.compress_passages(passages, batch_size, dtype, show_progress)
+
+    def split_passages(
+        self,
+        documents: Sequence[Document],
+        document_ids: Sequence[str] | None = None,
+        metadata: Sequence[dict] | None = None,
+    ) -> Passages:
+        """Splits documents into passages without compressing them (the first half of `build_memory`)."""
+        return to_passages(documents, self._processor().split_documents, document_ids, metadata)
 
     @torch.no_grad()
     def compress_passages(

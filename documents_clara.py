@@ -35,6 +35,10 @@ class Passages:
             self.parents.append(document_id)
             self.orders.append(order)
 
+    def __getitem__(self, rows: slice) -> "Passages":
+        """A slice of the passages."""
+        return Passages(*(list(column)[rows] for column in vars(self).values()))
+
 
 def is_document(value: Any) -> bool:
     """Whether a value is one document, a text or a mapping, and not a collection of them."""

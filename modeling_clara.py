@@ -14,13 +14,14 @@ from .answering_clara import AnsweringMixin
 from .checkpoint_clara import own_names
 from .configuration_clara import ClaraConfig
 from .encoding_clara import ModelLock, alignment_loss, length_groups, mean_spans, positions
+from .inspecting_clara import InspectingMixin
 from .outputs_clara import ClaraOutput
 from .pretrained_clara import ClaraPreTrainedModel
 from .processing_clara import IGNORE_INDEX, SLOT_ID
 from .retrieval_clara import cosine_scores, select, soft_topk
 
 
-class ClaraForRetrievalGeneration(AnsweringMixin, ClaraPreTrainedModel, GenerationMixin):
+class ClaraForRetrievalGeneration(InspectingMixin, AnsweringMixin, ClaraPreTrainedModel, GenerationMixin):
     """A frozen causal LM with three adapters: compressor, query reasoner, generator (arXiv 2511.18659).
 
     Text in, text out: `build_memory`, `retrieve`, `generate`, `paraphrase` (in answering_clara). Tensors in,

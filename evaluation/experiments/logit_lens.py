@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from clara.data.readers import read_questions
 from clara.data.records import QuestionRecord
+from clara.inspecting_clara import likeliest_tokens
 from clara.modeling_clara import ClaraForRetrievalGeneration
-from torch import Tensor
 
 from ..metrics import normalize_answer
 from ..statistics import bootstrap_interval
@@ -144,15 +144,9 @@ def decode(model: ClaraForRetrievalGeneration, question: str, top: int) -> list[
     batch = model.processor.encode_questions([question]).to(model.device)
     with torch.no_grad():
         memory = model.reason(**batch)[0]
-        tokens = likeliest_tokens(model, memory, top)
+        tokens, _ = likeliest_tokens(model, memory, top)
     tokenizer = model.processor.tokenizer
     return [words_of([tokenizer.decode([token]) for token in row]) for row in tokens.tolist()]
-
-
-def likeliest_tokens(model: ClaraForRetrievalGeneration, memory: Tensor, top: int) -> Tensor:
-    """Ids of the likeliest tokens at each memory token by the base's output head: (M, H) -> (M, top)."""
-    head = model.decoder.get_output_embeddings()
-    return head(memory.to(head.weight.dtype)).float().topk(top, dim=-1).indices
 
 
 def words_of(pieces: Sequence[str]) -> list[str]:

@@ -1,0 +1,273 @@
+"""A page to try CLaRa in the browser, as a Gradio Space: documents in, compress, ask, look inside.
+
+It runs beside a published model (the folder it lies in is then the checkpoint), with another one named by the
+environment variable `CLARA_MODEL`, or from a checkout with `make app`.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from page_clara import (
+    CSS,
+    answer,
+    empty,
+    head,
+    hint,
+    lens,
+    notice,
+    passages,
+    progress,
+    step,
+    stored,
+    token_bars,
+)
+from visit_clara import (
+    MAX_CHARACTERS,
+    MAX_DOCUMENTS,
+    MAX_QUESTION,
+    SUFFIXES,
+    checked,
+    compress_steps,
+    count_tokens,
+    pasted_documents,
+    streamed,
+    uploaded_documents,
+)
+
+HERE = Path(__file__).resolve().parent
+SAMPLE = HERE / "data" / "samples" / "corpus.jsonl"
+VISIT_SECONDS = 3600
+ANSWER_TOKENS, PARAPHRASE_TOKENS = 96, 160
+UNTRAINED = (
+    "The adapters of this model are untrained: its answers mean nothing yet. Sizes, the search and the "
+    "way of the data are real."
+)
+NO_ANSWER = "The answer appears here, beside the passages it was read from."
+NO_PASSAGES = "The chosen passages appear here, with the cosine of each."
+FIRST_COMPRESS = "Nothing is in memory yet: compress some documents first (step 1)."
+
+
+def load_model() -> tuple[Any, bool]:
+    """The model, and whether its adapters are trained."""
+    name = os.environ.get("CLARA_MODEL")
+    if not name and (HERE / "compressor" / "adapter_config.json").exists():
+        name = str(HERE)
+    if name:
+        from transformers import AutoModel
+
+        return AutoModel.from_pretrained(name, trust_remote_code=True), True
+    from clara.commands.models import load_model as load
+
+    return load()
+
+
+class Page:
+    """The page's actions on one model; what belongs to a visit (its memory) comes in and goes out.
+
+    Args:
+        model: A `ClaraForRetrievalGeneration` with its processor.
+        trained: Whether its adapters are trained.
+    """
+
+    def __init__(self, model: Any, trained: bool) -> None:
+        self.model, self.trained = model, trained
+
+    def compress(self, pasted: str, files: list[str] | None) -> Iterator[tuple]:
+        """Compresses what was pasted and uploaded; uploads are deleted as soon as they are read."""
+        files = files or []
+        try:
+            documents = [*pasted_documents(pasted or ""), *uploaded_documents(files)]
+        except ValueError as error:
+            yield gr.skip(), notice(str(error), error=True), gr.skip(), None
+            return
+        finally:
+            for file in files:
+                Path(file).unlink(missing_ok=True)
+        yield from self.remember(documents)
+
+    def take_sample(self) -> Iterator[tuple]:
+        """Compresses the sample corpus."""
+        yield from self.remember(uploaded_documents([str(SAMPLE)]))
+
+    def remember(self, documents: list[dict]) -> Iterator[tuple]:
+        """Memory, status, passages to choose from, and an emptied file field; compresses on the way."""
+        try:
+            documents = checked(documents)
+            memory = None
+            for done, total, memory in compress_steps(self.model, documents):  # noqa: B007
+                yield gr.skip(), progress(done, total), gr.skip(), None
+        except (ValueError, TypeError) as error:
+            yield gr.skip(), notice(str(error), error=True), gr.skip(), None
+            return
+        tokens = count_tokens(self.model, memory.texts)
+        status = stored(len(documents), len(memory), tokens, len(memory) * memory.num_memory_tokens)
+        names = [(f"{name}: {text[:60]}", row) for row, (name, text) in enumerate(pairs(memory))]
+        yield memory, status, gr.Dropdown(choices=names, value=0), None
+
+    def ask(self, question: str, k: int, memory: Any) -> Iterator[tuple[str, str]]:
+        """The answer as it is written, and the passages it is read from."""
+        problem = self.problem(question, memory)
+        if problem:
+            yield problem, empty(NO_PASSAGES)
+            return
+        k = min(int(k), len(memory))
+        try:
+            hits = self.model.retrieve(question, memory, retrieval_top_k=k)
+            texts = [memory.texts[index] for index in hits.indices]
+            chosen = passages(hits.document_ids, hits.scores.tolist(), texts)
+            bars = token_bars(count_tokens(self.model, texts), k * memory.num_memory_tokens)
+            text = ""
+            yield answer("", True) + bars, chosen
+            options = {"retrieval_top_k": k, "max_new_tokens": ANSWER_TOKENS}
+            for text in streamed(
+                self.model, lambda out: self.model.generate(question, memory, streamer=out, **options)
+            ):
+                yield answer(text, True) + bars, chosen
+            yield answer(text) + bars, chosen
+        except (ValueError, TimeoutError) as error:
+            yield notice(str(error), error=True), empty(NO_PASSAGES)
+
+    def paraphrase(self, row: int | None, memory: Any) -> Iterator[str]:
+        """What the memory of one passage alone still says."""
+        if memory is None or row is None:
+            yield notice(FIRST_COMPRESS)
+            return
+        original = passages([memory.document_ids[row]], [1.0], [memory.texts[row]])
+        text = ""
+        yield answer("", True)
+        for text in streamed(
+            self.model,
+            lambda out: self.model.paraphrase_memory(
+                memory, row, streamer=out, max_new_tokens=PARAPHRASE_TOKENS
+            ),
+        ):
+            yield answer(text, True)
+        yield answer(text) + hint("The passage itself, which the model did not read for this:") + original
+
+    def show_lens(self, question: str) -> str:
+        """The words that the question's memory decodes to."""
+        problem = self.problem(question, memory="not needed")
+        return problem or lens(self.model.logit_lens(question))
+
+    def problem(self, question: str, memory: Any) -> str:
+        """Why a question cannot be asked now, as a notice; empty if it can."""
+        if memory is None:
+            return notice(FIRST_COMPRESS)
+        if not question or not question.strip():
+            return notice("Write a question first (step 2).")
+        if len(question) > MAX_QUESTION:
+            return notice(f"The question has more than {MAX_QUESTION} characters: shorten it.", error=True)
+        return ""
+
+
+def pairs(memory: Any) -> list[tuple[str, str]]:
+    """Ids and texts of the passages."""
+    return list(zip(memory.document_ids, memory.texts, strict=True))
+
+
+def build(page: Page) -> gr.Blocks:
+    """The page's layout, with its actions tied to it."""
+    config = page.model.config
+    name = Path(config.base_model_name_or_path or "a language model").name
+    cache = (600, VISIT_SECONDS)
+    with gr.Blocks(title="CLaRa", analytics_enabled=False, delete_cache=cache) as blocks:
+        gr.HTML(head(name, config.compression_rate, config.num_memory_tokens))
+        if not page.trained:
+            gr.HTML(notice(UNTRAINED))
+        memory = gr.State(None, time_to_live=VISIT_SECONDS)
+        with gr.Group():
+            status, sample, compress, given = documents_step()
+        question, k, asking, written, chosen = question_step(config.retrieval_top_k)
+        row, say, said, look, seen = inside_step()
+        made = [memory, status, row, given[1]]
+        options = {"show_progress": "hidden", "api_visibility": "private"}
+        gr.on([compress.click], page.compress, given, made, **options)
+        gr.on([sample.click], page.take_sample, None, made, **options)
+        gr.on(
+            [asking.click, question.submit],
+            page.ask,
+            [question, k, memory],
+            [written, chosen],
+            **options,
+        )
+        gr.on([say.click], page.paraphrase, [row, memory], said, **options)
+        gr.on([look.click], page.show_lens, question, seen, **options)
+    return blocks
+
+
+def documents_step() -> tuple:
+    """Step 1: text field, files, buttons, status."""
+    gr.HTML(step(1, "Documents"), padding=True)
+    with gr.Row():
+        pasted = gr.Textbox(
+            label="Paste text",
+            info="An empty line separates two documents.",
+            lines=7,
+            max_lines=14,
+            max_length=MAX_CHARACTERS,
+            elem_id="paste",
+            scale=3,
+        )
+        files = gr.File(
+            label=f"Or choose files ({', '.join(SUFFIXES)})",
+            file_count="multiple",
+            file_types=list(SUFFIXES),
+            elem_id="files",
+            scale=2,
+        )
+    with gr.Row():
+        compress = gr.Button("Compress", variant="primary", elem_id="compress")
+        sample = gr.Button("Use the sample corpus", elem_id="sample", visible=SAMPLE.exists())
+    limits = f"Up to {MAX_DOCUMENTS} documents, {MAX_CHARACTERS:,} characters. Nothing outlives the visit."
+    status = gr.HTML(hint(limits), padding=True, elem_id="status")
+    return status, sample, compress, [pasted, files]
+
+
+def question_step(k: int) -> tuple:
+    """Step 2: question, number of passages, answer and passages side by side."""
+    with gr.Group():
+        gr.HTML(step(2, "Question"), padding=True)
+        with gr.Row():
+            question = gr.Textbox(
+                label="Your question", lines=1, max_length=MAX_QUESTION, elem_id="question", scale=4
+            )
+            chosen_k = gr.Slider(1, 10, value=k, step=1, label="Passages to read", elem_id="k", scale=2)
+        asking = gr.Button("Ask", variant="primary", elem_id="ask")
+    with gr.Row():
+        with gr.Column(scale=3, min_width=300):
+            written = gr.HTML(empty(NO_ANSWER), elem_id="answer")
+        with gr.Column(scale=2, min_width=300):
+            chosen = gr.HTML(empty(NO_PASSAGES), elem_id="passages")
+    return question, chosen_k, asking, written, chosen
+
+
+def inside_step() -> tuple:
+    """Step 3: what a passage's memory says again, and what the question's memory decodes to."""
+    with gr.Accordion("Look inside the memories", open=False, elem_id="inside"), gr.Row():
+        with gr.Column(min_width=300):
+            row = gr.Dropdown(choices=[], label="Passage", elem_id="passage")
+            say = gr.Button("Say this memory again in words", elem_id="say")
+            said = gr.HTML(empty("What the memory alone still holds appears here."), elem_id="said")
+        with gr.Column(min_width=300):
+            gr.HTML(hint("The question of step 2, seen through the base's own output layer (logit lens)."))
+            look = gr.Button("Show the question's words", elem_id="look")
+            seen = gr.HTML(empty("The likeliest words of each memory token appear here."), elem_id="seen")
+    return row, say, said, look, seen
+
+
+def launch(blocks: gr.Blocks, **options: Any) -> Any:
+    """Serves the page: fonts of the system, bounded queue and uploads, nothing fetched from elsewhere."""
+    fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
+    theme = gr.themes.Base(
+        primary_hue="teal", neutral_hue="slate", font=fonts, font_mono=["ui-monospace", "monospace"]
+    )
+    settings = {"css": CSS, "theme": theme, "max_file_size": "2mb", "footer_links": [], "ssr_mode": False}
+    return blocks.queue(max_size=32, default_concurrency_limit=1).launch(**{**settings, **options})
+
+
+if __name__ == "__main__":
+    launch(build(Page(*load_model())))

@@ -1,0 +1,172 @@
+"""Load-test `clara serve`: latency, throughput, memory and refusals under concurrent clients.
+
+Starts a server on a memory of the sample corpus, in a process of its own, and measures in one run: batches
+answered by `model.generate` itself (the ideal), one client, many clients, and a burst beyond the queue.
+Nothing else should run beside it. It takes three times `--seconds`, and a minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .demo import SAMPLES, timed
+from .models import add_model_arguments, load_model
+
+MUST = (("p95_over_ideal", 2.0, "at most"), ("throughput_over_one", 3.0, "at least"))
+GROWTH = 1.05
+MAIN = "import sys; from clara.commands.main import main; sys.exit(main())"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `clara bench-serve`."""
+    add_model_arguments(parser)
+    parser.add_argument("--clients", type=int, default=16, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=120, help="of each part (default: %(default)s)")
+    parser.add_argument(
+        "--new-tokens", type=int, default=64, metavar="N", help="of each answer (default: 64)"
+    )
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="ideal batches, before and after")
+    parser.add_argument("--max-queue", type=int, default=64, metavar="N", help="of the server (default: 64)")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="gets serve.json and serve.md")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measures, prints the table, writes it."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(arguments, folder)
+    page = render(result)
+    print(page)
+    if arguments.output:
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        (arguments.output / "serve.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        (arguments.output / "serve.md").write_text(page, encoding="utf-8")
+
+
+def measure(arguments: argparse.Namespace, folder: str) -> dict[str, Any]:
+    """All parts in one run, as JSON values."""
+    from ..data.documents import read_documents
+    from ..serving.load import run_burst, run_load
+
+    questions = [
+        json.loads(line)["question"] for line in (SAMPLES / "questions.jsonl").open(encoding="utf-8")
+    ]
+    model, trained = load_model(arguments.model, arguments.device)
+    memory = model.build_memory(list(read_documents(SAMPLES / "corpus.jsonl")), show_progress=False)
+    memory.save_pretrained(folder)
+    new = arguments.new_tokens
+    fields = {"model": "clara", "max_tokens": new, "min_tokens": new}
+    batch = (questions * arguments.clients)[: arguments.clients]
+    ideal = ideal_seconds(model, memory, batch, new, arguments.repeats)
+    with server(arguments, folder) as (url, resident):
+        run_load(url, questions, arguments.clients, 5, fields)
+        one = run_load(url, questions, 1, arguments.seconds, fields)
+        many = run_load(url, questions, arguments.clients, arguments.seconds, fields, resident)
+        beyond = arguments.clients + 2 * arguments.max_queue
+        burst, silent = run_burst(url, questions[0], beyond, fields)
+    ideal += ideal_seconds(model, memory, batch, new, arguments.repeats)
+    half = len(many.samples) // 2
+    return {
+        "model": arguments.model or "default",
+        "trained": trained,
+        "clients": arguments.clients,
+        "seconds": arguments.seconds,
+        "new_tokens": new,
+        "ideal_batch_seconds": ideal,
+        "ideal_median": statistics.median(ideal),
+        "one": part(one),
+        "many": part(many),
+        "p95_over_ideal": many.percentile(95) / statistics.median(ideal),
+        "throughput_over_one": many.throughput / one.throughput,
+        "resident_first_half": max(many.samples[:half] or [0]),
+        "resident_second_half": max(many.samples[half:] or [0]),
+        "burst": {"requests": beyond, "statuses": burst.statuses, "429_without_retry_after": silent},
+    }
+
+
+def ideal_seconds(model: Any, memory: Any, questions: list[str], new: int, repeats: int) -> list[float]:
+    """Seconds of whole batches by `model.generate`; one before them does not count."""
+    options = {"max_new_tokens": new, "min_new_tokens": new}
+    return [timed(model.generate, questions, memory, **options)[1] for _ in range(repeats + 1)][1:]
+
+
+def part(load: Any) -> dict[str, Any]:
+    """One part as JSON values."""
+    return {
+        "answers": len(load.latencies),
+        "statuses": load.statuses,
+        "errors": load.errors,
+        "answers_per_second": load.throughput,
+        "tokens_per_second": load.tokens / load.seconds,
+        "p50": load.percentile(50),
+        "p95": load.percentile(95),
+        "p99": load.percentile(99),
+    }
+
+
+@contextmanager
+def server(arguments: argparse.Namespace, folder: str) -> Iterator[tuple[str, Any]]:
+    """A server in a process of its own: its address, and a function that gives its resident bytes."""
+    import httpx
+    import psutil
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", MAIN, "serve", "--memory", folder, "--port", str(port)]
+    command += ["--max-batch", str(arguments.clients), "--max-queue", str(arguments.max_queue)]
+    for name in ("model", "device"):
+        if getattr(arguments, name):
+            command += [f"--{name}", getattr(arguments, name)]
+    process = subprocess.Popen(command)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(1200):
+            if process.poll() is not None:
+                raise RuntimeError(f"the server ended at once, with status {process.returncode}")
+            try:
+                if httpx.get(f"{url}/health").status_code == 200:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.25)
+        yield url, lambda: psutil.Process(process.pid).memory_info().rss
+    finally:
+        process.terminate()
+        process.wait(120)
+
+
+def render(result: dict[str, Any]) -> str:
+    """The result as a page."""
+    from ..evaluation.tables import markdown_table
+
+    rows = [
+        [name, str(side["answers"]), str(side["errors"])]
+        + [f"{side[key]:.2f}" for key in ("p50", "p95", "p99", "answers_per_second", "tokens_per_second")]
+        for name, side in (("1 client", result["one"]), (f"{result['clients']} clients", result["many"]))
+    ]
+    head = ["", "answers", "errors", "p50 (s)", "p95 (s)", "p99 (s)", "answers/s", "tokens/s"]
+    growth = result["resident_second_half"] / max(result["resident_first_half"], 1)
+    checks = [
+        [name.replace("_", " "), f"{result[name]:.2f}", f"{word} {limit:g}"] for name, limit, word in MUST
+    ]
+    checks.append(["errors of all clients", str(result["many"]["errors"]), "0"])
+    checks.append(["peak memory, second half over first", f"{growth:.3f}", f"at most {GROWTH:g}"])
+    burst = result["burst"]
+    note = (
+        f"{result['new_tokens']} new tokens a request, {result['seconds']:g} s a part; a batch of "
+        f"{result['clients']} by `model.generate` takes {result['ideal_median']:.2f} s (median of "
+        f"{len(result['ideal_batch_seconds'])}). A burst of {burst['requests']} requests got "
+        f"{burst['statuses']}, {burst['429_without_retry_after']} of the 429 without Retry-After."
+    )
+    tables = f"{markdown_table(head, rows)}\n\n{markdown_table(['', 'measured', 'must be'], checks)}"
+    return f"# Serving under load\n\n{note}\n\n{tables}\n"

@@ -1,0 +1,164 @@
+"""Pieces of HTML of the demonstration page; every text of a user or a model is escaped.
+
+This file stands alone, so that a Space can import it beside the page.
+"""
+
+from collections.abc import Sequence
+from html import escape
+
+CSS = """
+.gradio-container { max-width: 1080px !important; margin: 0 auto !important; }
+.clara-head h1 { font-size: 1.9rem; line-height: 1.2; margin: 0.6rem 0 0.3rem; letter-spacing: -0.02em; }
+.clara-head p, .clara-hint { color: var(--body-text-color-subdued); margin: 0; max-width: 68ch; }
+.clara-step { font-size: 1.05rem; font-weight: 600; margin: 0; }
+.clara-step span { display: inline-block; width: 1.7em; height: 1.7em; line-height: 1.7em;
+  margin-right: 0.5em; border-radius: 50%; text-align: center; font-size: 0.85em;
+  background: var(--clara-soft); color: var(--clara-ink); }
+.gradio-container { --clara: #0f766e; --clara-ink: #115e59; --clara-soft: #d5f0ec; --clara-grey: #9aa5b1; }
+.dark .gradio-container, .dark.gradio-container, .dark { --clara: #2dd4bf; --clara-ink: #99f6e4;
+  --clara-soft: #134e4a; --clara-grey: #64748b; }
+.clara-notice { border-left: 4px solid #b45309; background: var(--background-fill-secondary);
+  padding: 0.6rem 0.9rem; border-radius: 4px; color: var(--body-text-color); }
+.clara-notice.error { border-color: #dc2626; }
+.clara-status { color: var(--body-text-color); min-height: 1.5em; }
+.clara-status progress { width: 100%; height: 0.6rem; accent-color: var(--clara); margin-top: 0.4rem; }
+.clara-answer { font-size: 1.1rem; line-height: 1.55; padding: 0.9rem 1rem; border-radius: 8px;
+  background: var(--background-fill-secondary); border: 1px solid var(--border-color-primary);
+  min-height: 4.2rem; overflow-wrap: anywhere; white-space: pre-wrap; }
+.clara-answer.empty, .clara-empty { color: var(--body-text-color-subdued); font-size: 0.95rem; }
+.clara-writing::after { content: "▍"; color: var(--clara); }
+.clara-bars { margin: 0.9rem 0 0; font-size: 0.9rem; }
+.clara-bars div { display: grid; grid-template-columns: 8.5rem 1fr 3.5rem; gap: 0.6rem; align-items: center;
+  margin: 0.3rem 0; }
+.clara-bars i, .clara-score i { display: block; height: 0.7rem; border-radius: 3px;
+  background: var(--clara-grey); min-width: 2px; }
+.clara-bars .memory i, .clara-score i { background: var(--clara); }
+.clara-bars b { text-align: right; font-variant-numeric: tabular-nums; font-weight: 600; }
+.clara-passages { list-style: none; margin: 0; padding: 0; }
+.clara-passages li { border: 1px solid var(--border-color-primary); border-radius: 8px; margin: 0 0 0.5rem;
+  padding: 0.55rem 0.8rem; background: var(--background-fill-primary); list-style: none; }
+.clara-passages .name { font-weight: 600; overflow-wrap: anywhere; }
+.clara-score { display: grid; grid-template-columns: 1fr 3.2rem; gap: 0.6rem; align-items: center;
+  font-size: 0.85rem; font-variant-numeric: tabular-nums; margin: 0.25rem 0; }
+.clara-score span { text-align: right; }
+.clara-score i { height: 0.35rem; }
+.clara-passages summary { cursor: pointer; color: var(--body-text-color-subdued); font-size: 0.9rem; }
+.clara-passages details[open] summary { margin-bottom: 0.3rem; }
+.clara-passages p { margin: 0; font-size: 0.92rem; line-height: 1.5; white-space: pre-wrap;
+  overflow-wrap: anywhere; }
+.clara-lens { border-collapse: collapse; width: 100%; font-size: 0.9rem; }
+.clara-lens th { text-align: left; font-weight: 600; padding: 0.25rem 0.6rem 0.25rem 0; white-space: nowrap;
+  vertical-align: top; }
+.clara-lens td { padding: 0.2rem 0; border: 0; }
+.clara-lens tr { border-bottom: 1px solid var(--border-color-primary); }
+.clara-lens code { display: inline-block; margin: 0.1rem 0.3rem 0.1rem 0; padding: 0.05rem 0.4rem;
+  border-radius: 4px; background: var(--background-fill-secondary); color: var(--body-text-color);
+  border: 1px solid var(--border-color-primary); white-space: pre; max-width: 100%; overflow: hidden; }
+.clara-lens code.likely { background: var(--clara-soft); color: var(--clara-ink); border-color: transparent; }
+.gradio-container :focus-visible { outline: 3px solid var(--clara); outline-offset: 2px; }
+@media (prefers-reduced-motion: no-preference) {
+  .clara-writing::after { animation: blink 1s steps(2) infinite; } }
+@keyframes blink { 50% { opacity: 0; } }
+@media (max-width: 640px) { .clara-bars div { grid-template-columns: 7rem 1fr 3rem; }
+  .clara-head h1 { font-size: 1.5rem; } }
+"""
+
+
+def head(model: str, rate: int, memory_tokens: int) -> str:
+    """The title of the page and what it is about."""
+    return (
+        '<div class="clara-head"><h1>Ask documents that were compressed</h1><p>CLaRa turns each passage into '
+        f"{memory_tokens} memory vectors, searches them by cosine, and answers from them without reading the "
+        f"text again. Model: {escape(model)}, {rate}× compression.</p></div>"
+    )
+
+
+def step(number: int, title: str) -> str:
+    """A numbered heading."""
+    return f'<h2 class="clara-step"><span aria-hidden="true">{number}</span>{escape(title)}</h2>'
+
+
+def hint(text: str) -> str:
+    """A quiet line."""
+    return f'<p class="clara-hint">{escape(text)}</p>'
+
+
+def notice(text: str, error: bool = False) -> str:
+    """A line that must be seen; an error is announced at once."""
+    kind, role = ("clara-notice error", "alert") if error else ("clara-notice", "note")
+    return f'<div class="{kind}" role="{role}">{escape(text)}</div>'
+
+
+def progress(done: int, total: int) -> str:
+    """How far compressing has come."""
+    words = f"Compressing: {done} of {total} passages"
+    return (
+        f'<div class="clara-status" role="status">{words}'
+        f'<progress value="{done}" max="{total}" aria-label="{words}"></progress></div>'
+    )
+
+
+def stored(documents: int, passages: int, text_tokens: int, memory_tokens: int) -> str:
+    """What is in memory now."""
+    words = f"{documents:,} documents, {passages:,} passages are in memory and can be asked."
+    return f'<div class="clara-status" role="status">{words}</div>' + token_bars(text_tokens, memory_tokens)
+
+
+def token_bars(text_tokens: int, memory_tokens: int) -> str:
+    """Tokens as text against tokens as memories, drawn to one scale."""
+    longest = max(text_tokens, memory_tokens, 1)
+    factor = text_tokens / max(memory_tokens, 1)
+    told = f"{text_tokens:,} tokens as text, {memory_tokens:,} as memories: {factor:.1f} times fewer"
+    rows = (("", "as text", text_tokens), ("memory", "as memories", memory_tokens))
+    bars = "".join(
+        f'<div class="{kind}"><span>{label}</span><i style="width:{100 * count / longest:.1f}%"></i>'
+        f"<b>{count:,}</b></div>"
+        for kind, label, count in rows
+    )
+    return f'<div class="clara-bars" role="img" aria-label="{told}">{bars}</div>'
+
+
+def answer(text: str, writing: bool = False) -> str:
+    """An answer, or the part of it that is written."""
+    kind = "clara-answer clara-writing" if writing else "clara-answer"
+    shown = escape(text) or ("" if writing else "<em>The model wrote nothing.</em>")
+    return f'<div class="{kind}" aria-live="polite" aria-busy="{str(writing).lower()}">{shown}</div>'
+
+
+def empty(text: str) -> str:
+    """What stands where there is nothing yet."""
+    return f'<div class="clara-answer empty">{escape(text)}</div>'
+
+
+def passages(names: Sequence[str], scores: Sequence[float], texts: Sequence[str]) -> str:
+    """The chosen passages, best first, with their cosines; each opens to its text."""
+    rows = "".join(
+        f'<li><div class="name">{escape(name)}</div><div class="clara-score" title="cosine">'
+        f'<i style="width:{100 * min(max(score, 0.0), 1.0):.0f}%"></i>'
+        f'<span aria-label="cosine {score:.3f}">{score:.3f}</span></div>'
+        f"<details><summary>{escape(shorten(text))}</summary><p>{escape(text)}</p></details></li>"
+        for name, score, text in zip(names, scores, texts, strict=True)
+    )
+    return f'<ol class="clara-passages" aria-label="Chosen passages, best first">{rows}</ol>'
+
+
+def shorten(text: str, length: int = 72) -> str:
+    """The beginning of a text, on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 1].rstrip() + "…"
+
+
+def lens(rows: Sequence[Sequence[tuple[str, float]]]) -> str:
+    """The likeliest tokens at each memory token of a question; marked are those above one in ten."""
+    body = "".join(
+        f'<tr><th scope="row">{number}</th><td>'
+        + "".join(
+            f'<code class="{"likely" if share > 0.1 else ""}" title="{share:.1%}">'
+            f"{escape(token) or '∅'}</code>"
+            for token, share in row
+        )
+        + "</td></tr>"
+        for number, row in enumerate(rows, 1)
+    )
+    caption = '<caption class="clara-hint">Memory tokens of the question, and their likeliest words</caption>'
+    return f'<table class="clara-lens">{caption}{body}</table>'

@@ -1,0 +1,170 @@
+"""Between HTTP and the engine: the memory that is meant, checks of the question, the events as they come."""
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+from typing import Any
+
+from ..documents_clara import clean_text
+from .engine import ClosingError, Engine, QueueFullError
+from .errors import ApiError
+from .metrics import Metrics
+from .schema import ChatRequest
+from .tickets import DONE, FAILED, PIECE, Event, Options, Ticket
+
+
+class Desk:
+    """Takes requests for one engine and its mounted memories.
+
+    Args:
+        engine: Answers the questions.
+        memories: Mounted `CorpusMemory`s by name; the first is the default.
+        model_name: A request's `model` may be this, or the name of a memory.
+        max_new_tokens: Longest answer that may be asked for.
+    """
+
+    def __init__(
+        self, engine: Engine, memories: Mapping[str, Any], model_name: str, max_new_tokens: int
+    ) -> None:
+        if not memories:
+            raise ValueError("`memories` is empty: mount at least one memory.")
+        self.engine, self.memories, self.model_name = engine, dict(memories), model_name
+        self.max_new_tokens = max_new_tokens
+        self.metrics = Metrics(engine)
+        self._seconds = 1.0
+
+    def memory_name(self, request: ChatRequest) -> str:
+        """The mounted memory that a request means.
+
+        Raises:
+            ApiError: 404 if there is none of that name.
+        """
+        default = next(iter(self.memories))
+        named = default if request.model == self.model_name else request.model
+        for param, name in (("model", named), ("memory", request.memory)):
+            if name is not None and name not in self.memories:
+                known = sorted({*self.memories, self.model_name} if param == "model" else self.memories)
+                message = f"`{param}` {clean_text(name)!r} is not mounted here; there are {known}."
+                raise ApiError(404, message, param, "model_not_found")
+        return request.memory or named
+
+    def ticket(self, request: ChatRequest) -> tuple[str, str, int | None, Options]:
+        """Memory name, question, K and options of a request that can be answered.
+
+        Raises:
+            ApiError: 404 for an unknown memory, 400 for a question, K or length that the model cannot serve.
+        """
+        name, options = self.memory_name(request), request.options()
+        if request.messages[-1].role != "user":
+            raise ApiError(400, "`messages` must end with the user's question.", "messages")
+        question, passages = request.messages[-1].text(), len(self.memories[name])
+        if request.retrieval_top_k is not None and request.retrieval_top_k > passages:
+            given = f"`retrieval_top_k` is {request.retrieval_top_k} but {name!r} has {passages} passages."
+            raise ApiError(400, given, "retrieval_top_k")
+        if max(options.max_new_tokens, options.min_new_tokens) > self.max_new_tokens:
+            raise ApiError(400, f"At most {self.max_new_tokens} tokens may be asked for.", "max_tokens")
+        if options.min_new_tokens > options.max_new_tokens:
+            raise ApiError(400, "`min_tokens` is above `max_tokens`.", "min_tokens")
+        self._check_lengths(question, request.retrieval_top_k, self.memories[name], options)
+        return name, question, request.retrieval_top_k, options
+
+    def _check_lengths(self, question: str, k: int | None, memory: Any, options: Options) -> None:
+        model = self.engine.model
+        processor, limit = model.processor, model.config.get_text_config().max_position_embeddings
+        chosen = min(model.config.retrieval_top_k, len(memory)) if k is None else k
+        try:
+            processor.encode_questions([question])
+            prompt = processor.encode_prompts([question], chosen, num_memory_tokens=memory.num_memory_tokens)
+        except ValueError as error:
+            raise ApiError(400, str(error), "messages", "context_length_exceeded") from error
+        length = prompt["input_ids"].shape[1] + options.max_new_tokens
+        if length > limit:
+            message = f"Prompt and answer have {length} tokens together, the model's limit is {limit}."
+            raise ApiError(400, message, "max_tokens", "context_length_exceeded")
+
+    def retry_after(self) -> int:
+        """Seconds after which a refused client may try again: what the queue takes at the present pace."""
+        rounds = 1 + self.engine.waiting / self.engine.max_batch
+        return max(1, math.ceil(rounds * self._seconds))
+
+    def submit(self, name: str, question: str, k: int | None, options: Options) -> "Waiting":
+        """Queues a question.
+
+        Raises:
+            ApiError: 429 if the queue is full, 503 if the server is going down.
+        """
+        waiting = Waiting(self, asyncio.get_running_loop())
+        waiting.ticket = Ticket(question, self.memories[name], waiting.deliver, k, options)
+        try:
+            self.engine.submit(waiting.ticket)
+        except QueueFullError as error:
+            headers = {"Retry-After": str(self.retry_after())}
+            raise ApiError(429, f"{error} Try again later.", code="queue_full", headers=headers) from error
+        except ClosingError as error:
+            raise ApiError(503, str(error), code="closing", headers={"Retry-After": "10"}) from error
+        return waiting
+
+    def finished(self, ticket: Ticket) -> None:
+        """Notes how long an answer took."""
+        seconds = time.perf_counter() - ticket.submitted
+        self._seconds += 0.2 * (seconds - self._seconds)
+        self.metrics.latency.observe(seconds)
+
+
+class Waiting:
+    """The events of one ticket, for the event loop; leaving the iteration early gives the ticket up."""
+
+    def __init__(self, desk: Desk, loop: asyncio.AbstractEventLoop) -> None:
+        self.ticket: Ticket | None = None
+        self._desk, self._loop = desk, loop
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+
+    def deliver(self, event: Event) -> None:
+        """Called in the engine's thread; a loop that is gone has nobody left to tell."""
+        if self._loop.is_closed():
+            self.ticket.cancel()
+            return
+        self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+
+    async def events(self) -> AsyncIterator[Event]:
+        """FOUND, PIECEs and DONE as they come.
+
+        Raises:
+            ApiError: 503 if the server goes down without draining, 500 if the engine failed.
+        """
+        first = True
+        try:
+            while True:
+                event = await self._events.get()
+                if event.kind == FAILED:
+                    raise failure(event.value) from event.value
+                if event.kind == PIECE and first:
+                    first = False
+                    self._desk.metrics.first.observe(time.perf_counter() - self.ticket.submitted)
+                if event.kind == DONE:
+                    self._desk.finished(self.ticket)
+                    self.ticket = None
+                yield event
+                if event.kind == DONE:
+                    return
+        finally:
+            if self.ticket is not None:
+                self.ticket.cancel()
+
+    async def whole(self) -> tuple[Any, Any]:
+        """What was found, and the finished answer."""
+        found = None
+        async with aclosing(self.events()) as events:
+            async for event in events:
+                found = event.value if found is None else found
+                last = event.value
+        return found, last
+
+
+def failure(error: Exception) -> ApiError:
+    """What a client is told of an engine's failure."""
+    if type(error) is ClosingError:
+        return ApiError(503, str(error), code="closing", headers={"Retry-After": "10"})
+    return ApiError(500, "The engine failed on this question; the server's log says why.")

@@ -1,0 +1,224 @@
+"""The OpenAI-compatible server: chat completions from mounted memories, models, health, metrics."""
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from .desk import Desk, Waiting
+from .engine import Engine
+from .errors import ApiError, add_error_handlers, error_body
+from .limits import BodyLimit
+from .schema import (
+    AnswerMessage,
+    ChatRequest,
+    ChatResponse,
+    Choice,
+    ClaraFacts,
+    ErrorResponse,
+    Health,
+    ModelEntry,
+    ModelList,
+    Source,
+    Usage,
+)
+from .tickets import DONE, FOUND, PIECE, Found
+
+ERRORS = {status: {"model": ErrorResponse} for status in (400, 404, 413, 422, 429, 500, 503)}
+DEFAULT_BODY = 1 << 20
+
+
+def make_server(
+    engine: Engine,
+    memories: Mapping[str, Any],
+    model_name: str = "clara",
+    max_new_tokens: int = 512,
+    max_body_bytes: int = DEFAULT_BODY,
+) -> FastAPI:
+    """The app around an engine; the engine starts and ends with it.
+
+    Args:
+        engine: Not yet started.
+        memories: `CorpusMemory`s by name; the first answers requests whose `model` is `model_name`.
+        model_name: A name for the model itself.
+        max_new_tokens: Longest answer that may be asked for.
+        max_body_bytes: Largest request.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        engine.start()
+        try:
+            yield
+        finally:
+            await run_in_threadpool(engine.close, True, 60.0)
+
+    app = FastAPI(title="CLaRa", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.desk = Desk(engine, memories, model_name, max_new_tokens)
+    app.add_middleware(BodyLimit, limit=max_body_bytes)
+    add_error_handlers(app)
+    app.add_api_route(
+        "/v1/chat/completions", chat, methods=["POST"], response_model=ChatResponse, responses=ERRORS
+    )
+    app.add_api_route("/v1/models", models, response_model=ModelList)
+    app.add_api_route("/health", ready, response_model=Health, responses={503: {"model": Health}})
+    app.add_api_route("/health/ready", ready, response_model=Health, responses={503: {"model": Health}})
+    app.add_api_route("/health/live", live, response_model=Health)
+    app.add_api_route("/metrics", metrics, response_class=Response, include_in_schema=False)
+    return app
+
+
+async def chat(body: ChatRequest, request: Request) -> Any:
+    """Answers the last message from a mounted memory."""
+    desk: Desk = request.app.state.desk
+    try:
+        name, *asked = await run_in_threadpool(desk.ticket, body)
+        waiting = desk.submit(name, *asked)
+        if body.stream:
+            stream = StreamingResponse(streamed(desk, body, name, waiting), media_type="text/event-stream")
+            stream.headers["Cache-Control"] = "no-cache"
+            return stream
+        found, done = await unless_gone(request, waiting)
+    except ApiError as error:
+        desk.metrics.requests.labels(str(error.status)).inc()
+        raise
+    if done is None:
+        desk.metrics.cancelled.inc()
+        return Response(status_code=499)
+    response = ChatResponse(
+        id=new_id(),
+        created=int(time.time()),
+        model=body.model,
+        choices=[Choice(message=AnswerMessage(content=done.answer), finish_reason=done.reason)],
+        usage=count(desk, found, done.tokens),
+        clara=facts(name, found, body),
+    )
+    return JSONResponse(response.model_dump())
+
+
+async def unless_gone(request: Request, waiting: Waiting) -> tuple[Any, Any]:
+    """The whole answer, or (None, None) as soon as the client is gone."""
+    answer = asyncio.ensure_future(waiting.whole())
+    gone = asyncio.ensure_future(left(request))
+    try:
+        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return answer.result() if answer.done() else (None, None)
+    finally:
+        for task in (answer, gone):
+            task.cancel()
+        await asyncio.gather(answer, gone, return_exceptions=True)
+
+
+async def left(request: Request) -> None:
+    """Returns when the client has disconnected."""
+    while (await request.receive())["type"] != "http.disconnect":
+        continue
+
+
+async def streamed(desk: Desk, body: ChatRequest, name: str, waiting: Waiting) -> AsyncIterator[str]:
+    """The answer as server-sent events; when the client leaves, the ticket is given up."""
+    head = {
+        "id": new_id(),
+        "object": "chat.completion.chunk",
+        "created": int(time.time()),
+        "model": body.model,
+    }
+    found = done = None
+    try:
+        async with aclosing(waiting.events()) as events:
+            async for event in events:
+                if event.kind == FOUND:
+                    found = event.value
+                    yield chunk(
+                        head,
+                        {"role": "assistant", "content": ""},
+                        clara=facts(name, found, body).model_dump(),
+                    )
+                elif event.kind == PIECE:
+                    yield chunk(head, {"content": event.value})
+                elif event.kind == DONE:
+                    done = event.value
+        yield chunk(head, {}, done.reason)
+        usage = count(desk, found, done.tokens).model_dump()
+        if body.stream_options and body.stream_options.include_usage:
+            yield data({**head, "choices": [], "usage": usage})
+    except ApiError as error:
+        desk.metrics.requests.labels(str(error.status)).inc()
+        yield data(error_body(error.status, str(error), error.param, error.code))
+    finally:
+        if waiting.ticket is not None and waiting.ticket.cancelled:
+            desk.metrics.cancelled.inc()
+    yield "data: [DONE]\n\n"
+
+
+def chunk(head: dict, delta: dict, reason: str | None = None, **extra: Any) -> str:
+    """One event of a streamed answer."""
+    return data({**head, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}], **extra})
+
+
+def data(value: dict) -> str:
+    """A server-sent event of JSON."""
+    return f"data: {json.dumps(value)}\n\n"
+
+
+def new_id() -> str:
+    """An id for a completion."""
+    return f"chatcmpl-{uuid.uuid4().hex}"
+
+
+def facts(name: str, found: Found, body: ChatRequest) -> ClaraFacts:
+    """Where the answer comes from."""
+    rows = zip(found.document_ids, found.scores, found.texts, strict=True)
+    sources = [Source(id=id_, score=score, text=text) for id_, score, text in rows]
+    return ClaraFacts(memory=name, documents=sources, messages_not_read=len(body.messages) - 1)
+
+
+def count(desk: Desk, found: Found, tokens: int) -> Usage:
+    """Tokens of one answer, which the metrics learn too."""
+    desk.metrics.requests.labels("200").inc()
+    desk.metrics.prompt_tokens.inc(found.prompt_tokens)
+    desk.metrics.tokens.inc(tokens)
+    total = found.prompt_tokens + tokens
+    return Usage(prompt_tokens=found.prompt_tokens, completion_tokens=tokens, total_tokens=total)
+
+
+async def models(request: Request) -> ModelList:
+    """The mounted memories; the model's own name stands for the first."""
+    desk: Desk = request.app.state.desk
+    first = next(iter(desk.memories.values()))
+    named = {desk.model_name: first, **desk.memories}
+    now = int(time.time())
+    return ModelList(
+        data=[
+            ModelEntry(id=name, created=now, passages=len(memory), num_memory_tokens=memory.num_memory_tokens)
+            for name, memory in named.items()
+        ]
+    )
+
+
+async def ready(request: Request) -> Response:
+    """Whether questions are taken now: 200, else 503."""
+    return health(request.app.state.desk.engine, request.app.state.desk.engine.ready)
+
+
+async def live(request: Request) -> Response:
+    """Whether the process answers at all."""
+    return health(request.app.state.desk.engine, True)
+
+
+def health(engine: Engine, well: bool) -> Response:
+    """The state of the engine."""
+    state = Health(status="ok" if well else "unavailable", waiting=engine.waiting, running=engine.running)
+    return JSONResponse(state.model_dump(), 200 if well else 503)
+
+
+async def metrics(request: Request) -> Response:
+    """Prometheus' page."""
+    return Response(request.app.state.desk.metrics.page(), media_type="text/plain; version=0.0.4")

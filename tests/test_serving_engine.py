@@ -1,0 +1,167 @@
+"""Continuous batching gives the answers of `model.generate`, whoever joins or leaves meanwhile."""
+
+import queue
+import threading
+
+import pytest
+from clara.serving.engine import ClosingError, Engine, QueueFullError
+from clara.serving.tickets import DONE, FAILED, FOUND, PIECE, Options, Ticket
+from conftest import DOCUMENTS, QUESTIONS
+
+MANY = [f"{question} {word}" for word in ("", "Tell me now.", "Please.") for question in QUESTIONS]
+FIVE = Options(max_new_tokens=5)
+
+
+@pytest.fixture(scope="module")
+def memory(shared_model):
+    return shared_model.build_memory(DOCUMENTS, show_progress=False)
+
+
+@pytest.fixture
+def engine(shared_model):
+    made = Engine(shared_model, max_batch=4, gather_seconds=0.05)
+    made.start()
+    yield made
+    made.close(drain=False, timeout=30)
+
+
+class Asked:
+    """A ticket with its events."""
+
+    def __init__(self, question, memory, k=2, options=FIVE):
+        self.events = queue.Queue()
+        self.ticket = Ticket(question, memory, self.events.put, k, options)
+
+    def all(self):
+        events = []
+        while not events or events[-1].kind not in (DONE, FAILED):
+            events.append(self.events.get(timeout=60))
+        return events
+
+    def done(self):
+        last = self.all()[-1]
+        assert last.kind == DONE, last
+        return last.value
+
+
+def ask(engine, questions, memory, **kwargs):
+    asked = [Asked(question, memory, **kwargs) for question in questions]
+    for one in asked:
+        engine.submit(one.ticket)
+    return asked
+
+
+def test_answers_are_those_of_generate_though_rows_come_and_go(engine, shared_model, memory):
+    lengths = [3, 9, 5, 1, 12, 7, 2, 8, 4]
+    asked = [
+        Asked(q, memory, k, Options(max_new_tokens=n))
+        for q, n, k in zip(MANY, lengths, [1, 2, 3] * 3, strict=True)
+    ]
+    for one in asked:
+        engine.submit(one.ticket)
+    for one, n, k in zip(asked, lengths, [1, 2, 3] * 3, strict=True):
+        wanted = shared_model.generate(one.ticket.question, memory, retrieval_top_k=k, max_new_tokens=n)
+        assert one.done().answer == wanted
+    assert engine.row_steps > engine.steps  # they did share steps
+
+
+def test_events_come_in_order_and_pieces_add_up(engine, shared_model, memory):
+    events = ask(engine, QUESTIONS[:1], memory, options=Options(max_new_tokens=20))[0].all()
+    assert events[0].kind == FOUND and events[-1].kind == DONE
+    assert {event.kind for event in events[1:-1]} <= {PIECE}
+    assert "".join(event.value for event in events[1:-1]) == events[-1].value.answer
+    hits = shared_model.retrieve(QUESTIONS[0], memory, retrieval_top_k=2)
+    found = events[0].value
+    assert found.document_ids == hits.document_ids
+    assert found.texts == [DOCUMENTS[index] for index in hits.indices]
+    assert found.scores == pytest.approx(hits.scores.tolist())
+
+
+def test_min_new_tokens_and_length(engine, memory):
+    done = ask(engine, QUESTIONS[:1], memory, options=Options(max_new_tokens=30, min_new_tokens=30))[0].done()
+    assert done.tokens == 30 and done.reason == "length"
+
+
+def test_stop_text_ends_the_answer_before_it(engine, memory):
+    whole = ask(engine, QUESTIONS[:1], memory, options=Options(max_new_tokens=30))[0].done().answer
+    stop = whole[4:6]
+    cut = ask(engine, QUESTIONS[:1], memory, options=Options(max_new_tokens=30, stop=(stop,)))[0].all()
+    assert cut[-1].value.answer == whole[: whole.index(stop)].strip()
+    assert cut[-1].value.reason == "stop"
+    assert "".join(event.value for event in cut if event.kind == PIECE) == cut[-1].value.answer
+
+
+def test_drawn_answers_follow_their_seed_whatever_the_batch(engine, memory):
+    hot = Options(max_new_tokens=8, temperature=1.5, top_p=0.9, seed=7)
+    alone = ask(engine, QUESTIONS[:1], memory, options=hot)[0].done().answer
+    crowd = ask(engine, [QUESTIONS[0], *QUESTIONS[1:]], memory, options=hot)
+    assert crowd[0].done().answer == alone
+    other = ask(engine, QUESTIONS[:1], memory, options=Options(max_new_tokens=8, temperature=1.5, seed=8))
+    assert other[0].done().answer != alone
+
+
+def test_a_bad_question_fails_alone(engine, shared_model, memory):
+    asked = ask(engine, [QUESTIONS[0], "word " * 3000, QUESTIONS[1]], memory)
+    last = asked[1].all()[-1]
+    assert last.kind == FAILED and "limit" in str(last.value)
+    for one in (asked[0], asked[2]):
+        assert one.done().answer == shared_model.generate(
+            one.ticket.question, memory, retrieval_top_k=2, max_new_tokens=5
+        )
+
+
+def test_a_broken_step_fails_its_answers_and_the_engine_goes_on(engine, memory, monkeypatch):
+    def broken(tokens):
+        raise RuntimeError("no memory left")
+
+    monkeypatch.setattr(engine._batch, "step", broken)
+    assert ask(engine, QUESTIONS[:1], memory)[0].all()[-1].kind == FAILED
+    monkeypatch.undo()
+    assert ask(engine, QUESTIONS[:1], memory)[0].done().tokens > 0
+    assert engine.ready
+
+
+def test_the_queue_is_bounded(shared_model, memory):
+    engine = Engine(shared_model, max_batch=1, max_queue=2)  # not started: nothing leaves the queue
+    ask(engine, QUESTIONS[:2], memory)
+    with pytest.raises(QueueFullError, match="2 questions"):
+        ask(engine, QUESTIONS[2:], memory)
+
+
+def test_a_cancelled_question_frees_its_place(shared_model, memory):
+    engine = Engine(shared_model, max_batch=1, max_queue=2)
+    waiting = ask(engine, QUESTIONS[:2], memory)
+    waiting[0].ticket.cancel()
+    ask(engine, QUESTIONS[2:], memory)
+    assert engine.waiting == 2
+
+
+def test_a_cancelled_answer_leaves_the_batch_and_is_told_no_more(engine, shared_model, memory):
+    long = Options(max_new_tokens=400, min_new_tokens=400)
+    gone, stays = ask(engine, QUESTIONS[:2], memory, options=long)
+    started = threading.Event()
+    while gone.events.get(timeout=60).kind != PIECE:
+        pass
+    gone.ticket.cancel()
+    started.set()
+    assert stays.done().tokens == 400
+    assert engine.running <= 1 and gone.events.qsize() < 399
+
+
+def test_closing_drains_or_drops(shared_model, memory):
+    engine = Engine(shared_model, max_batch=2)
+    asked = ask(engine, QUESTIONS, memory)
+    engine.start()
+    assert engine.close(timeout=60)
+    assert all(one.done().tokens for one in asked)
+    with pytest.raises(ClosingError):
+        ask(engine, QUESTIONS[:1], memory)
+    dropped = Engine(shared_model)
+    asked = ask(dropped, QUESTIONS, memory)
+    assert dropped.close(drain=False)
+    assert [one.all()[-1].kind for one in asked] == [FAILED] * 3
+
+
+def test_numbers_are_checked(shared_model):
+    with pytest.raises(ValueError, match="`max_batch` must be at least 1, got 0"):
+        Engine(shared_model, max_batch=0)

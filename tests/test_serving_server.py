@@ -1,0 +1,225 @@
+"""The OpenAI-compatible server: answers, streams, errors, limits, clients that leave."""
+
+import contextlib
+import json
+import threading
+import time
+
+import httpx
+import openai
+import pytest
+from conftest import DOCUMENTS, QUESTIONS
+from serving_helpers import ask, make_app, serving
+
+pytest.importorskip("prometheus_client")
+LONG = {"max_tokens": 400, "min_tokens": 400}
+
+
+@pytest.fixture(scope="module")
+def app(shared_model):
+    return make_app(shared_model, max_body_bytes=20_000)
+
+
+@pytest.fixture(scope="module")
+def url(app):
+    with serving(app) as address:
+        yield address
+
+
+def wait_until(condition):
+    end = time.time() + 60
+    while not condition():
+        assert time.time() < end
+        time.sleep(0.02)
+
+
+def error_of(response, status):
+    assert response.status_code == status, response.text
+    assert set(response.json()) == {"error"}
+    assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+    return response.json()["error"]
+
+
+def test_an_answer_with_its_sources(url, shared_model):
+    response = ask(url, QUESTIONS[1], max_tokens=9, retrieval_top_k=2)
+    assert response.status_code == 200
+    body = response.json()
+    out = shared_model.generate(
+        QUESTIONS[1], DOCUMENTS, retrieval_top_k=2, max_new_tokens=9, return_dict_in_generate=True
+    )
+    assert body["object"] == "chat.completion" and body["model"] == "sights"
+    assert body["choices"][0]["message"] == {"role": "assistant", "content": out.answers}
+    documents = body["clara"]["documents"]
+    assert [row["id"] for row in documents] == out.document_ids
+    assert [row["score"] for row in documents] == pytest.approx(out.scores.tolist(), abs=1e-5)
+    assert [row["text"] for row in documents] == [DOCUMENTS[index] for index in out.indices]
+    usage = body["usage"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    assert 0 < usage["completion_tokens"] <= 9
+
+
+def test_openais_own_client_reads_answer_and_stream(url):
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+    messages = [{"role": "user", "content": QUESTIONS[0]}]
+    whole = client.chat.completions.create(model="sights", messages=messages, max_tokens=12)
+    chunks = list(
+        client.chat.completions.create(
+            model="sights",
+            messages=messages,
+            max_tokens=12,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == whole.choices[0].message.content
+    assert chunks[0].clara["documents"] == whole.clara["documents"]
+    assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason
+    assert chunks[-1].usage == whole.usage
+    assert {"clara", "sights", "one"} == {model.id for model in client.models.list()}
+
+
+def test_a_stream_ends_as_openais_do(url):
+    body = {"model": "clara", "messages": [{"role": "user", "content": "Who?"}], "stream": True}
+    with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        lines = [line for line in response.iter_lines() if line]
+    assert all(line.startswith("data: ") for line in lines)
+    assert lines[-1] == "data: [DONE]"
+    assert json.loads(lines[0][6:])["object"] == "chat.completion.chunk"
+
+
+def test_memories_are_picked_by_model_or_by_field(url):
+    default = ask(url, model="clara", max_tokens=2).json()["clara"]
+    assert default["memory"] == "sights"
+    assert ask(url, model="one", max_tokens=2).json()["clara"]["memory"] == "one"
+    named = ask(url, model="clara", memory="one", max_tokens=2).json()["clara"]
+    assert named["memory"] == "one" and [row["id"] for row in named["documents"]] == ["0"]
+    assert error_of(ask(url, model="nothing"), 404)["code"] == "model_not_found"
+    assert error_of(ask(url, memory="../../etc"), 404)["param"] == "memory"
+
+
+def test_parts_are_joined_and_earlier_turns_counted(url):
+    parts = [{"type": "text", "text": "Who found"}, {"type": "text", "text": "Titan?"}]
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": parts}]
+    body = ask(url, messages=messages, max_tokens=2).json()
+    assert body["clara"]["messages_not_read"] == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "param"),
+    [
+        ({"messages": []}, 422, "messages"),
+        ({"messages": "Who?"}, 422, "messages"),
+        ({"messages": [{"role": "user", "content": ""}]}, 400, "messages"),
+        ({"messages": [{"role": "assistant", "content": "Yes."}]}, 400, "messages"),
+        ({"messages": [{"role": "robot", "content": "Yes."}]}, 422, "messages.0.role"),
+        ({"messages": [{"role": "user", "content": "word " * 2000}]}, 400, "messages"),
+        ({"max_tokens": 513}, 400, "max_tokens"),
+        ({"max_tokens": 0}, 422, "max_tokens"),
+        ({"min_tokens": 9, "max_tokens": 3}, 400, "min_tokens"),
+        ({"temperature": -1}, 422, "temperature"),
+        ({"n": 2}, 422, "n"),
+        ({"presence_penalty": 1.0}, 422, "presence_penalty"),
+        ({"retrieval_top_k": 7}, 400, "retrieval_top_k"),
+        ({"tools": []}, 422, "tools"),
+        ({"stop": [""]}, 422, None),
+    ],
+)
+def test_bad_requests_are_told_apart(url, fields, status, param):
+    error = error_of(ask(url, **fields), status)
+    assert error["type"] == "invalid_request_error"
+    assert param is None or error["param"] == param
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[1]", b"\xff\xfe", b'{"model": "sights"}', b"[" * 9000, b'{"a": "\\ud800"}']
+)
+def test_malformed_bodies(url, content):
+    headers = {"content-type": "application/json"}
+    response = httpx.post(f"{url}/v1/chat/completions", content=content, headers=headers)
+    assert response.status_code in (400, 422)
+    error_of(response, response.status_code)
+
+
+@pytest.mark.parametrize(
+    "question", ["\x00\x01\x1b[31m", "<script>alert(1)</script>", "\u202eolleh", "🙂" * 9]
+)
+def test_odd_characters_are_only_text(url, question):
+    assert ask(url, question, max_tokens=2).status_code == 200
+
+
+def test_bodies_above_the_limit_are_refused_announced_or_not(url):
+    big = b'{"model": "sights", "user": "' + b"x" * 30_000 + b'"}'
+    for content in (big, iter([big[:15_000], big[15_000:]])):
+        error_of(httpx.post(f"{url}/v1/chat/completions", content=content), 413)
+    error_of(httpx.get(f"{url}/v1/nothing"), 404)
+    error_of(httpx.get(f"{url}/v1/chat/completions"), 405)
+
+
+def test_the_queue_answers_429_and_recovers(shared_model):
+    app = make_app(shared_model, max_batch=1, max_queue=2)
+    engine = app.state.desk.engine
+    with serving(app) as url:
+        threads = [threading.Thread(target=ask, args=(url,), kwargs=LONG) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: engine.running == 1 and engine.waiting == 2)
+        response = ask(url)
+        assert error_of(response, 429)["type"] == "rate_limit_error"
+        assert int(response.headers["retry-after"]) >= 1
+        for thread in threads:
+            thread.join()
+        assert ask(url, max_tokens=2).status_code == 200
+        assert 'clara_requests_total{status="429"} 1.0' in httpx.get(f"{url}/metrics").text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_frees_its_row(url, app, stream):
+    engine, before = app.state.desk.engine, app.state.desk.metrics.cancelled._value.get()
+    body = {"model": "sights", "messages": [{"role": "user", "content": "Who?"}], "stream": stream, **LONG}
+    with contextlib.suppress(httpx.ReadTimeout):  # without a stream there is nothing to read before the end
+        timeout = httpx.Timeout(60, read=60 if stream else 0.5)
+        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=timeout) as response:
+            next(response.iter_lines())
+    wait_until(lambda: engine.running == 0)
+    assert app.state.desk.metrics.cancelled._value.get() == before + 1
+
+
+def test_an_engine_that_fails_is_told_without_its_secrets(url, app, monkeypatch):
+    def broken(tokens):
+        raise RuntimeError("secret path")
+
+    monkeypatch.setattr(app.state.desk.engine._batch, "step", broken)
+    response = ask(url)
+    assert "secret" not in response.text and error_of(response, 500)["type"] == "server_error"
+    with httpx.stream(
+        "POST",
+        f"{url}/v1/chat/completions",
+        json={"model": "sights", "messages": [{"role": "user", "content": "Who?"}], "stream": True},
+        timeout=60,
+    ) as streamed:
+        lines = [line for line in streamed.iter_lines() if line]
+    assert "error" in json.loads(lines[-2][6:]) and lines[-1] == "data: [DONE]"
+
+
+def test_health_and_metrics(url):
+    for path in ("/health", "/health/ready", "/health/live"):
+        assert httpx.get(url + path).json()["status"] == "ok"
+    ask(url, max_tokens=2)
+    page = httpx.get(f"{url}/metrics").text
+    for name in ("clara_requests_total", "clara_generated_tokens_total", "clara_request_seconds_bucket"):
+        assert name in page
+    assert "clara_running 0.0" in page and "process_resident_memory_bytes" in page
+
+
+def test_readiness_ends_with_the_engine(shared_model):
+    from fastapi.testclient import TestClient
+
+    app = make_app(shared_model)
+    with TestClient(app) as client:
+        app.state.desk.engine.close()
+        assert client.get("/health").status_code == 503
+        assert client.get("/health/live").status_code == 200
+        body = {"model": "one", "messages": [{"role": "user", "content": "Who?"}]}
+        assert client.post("/v1/chat/completions", json=body).status_code == 503
