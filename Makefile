@@ -7,6 +7,7 @@ QUESTIONS ?= 6
 WORKERS ?= 2
 
 CORE := $(VENV)/.core
+APP := $(VENV)/.app
 TOOLS := $(VENV)/.tools
 BASE := $(VENV)/.base
 INSTALL := $(BIN)/python -m pip install --no-compile --constraint constraints.txt --editable
@@ -15,11 +16,14 @@ export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo app test test-slow lint clean
 .NOTPARALLEL:
 
 demo: $(BASE)
 	$(BIN)/clara demo --questions $(QUESTIONS)
+
+app: $(BASE) $(APP)
+	GRADIO_ANALYTICS_ENABLED=False $(BIN)/python app.py
 
 test: $(BASE) $(TOOLS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
@@ -37,6 +41,10 @@ clean:
 $(CORE): setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) .
+	@touch $@
+
+$(APP): $(CORE)
+	$(INSTALL) '.[app]'
 	@touch $@
 
 $(TOOLS): $(CORE)

@@ -19,6 +19,7 @@ from page_clara import (
     hint,
     lens,
     notice,
+    passage,
     passages,
     progress,
     step,
@@ -136,7 +137,6 @@ class Page:
         if memory is None or row is None:
             yield notice(FIRST_COMPRESS)
             return
-        original = passages([memory.document_ids[row]], [1.0], [memory.texts[row]])
         text = ""
         yield answer("", True)
         for text in streamed(
@@ -146,7 +146,7 @@ class Page:
             ),
         ):
             yield answer(text, True)
-        yield answer(text) + hint("The passage itself, which the model did not read for this:") + original
+        yield answer(text) + passage(memory.texts[row])
 
     def show_lens(self, question: str) -> str:
         """The words that the question's memory decodes to."""
@@ -179,7 +179,7 @@ def build(page: Page) -> gr.Blocks:
         if not page.trained:
             gr.HTML(notice(UNTRAINED))
         memory = gr.State(None, time_to_live=VISIT_SECONDS)
-        with gr.Group():
+        with gr.Column(elem_classes="clara-card"):
             status, sample, compress, given = documents_step()
         question, k, asking, written, chosen = question_step(config.retrieval_top_k)
         row, say, said, look, seen = inside_step()
@@ -201,7 +201,7 @@ def build(page: Page) -> gr.Blocks:
 
 def documents_step() -> tuple:
     """Step 1: text field, files, buttons, status."""
-    gr.HTML(step(1, "Documents"), padding=True)
+    gr.HTML(step(1, "Documents"))
     with gr.Row():
         pasted = gr.Textbox(
             label="Paste text",
@@ -220,23 +220,26 @@ def documents_step() -> tuple:
             scale=2,
         )
     with gr.Row():
-        compress = gr.Button("Compress", variant="primary", elem_id="compress")
-        sample = gr.Button("Use the sample corpus", elem_id="sample", visible=SAMPLE.exists())
+        compress = gr.Button("Compress", variant="primary", elem_id="compress", scale=0, min_width=180)
+        sample = gr.Button(
+            "Use the sample corpus", elem_id="sample", scale=0, min_width=220, visible=SAMPLE.exists()
+        )
     limits = f"Up to {MAX_DOCUMENTS} documents, {MAX_CHARACTERS:,} characters. Nothing outlives the visit."
-    status = gr.HTML(hint(limits), padding=True, elem_id="status")
+    status = gr.HTML(hint(limits), elem_id="status")
     return status, sample, compress, [pasted, files]
 
 
 def question_step(k: int) -> tuple:
     """Step 2: question, number of passages, answer and passages side by side."""
-    with gr.Group():
-        gr.HTML(step(2, "Question"), padding=True)
+    with gr.Column(elem_classes="clara-card"):
+        gr.HTML(step(2, "Question"))
         with gr.Row():
             question = gr.Textbox(
                 label="Your question", lines=1, max_length=MAX_QUESTION, elem_id="question", scale=4
             )
             chosen_k = gr.Slider(1, 10, value=k, step=1, label="Passages to read", elem_id="k", scale=2)
-        asking = gr.Button("Ask", variant="primary", elem_id="ask")
+        with gr.Row():
+            asking = gr.Button("Ask", variant="primary", elem_id="ask", scale=0, min_width=180)
     with gr.Row():
         with gr.Column(scale=3, min_width=300):
             written = gr.HTML(empty(NO_ANSWER), elem_id="answer")
@@ -264,6 +267,20 @@ def launch(blocks: gr.Blocks, **options: Any) -> Any:
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
     theme = gr.themes.Base(
         primary_hue="teal", neutral_hue="slate", font=fonts, font_mono=["ui-monospace", "monospace"]
+    )
+    theme = theme.set(
+        block_border_width="0px",
+        block_shadow="none",
+        block_padding="0px",
+        block_label_background_fill="transparent",
+        input_border_width="1px",
+        input_border_color="*neutral_300",
+        input_background_fill="white",
+        button_primary_background_fill="#0f766e",
+        button_primary_background_fill_hover="#115e59",
+        button_primary_background_fill_dark="#0f766e",
+        button_primary_background_fill_hover_dark="#0d9488",
+        button_primary_text_color="white",
     )
     settings = {"css": CSS, "theme": theme, "max_file_size": "2mb", "footer_links": [], "ssr_mode": False}
     return blocks.queue(max_size=32, default_concurrency_limit=1).launch(**{**settings, **options})

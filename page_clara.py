@@ -7,34 +7,36 @@ from collections.abc import Sequence
 from html import escape
 
 CSS = """
-.gradio-container { max-width: 1080px !important; margin: 0 auto !important; }
-.clara-head h1 { font-size: 1.9rem; line-height: 1.2; margin: 0.6rem 0 0.3rem; letter-spacing: -0.02em; }
-.clara-head p, .clara-hint { color: var(--body-text-color-subdued); margin: 0; max-width: 68ch; }
-.clara-step { font-size: 1.05rem; font-weight: 600; margin: 0; }
-.clara-step span { display: inline-block; width: 1.7em; height: 1.7em; line-height: 1.7em;
+.gradio-container { max-width: 1080px !important; margin: 0 auto !important; --clara: #0f766e;
+  --clara-ink: #115e59; --clara-soft: #d5f0ec; --clara-grey: #94a3b8; --clara-quiet: #526071; }
+.dark .gradio-container { --clara: #2dd4bf; --clara-ink: #99f6e4; --clara-soft: #134e4a;
+  --clara-grey: #64748b; --clara-quiet: #a9b6c6; }
+.clara-head h1 { font-size: 1.9rem; line-height: 1.2; margin: 0.6rem 0 0.4rem; letter-spacing: -0.02em; }
+.clara-head p, .clara-hint { color: var(--clara-quiet); margin: 0; max-width: 68ch; line-height: 1.5; }
+.clara-card { background: var(--background-fill-primary); border: 1px solid var(--border-color-primary);
+  border-radius: 12px; padding: 1.1rem 1.2rem; }
+.clara-step { font-size: 1.1rem; font-weight: 600; margin: 0; }
+.clara-step span { display: inline-block; width: 1.8em; height: 1.8em; line-height: 1.8em;
   margin-right: 0.5em; border-radius: 50%; text-align: center; font-size: 0.85em;
   background: var(--clara-soft); color: var(--clara-ink); }
-.gradio-container { --clara: #0f766e; --clara-ink: #115e59; --clara-soft: #d5f0ec; --clara-grey: #9aa5b1; }
-.dark .gradio-container, .dark.gradio-container, .dark { --clara: #2dd4bf; --clara-ink: #99f6e4;
-  --clara-soft: #134e4a; --clara-grey: #64748b; }
 .clara-notice { border-left: 4px solid #b45309; background: var(--background-fill-secondary);
-  padding: 0.6rem 0.9rem; border-radius: 4px; color: var(--body-text-color); }
+  padding: 0.6rem 0.9rem; border-radius: 4px; color: var(--body-text-color); overflow-wrap: anywhere; }
 .clara-notice.error { border-color: #dc2626; }
 .clara-status { color: var(--body-text-color); min-height: 1.5em; }
 .clara-status progress { width: 100%; height: 0.6rem; accent-color: var(--clara); margin-top: 0.4rem; }
 .clara-answer { font-size: 1.1rem; line-height: 1.55; padding: 0.9rem 1rem; border-radius: 8px;
   background: var(--background-fill-secondary); border: 1px solid var(--border-color-primary);
   min-height: 4.2rem; overflow-wrap: anywhere; white-space: pre-wrap; }
-.clara-answer.empty, .clara-empty { color: var(--body-text-color-subdued); font-size: 0.95rem; }
-.clara-writing::after { content: "▍"; color: var(--clara); }
+.clara-answer.empty { color: var(--clara-quiet); font-size: 0.95rem; border-style: dashed; }
+.clara-writing::after { content: "\\258d"; color: var(--clara); }
 .clara-bars { margin: 0.9rem 0 0; font-size: 0.9rem; }
-.clara-bars div { display: grid; grid-template-columns: 8.5rem 1fr 3.5rem; gap: 0.6rem; align-items: center;
+.clara-bars div { display: grid; grid-template-columns: 7rem 1fr 4rem; gap: 0.6rem; align-items: center;
   margin: 0.3rem 0; }
-.clara-bars i, .clara-score i { display: block; height: 0.7rem; border-radius: 3px;
-  background: var(--clara-grey); min-width: 2px; }
+.clara-bars i, .clara-score i { display: block; height: 0.7rem; border-radius: 3px; min-width: 2px;
+  background: var(--clara-grey); }
 .clara-bars .memory i, .clara-score i { background: var(--clara); }
 .clara-bars b { text-align: right; font-variant-numeric: tabular-nums; font-weight: 600; }
-.clara-passages { list-style: none; margin: 0; padding: 0; }
+.clara-passages { list-style: none !important; margin: 0 !important; padding: 0 !important; }
 .clara-passages li { border: 1px solid var(--border-color-primary); border-radius: 8px; margin: 0 0 0.5rem;
   padding: 0.55rem 0.8rem; background: var(--background-fill-primary); list-style: none; }
 .clara-passages .name { font-weight: 600; overflow-wrap: anywhere; }
@@ -42,25 +44,26 @@ CSS = """
   font-size: 0.85rem; font-variant-numeric: tabular-nums; margin: 0.25rem 0; }
 .clara-score span { text-align: right; }
 .clara-score i { height: 0.35rem; }
-.clara-passages summary { cursor: pointer; color: var(--body-text-color-subdued); font-size: 0.9rem; }
-.clara-passages details[open] summary { margin-bottom: 0.3rem; }
-.clara-passages p { margin: 0; font-size: 0.92rem; line-height: 1.5; white-space: pre-wrap;
-  overflow-wrap: anywhere; }
-.clara-lens { border-collapse: collapse; width: 100%; font-size: 0.9rem; }
-.clara-lens th { text-align: left; font-weight: 600; padding: 0.25rem 0.6rem 0.25rem 0; white-space: nowrap;
-  vertical-align: top; }
-.clara-lens td { padding: 0.2rem 0; border: 0; }
-.clara-lens tr { border-bottom: 1px solid var(--border-color-primary); }
+.clara-passage { margin-top: 0.8rem; }
+.clara-passages summary, .clara-passage summary { cursor: pointer; font-size: 0.9rem;
+  color: var(--clara-quiet); }
+.clara-passages p, .clara-passage p { margin: 0.3rem 0 0; font-size: 0.92rem; line-height: 1.5;
+  white-space: pre-wrap; overflow-wrap: anywhere; }
+.clara-lens { border-collapse: collapse; width: 100%; font-size: 0.9rem; margin-top: 0.6rem; }
+.clara-lens caption { text-align: left; margin-bottom: 0.3rem; }
+.clara-lens th, .clara-lens td { border: 0 !important; padding: 0.2rem 0 !important; text-align: left; }
+.clara-lens th { font-weight: 600; width: 2.2rem; vertical-align: top; color: var(--clara-quiet); }
+.clara-lens tr { border: 0 !important; border-bottom: 1px solid var(--border-color-primary) !important; }
 .clara-lens code { display: inline-block; margin: 0.1rem 0.3rem 0.1rem 0; padding: 0.05rem 0.4rem;
   border-radius: 4px; background: var(--background-fill-secondary); color: var(--body-text-color);
   border: 1px solid var(--border-color-primary); white-space: pre; max-width: 100%; overflow: hidden; }
 .clara-lens code.likely { background: var(--clara-soft); color: var(--clara-ink); border-color: transparent; }
-.gradio-container :focus-visible { outline: 3px solid var(--clara); outline-offset: 2px; }
+.gradio-container :focus-visible { outline: 3px solid var(--clara) !important; outline-offset: 2px; }
 @media (prefers-reduced-motion: no-preference) {
   .clara-writing::after { animation: blink 1s steps(2) infinite; } }
 @keyframes blink { 50% { opacity: 0; } }
-@media (max-width: 640px) { .clara-bars div { grid-template-columns: 7rem 1fr 3rem; }
-  .clara-head h1 { font-size: 1.5rem; } }
+@media (max-width: 640px) { .clara-bars div { grid-template-columns: 6.2rem 1fr 3.4rem; }
+  .clara-card { padding: 0.9rem 0.8rem; } .clara-head h1 { font-size: 1.5rem; } }
 """
 
 
@@ -136,10 +139,23 @@ def passages(names: Sequence[str], scores: Sequence[float], texts: Sequence[str]
         f'<li><div class="name">{escape(name)}</div><div class="clara-score" title="cosine">'
         f'<i style="width:{100 * min(max(score, 0.0), 1.0):.0f}%"></i>'
         f'<span aria-label="cosine {score:.3f}">{score:.3f}</span></div>'
-        f"<details><summary>{escape(shorten(text))}</summary><p>{escape(text)}</p></details></li>"
+        f"{opened(text)}</li>"
         for name, score, text in zip(names, scores, texts, strict=True)
     )
     return f'<ol class="clara-passages" aria-label="Chosen passages, best first">{rows}</ol>'
+
+
+def passage(text: str) -> str:
+    """One passage, to compare with."""
+    return (
+        f'<div class="clara-passage">{hint("The passage itself was not read for this:")}{opened(text)}</div>'
+    )
+
+
+def opened(text: str) -> str:
+    """A text that opens from its beginning; a title on the first line is left out of that."""
+    beginning = escape(shorten(text.split("\n", 1)[-1]))
+    return f"<details><summary>{beginning}</summary><p>{escape(text)}</p></details>"
 
 
 def shorten(text: str, length: int = 72) -> str:
@@ -154,7 +170,7 @@ def lens(rows: Sequence[Sequence[tuple[str, float]]]) -> str:
         f'<tr><th scope="row">{number}</th><td>'
         + "".join(
             f'<code class="{"likely" if share > 0.1 else ""}" title="{share:.1%}">'
-            f"{escape(token) or '∅'}</code>"
+            f"{escape(visible(token))}</code>"
             for token, share in row
         )
         + "</td></tr>"
@@ -162,3 +178,9 @@ def lens(rows: Sequence[Sequence[tuple[str, float]]]) -> str:
     )
     caption = '<caption class="clara-hint">Memory tokens of the question, and their likeliest words</caption>'
     return f'<table class="clara-lens">{caption}{body}</table>'
+
+
+def visible(token: str) -> str:
+    """A token without the white space around it; signs in its place if there is nothing else."""
+    signs = token.replace("\n", "⏎").replace(" ", "␣").replace("\t", "⇥")
+    return token.strip() or signs or "∅"
