@@ -222,7 +222,7 @@ def documents_step() -> tuple:
     with gr.Row():
         compress = gr.Button("Compress", variant="primary", elem_id="compress", scale=0, min_width=180)
         sample = gr.Button(
-            "Use the sample corpus", elem_id="sample", scale=0, min_width=220, visible=SAMPLE.exists()
+            "Use the sample corpus", elem_id="sample", scale=0, min_width=260, visible=SAMPLE.exists()
         )
     limits = f"Up to {MAX_DOCUMENTS} documents, {MAX_CHARACTERS:,} characters. Nothing outlives the visit."
     status = gr.HTML(hint(limits), elem_id="status")
@@ -250,7 +250,10 @@ def question_step(k: int) -> tuple:
 
 def inside_step() -> tuple:
     """Step 3: what a passage's memory says again, and what the question's memory decodes to."""
-    with gr.Accordion("Look inside the memories", open=False, elem_id="inside"), gr.Row():
+    with (
+        gr.Accordion("Look inside the memories", open=False, elem_id="inside", elem_classes="clara-card"),
+        gr.Row(),
+    ):
         with gr.Column(min_width=300):
             row = gr.Dropdown(choices=[], label="Passage", elem_id="passage")
             say = gr.Button("Say this memory again in words", elem_id="say")
@@ -276,6 +279,10 @@ def launch(blocks: gr.Blocks, **options: Any) -> Any:
         input_border_width="1px",
         input_border_color="*neutral_300",
         input_background_fill="white",
+        body_text_color_subdued="#526071",
+        body_text_color_subdued_dark="#a9b6c6",
+        block_info_text_color="#526071",
+        block_info_text_color_dark="#a9b6c6",
         button_primary_background_fill="#0f766e",
         button_primary_background_fill_hover="#115e59",
         button_primary_background_fill_dark="#0f766e",

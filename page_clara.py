@@ -14,7 +14,10 @@ CSS = """
 .clara-head h1 { font-size: 1.9rem; line-height: 1.2; margin: 0.6rem 0 0.4rem; letter-spacing: -0.02em; }
 .clara-head p, .clara-hint { color: var(--clara-quiet); margin: 0; max-width: 68ch; line-height: 1.5; }
 .clara-card { background: var(--background-fill-primary); border: 1px solid var(--border-color-primary);
-  border-radius: 12px; padding: 1.1rem 1.2rem; }
+  border-radius: 12px !important; padding: 1.1rem 1.2rem !important; overflow: visible !important; }
+.clara-card .form { gap: 1.2rem; background: transparent; border: 0; overflow: visible; }
+.clara-card button.lg { white-space: nowrap; }
+#files { border: 1px dashed var(--clara-grey) !important; border-radius: 8px; }
 .clara-step { font-size: 1.1rem; font-weight: 600; margin: 0; }
 .clara-step span { display: inline-block; width: 1.8em; height: 1.8em; line-height: 1.8em;
   margin-right: 0.5em; border-radius: 50%; text-align: center; font-size: 0.85em;
@@ -49,13 +52,15 @@ CSS = """
   color: var(--clara-quiet); }
 .clara-passages p, .clara-passage p { margin: 0.3rem 0 0; font-size: 0.92rem; line-height: 1.5;
   white-space: pre-wrap; overflow-wrap: anywhere; }
-.clara-lens { border-collapse: collapse; width: 100%; font-size: 0.9rem; margin-top: 0.6rem; }
+.clara-lens { border-collapse: collapse; width: 100%; font-size: 0.9rem; margin-top: 0.6rem;
+  border: 0 !important; }
 .clara-lens caption { text-align: left; margin-bottom: 0.3rem; }
 .clara-lens th, .clara-lens td { border: 0 !important; padding: 0.2rem 0 !important; text-align: left; }
 .clara-lens th { font-weight: 600; width: 2.2rem; vertical-align: top; color: var(--clara-quiet); }
 .clara-lens tr { border: 0 !important; border-bottom: 1px solid var(--border-color-primary) !important; }
 .clara-lens code { display: inline-block; margin: 0.1rem 0.3rem 0.1rem 0; padding: 0.05rem 0.4rem;
-  border-radius: 4px; background: var(--background-fill-secondary); color: var(--body-text-color);
+  vertical-align: top; border-radius: 4px; background: var(--background-fill-secondary);
+  color: var(--body-text-color);
   border: 1px solid var(--border-color-primary); white-space: pre; max-width: 100%; overflow: hidden; }
 .clara-lens code.likely { background: var(--clara-soft); color: var(--clara-ink); border-color: transparent; }
 .gradio-container :focus-visible { outline: 3px solid var(--clara) !important; outline-offset: 2px; }
@@ -63,7 +68,7 @@ CSS = """
   .clara-writing::after { animation: blink 1s steps(2) infinite; } }
 @keyframes blink { 50% { opacity: 0; } }
 @media (max-width: 640px) { .clara-bars div { grid-template-columns: 6.2rem 1fr 3.4rem; }
-  .clara-card { padding: 0.9rem 0.8rem; } .clara-head h1 { font-size: 1.5rem; } }
+  .clara-card { padding: 0.9rem 0.8rem !important; } .clara-head h1 { font-size: 1.5rem; } }
 """
 
 
