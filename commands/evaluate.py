@@ -59,7 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--text-model",
         metavar="PATH_OR_ID",
-        help="causal LM or PEFT adapter to read text, such as one tuned on the same rows (default: the base)",
+        help="causal LM that reads text (default: the base)",
+    )
+    parser.add_argument(
+        "--tuned-model",
+        metavar="PATH_OR_ID",
+        help="PEFT adapter or causal LM tuned on text (`clara train text_baseline`), for the systems tuned…",
     )
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER")
     add_model_arguments(parser)
@@ -67,13 +72,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Answers, scores and reports."""
-    from ..evaluation.benchmarks import check_choice, load_benchmark
+    from ..evaluation.benchmarks import load_benchmark
     from ..evaluation.language_models import ClaraModel, memory_folder
-    from ..evaluation.systems import SYSTEMS, Workbench
+    from ..evaluation.systems import Workbench
 
-    names = list(SYSTEMS) if arguments.systems == "all" else arguments.systems.split(",")
-    for name in names:
-        check_choice("--systems", name, SYSTEMS)
+    names = system_names(arguments)
     benchmark = load_benchmark(
         arguments.benchmark,
         arguments.setting,
@@ -88,6 +91,7 @@ def run(arguments: argparse.Namespace) -> None:
         benchmark,
         ClaraModel(model),
         make_text_model(model, arguments.text_model),
+        tuned_model=arguments.tuned_model and make_text_model(model, arguments.tuned_model),
         retrieval_top_k=arguments.retrieval_top_k,
         max_new_tokens=arguments.max_new_tokens,
         compression_rate=model.config.compression_rate,
@@ -96,6 +100,28 @@ def run(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
     )
     report(arguments, benchmark, workbench, names)
+
+
+def system_names(arguments: argparse.Namespace) -> list[str]:
+    """The systems asked for; `all` are those that the given models can make.
+
+    Raises:
+        ValueError: If a name is unknown, or needs `--tuned-model`.
+    """
+    from ..evaluation.benchmarks import check_choice
+    from ..evaluation.systems import SYSTEMS
+
+    tuned = [name for name, recipe in SYSTEMS.items() if recipe.reader == "tuned"]
+    if arguments.systems == "all":
+        return [name for name in SYSTEMS if arguments.tuned_model or name not in tuned]
+    names = arguments.systems.split(",")
+    for name in names:
+        check_choice("--systems", name, SYSTEMS)
+        if name in tuned and not arguments.tuned_model:
+            raise ValueError(
+                f"`--systems {name}` needs `--tuned-model`: `clara train text_baseline` makes one."
+            )
+    return names
 
 
 def report(

@@ -7,7 +7,12 @@ import shlex
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `clara train`."""
     parser.epilog = "example: clara train pretraining --config train/recipes/tiny.yaml --max_steps 4"
-    parser.add_argument("stage", choices=("pretraining", "instruction_tuning", "end_to_end"))
+    parser.add_argument(
+        "stage",
+        choices=("pretraining", "instruction_tuning", "end_to_end", "text_baseline"),
+        help="text_baseline: the base alone, from the same rows with documents as text; give it a recipe of "
+        "instruction_tuning and another --output_dir",
+    )
     parser.add_argument(
         "options",
         nargs=argparse.REMAINDER,
@@ -23,6 +28,11 @@ def run(arguments: argparse.Namespace) -> None:
     """
     from ..train.run import main
 
+    if arguments.stage == "text_baseline":
+        from ..train import text_baseline
+
+        text_baseline.main(arguments.options)
+        return
     command = shlex.join(["clara", "train", arguments.stage, *arguments.options])
     try:
         main([*arguments.options, "--stage", arguments.stage], command)

@@ -204,7 +204,7 @@ class InstructionCollator:
     def __call__(self, items: Sequence[Item]) -> dict[str, Any]:
         """Makes a batch: documents (D, Ld), `document_indices` (B, K), prompts and labels (B, L)."""
         draws = [random.Random(f"{self.seed}-{item.epoch}-{item.index}") for item in items]
-        chosen = [self._documents(item.record, draw) for item, draw in zip(items, draws, strict=True)]
+        chosen = [self.documents(item.record, draw) for item, draw in zip(items, draws, strict=True)]
         counts = {len(texts) for texts in chosen}
         if len(counts) > 1:
             raise ValueError(
@@ -225,7 +225,8 @@ class InstructionCollator:
         batch = {**documents, "document_indices": indices, **prompts}
         return batch if size is None else {**batch, "num_memory_tokens": size}
 
-    def _documents(self, record: QuestionRecord, draw: random.Random) -> list[str]:
+    def documents(self, record: QuestionRecord, draw: random.Random) -> list[str]:
+        """The documents shown with a question, in the order that `draw` gives."""
         gold = [record.documents[i] for i in record.positives]
         others = [text for i, text in enumerate(record.documents) if i not in record.positives]
         texts = (gold + others)[: self.documents_per_question]

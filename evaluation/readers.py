@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
+from clara.data.text_prompts import closed_book_ids, first_tokens, text_prompt_ids
 from clara.memory_clara import CorpusMemory
 
-from .baseline_prompts import closed_book_ids, first_tokens, text_prompt_ids
 from .language_models import MemoryModel, TextModel
 
 Chosen = Sequence[Sequence[int]]

@@ -3,7 +3,8 @@
 | part | choices |
 |---|---|
 | retriever | `clara` (cosine of memories), `bm25`, `dense`, `given` (the pool's own order), none |
-| reader | `memory`, `strangers` (memories from outside the pool), `text`, `cut` (first tokens only), none |
+| reader | `memory`, `strangers` (memories from outside the pool), `text`, `tuned` (text, by a tuned model), |
+| | `cut` (first tokens only), none |
 | scope | `pool` (the question's candidates) or `corpus` (all passages of the benchmark) |
 """
 
@@ -47,6 +48,10 @@ SYSTEMS = {
     "text_dense": Recipe("dense", "text"),
     "text_bm25_corpus": Recipe("bm25", "text", "corpus"),
     "text_dense_corpus": Recipe("dense", "text", "corpus"),
+    "tuned": Recipe("given", "tuned"),
+    "tuned_clara": Recipe("clara", "tuned"),
+    "tuned_bm25": Recipe("bm25", "tuned"),
+    "tuned_dense": Recipe("dense", "tuned"),
     "cut": Recipe("given", "cut"),
     "cut_clara": Recipe("clara", "cut"),
     "cut_bm25": Recipe("bm25", "cut"),
@@ -163,6 +168,7 @@ class Workbench:
         memory_folder: where the memories are kept between runs; None: nowhere.
         batch_size: passages compressed at once.
         seed: of the reader `strangers`.
+        tuned_model: answers from text after being tuned on it, for the reader `tuned`; None: it is not there.
     """
 
     def __init__(
@@ -177,7 +183,9 @@ class Workbench:
         memory_folder: Path | None = None,
         batch_size: int = 32,
         seed: int = 0,
+        tuned_model: TextModel | None = None,
     ) -> None:
+        self._tuned_model = tuned_model
         self._benchmark, self._model, self._text_model = benchmark, model, text_model
         self._k, self._max_new_tokens, self._rate = retrieval_top_k, max_new_tokens, compression_rate
         self._encoder, self._folder, self._batch_size = encoder, memory_folder, batch_size
@@ -198,10 +206,15 @@ class Workbench:
         """Puts a system of `SYSTEMS` together.
 
         Raises:
-            ValueError: the name is unknown.
+            ValueError: the name is unknown, or the system needs a tuned model and there is none.
         """
         check_choice("system", name, SYSTEMS)
         recipe = SYSTEMS[name]
+        if recipe.reader == "tuned" and self._tuned_model is None:
+            raise ValueError(
+                f"`{name}` reads with a model tuned on text, and none is given: make one with `clara train "
+                "text_baseline` and name it with `--tuned-model`."
+            )
         return System(
             self._retriever(recipe.retriever),
             self._reader(recipe.reader),
@@ -228,6 +241,8 @@ class Workbench:
             settings["encoder"] = self._encoder
         if recipe.reader in ("text", "cut", "none"):
             settings["text_model"] = self._text_model.fingerprint()
+        if recipe.reader == "tuned":
+            settings["text_model"] = self._tuned_model.fingerprint()
         if recipe.reader == "cut":
             settings["compression_rate"] = self._rate
         if recipe.reader == "strangers":
@@ -260,6 +275,7 @@ class Workbench:
             "memory": lambda: MemoryReader(self._model, self.memory),
             "strangers": lambda: MemoryReader(self._model, self.memory),
             "text": lambda: TextReader(self._text_model, self.passages.texts),
+            "tuned": lambda: TextReader(self._tuned_model, self.passages.texts),
             "cut": lambda: TextReader(self._text_model, self.passages.texts, self._rate),
         }
         if name not in self._readers:

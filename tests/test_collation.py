@@ -208,9 +208,9 @@ def test_one_rate_a_batch_out_of_those_given(processor):
 def test_documents_are_the_gold_ones_and_then_others_in_their_order(processor):
     collator = InstructionCollator(processor, documents_per_question=3)
     row = QUESTION_ROWS[1]  # Basalt, Titan (gold), the bridge, the Rhine
-    chosen = collator._documents(row, random.Random(0))
+    chosen = collator.documents(row, random.Random(0))
     assert set(chosen) == {DOCUMENTS[2], DOCUMENTS[3], DOCUMENTS[0]}
-    orders = {tuple(collator._documents(row, random.Random(seed))) for seed in range(30)}
+    orders = {tuple(collator.documents(row, random.Random(seed))) for seed in range(30)}
     assert len(orders) == 6
 
 

@@ -72,3 +72,28 @@ def test_another_text_model(base, checkpoint, rows, tmp_path):
         (tmp_path / name / "predictions" / "text.jsonl").read_text().splitlines()[1:] for name in ("a", "b")
     )
     assert first == second  # the same base, loaded as a model of its own
+
+
+def test_a_tuned_model_makes_systems_of_its_own(base, checkpoint, rows, tmp_path):
+    pytest.importorskip("matplotlib")
+    with pytest.raises(ValueError, match="needs `--tuned-model`"):
+        run(checkpoint, rows, tmp_path / "a", "--systems", "text,tuned")
+    run(checkpoint, rows, tmp_path / "b", "--systems", "text,tuned", "--tuned-model", base)
+    first, second = (
+        (tmp_path / "b" / "predictions" / f"{name}.jsonl").read_text().splitlines()[1:]
+        for name in ("text", "tuned")
+    )
+    assert first == second  # the same base, as if it had been tuned
+
+
+def test_all_systems_are_those_that_can_be_made():
+    arguments = argparse.Namespace(systems="all", tuned_model=None)
+    names = evaluate.system_names(arguments)
+    assert "text_dense_corpus" in names and not any(name.startswith("tuned") for name in names)
+    arguments.tuned_model = "somewhere"
+    assert set(evaluate.system_names(arguments)) - set(names) == {
+        "tuned",
+        "tuned_clara",
+        "tuned_bm25",
+        "tuned_dense",
+    }

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from clara.evaluation.baseline_prompts import text_prompt_ids
+from clara.data.text_prompts import text_prompt_ids
 from clara.evaluation.language_models import TextModel
 from clara.evaluation.speed.latency import (
     FIRST,

@@ -24,9 +24,10 @@ def make_records():
 
 
 def make_workbench(tokenizer, setting="normal", k=3, rows=None, pool_size=4):
+    tuned = OracleTextModel(tokenizer)
     benchmark = build_benchmark("nq", setting, rows or make_records(), pool_size=pool_size)
     model = OracleModel()
-    bench = Workbench(benchmark, model, OracleTextModel(tokenizer), retrieval_top_k=k)
+    bench = Workbench(benchmark, model, OracleTextModel(tokenizer), retrieval_top_k=k, tuned_model=tuned)
     return benchmark, model, bench
 
 
@@ -44,6 +45,8 @@ EXPECTED = {
     "clara_shuffled": {"normal": (0, 0.75, 0.75), "oracle": (0, 1, 1)},
     "text": {"normal": (5 / 8, 2 / 8, 5 / 8), "oracle": (5 / 8, 2 / 8, 5 / 8)},
     "text_clara": {"normal": (0.75, 0.75, 0.75), "oracle": (1, 1, 1)},
+    "tuned": {"normal": (5 / 8, 2 / 8, 5 / 8), "oracle": (5 / 8, 2 / 8, 5 / 8)},
+    "tuned_clara": {"normal": (0.75, 0.75, 0.75), "oracle": (1, 1, 1)},
     "cut": {"normal": (0, 2 / 8, 5 / 8), "oracle": (0, 2 / 8, 5 / 8)},
     "closed_book": {"normal": (0, None, None), "oracle": (0, None, None)},
 }

@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from clara.data.text_prompts import text_prompt_ids
 from clara.memory_clara import CorpusMemory
 from torch import Tensor
 from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
-from ..baseline_prompts import text_prompt_ids
 from .report import Line, Section, line
 from .roofline import Roof, Shape, shape_of
 from .sizes import Sizes

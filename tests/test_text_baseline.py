@@ -1,0 +1,104 @@
+"""The fine-tuned text baseline: prompts and labels, training, going on, and its place in the evaluation."""
+
+import argparse
+import json
+import random
+
+import pytest
+import torch
+from clara.commands import train
+from clara.data.collation import InstructionCollator, Item
+from clara.data.records import QuestionRecord
+from clara.data.rows import question_row
+from clara.data.text_prompts import text_prompt_ids
+from clara.train.recipe import ScriptArguments
+from clara.train.text_baseline import TextCollator, fields_of, make_trainer, run
+from conftest import DOCUMENTS, make_tokenizer
+from training_helpers import QUESTION_ROWS, make_args
+from transformers import AutoModelForCausalLM
+
+LORA = {"lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.0}
+
+
+@pytest.fixture
+def rows(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(question_row(row)) + "\n" for row in QUESTION_ROWS))
+    return str(path)
+
+
+def script(base, rows, **kwargs):
+    return ScriptArguments(**{"base": base, "model_fields": LORA, "train_files": [rows], **kwargs})
+
+
+def test_prompt_answer_and_labels():
+    tokenizer = make_tokenizer()
+    collate = TextCollator(tokenizer, documents_per_question=2, seed=5)
+    items = [Item(index, 0, row) for index, row in enumerate(QUESTION_ROWS[:3])]
+    batch = collate(items)
+    for item, ids, mask, labels in zip(items, *batch.values(), strict=True):
+        draw = random.Random(f"5-0-{item.index}")
+        shown = InstructionCollator(None, 2).documents(item.record, draw)
+        prompt = text_prompt_ids(tokenizer, item.record.question, shown)
+        answer = [*tokenizer(item.record.target)["input_ids"], tokenizer.eos_token_id]
+        assert ids[mask.bool()].tolist() == prompt + answer
+        assert labels[labels != -100].tolist() == answer
+        assert mask.tolist() == sorted(mask.tolist())
+
+
+def test_long_documents_are_cut_and_long_prompts_refused():
+    tokenizer = make_tokenizer()
+    record = QuestionRecord("who", ("Ada",), (" ".join(DOCUMENTS),), (0,))
+    short, _ = TextCollator(tokenizer, doc_max_length=20).encode(Item(0, 0, record))
+    whole, _ = TextCollator(tokenizer, doc_max_length=10_000).encode(Item(0, 0, record))
+    assert len(short) < len(whole) - 50
+    with pytest.raises(ValueError, match="lower `documents_per_question`"):
+        TextCollator(tokenizer, doc_max_length=10_000, prompt_limit=50)([Item(0, 0, record)])
+
+
+def test_the_loss_is_that_of_the_answers_alone(base, rows, tmp_path):
+    trainer = make_trainer(script(base, rows), make_args(tmp_path, "instruction_tuning"))
+    batch = trainer.data_collator([trainer.train_dataset[index] for index in range(3)])
+    model = trainer.model.eval()
+    with torch.no_grad():
+        loss = trainer.compute_loss(model, batch)
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    expected = torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten()
+    )
+    assert abs(float(loss) - float(expected)) < 1e-4
+
+
+def test_trains_only_lora_and_loads_as_a_text_model(base, rows, tmp_path):
+    args = make_args(tmp_path / "run", "instruction_tuning", max_steps=3)
+    trainer = run(script(base, rows), args)
+    assert all("lora_" in n for n, p in trainer.model.named_parameters() if p.requires_grad)
+    tuned = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "final")
+    plain = AutoModelForCausalLM.from_pretrained(base)
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        assert not torch.allclose(tuned(ids).logits, plain(ids).logits)
+        mine = trainer.model.eval()(ids).logits
+    torch.testing.assert_close(tuned(ids).logits.detach(), mine)
+
+
+def test_takes_base_and_lora_fields_of_a_checkpoint(checkpoint, shared_model, rows):
+    found = fields_of(script(None, rows, model=checkpoint, model_fields=None))
+    assert found["base"] == shared_model.config.base_model_name_or_path
+    assert (found["lora_r"], found["doc_max_length"]) == (4, 64)
+
+
+def test_another_stage_is_refused(base, rows, tmp_path):
+    with pytest.raises(ValueError, match="of stage 'instruction_tuning'"):
+        make_trainer(script(base, rows), make_args(tmp_path, "end_to_end"))
+
+
+def test_the_command_trains_with_a_recipe(base, rows, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    fields = {"base": base, "model_fields": LORA, "train_files": [rows], "stage": "instruction_tuning"}
+    more = {"output_dir": str(tmp_path / "run"), "use_cpu": True, "documents_per_question": 2}
+    recipe.write_text(json.dumps({**fields, **more, "disable_tqdm": True, "save_strategy": "no"}))
+    train.run(
+        argparse.Namespace(stage="text_baseline", options=["--config", str(recipe), "--max_steps", "1"])
+    )
+    assert (tmp_path / "run" / "final" / "adapter_model.safetensors").is_file()

@@ -1,0 +1,211 @@
+"""The fine-tuned text baseline: the same base with one LoRA adapter, on the same rows with documents as text.
+
+It takes a recipe of stage instruction_tuning: rows, order, documents shown, steps, optimizer and LoRA fields
+are those of CLaRa's own training, and the prompt is CLaRa's with text where the memories would be. What it
+writes is a plain PEFT adapter.
+"""
+
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    Trainer,
+)
+from transformers.trainer_utils import get_last_checkpoint, set_seed
+
+from ..checkpoint_clara import base_path
+from ..configuration_clara import ClaraConfig
+from ..data.collation import InstructionCollator, Item, RecordDataset
+from ..data.text_prompts import text_prompt_ids
+from ..processing_clara import IGNORE_INDEX
+from ..tokens_clara import plain_ids, plain_offsets
+from .arguments import ClaraTrainingConfig
+from .optimizer import MasterAdamW
+from .recipe import ScriptArguments, parse_arguments
+from .run import load_records
+from .sampling import EpochCallback, EpochSampler
+
+LORA_FIELDS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "doc_max_length")
+
+
+@dataclass
+class TextCollator:
+    """Questions with the text of the documents that CLaRa's instruction tuning would compress.
+
+    Attributes:
+        tokenizer: The base's tokenizer.
+        documents_per_question: As in `InstructionCollator`, whose choice and order of documents this is.
+        doc_max_length: Tokens of a document that are read; what is beyond is cut off, as there.
+        prompt_limit: Longest prompt with its answer, in tokens.
+        seed: Seed of the order.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    documents_per_question: int = 5
+    doc_max_length: int = 256
+    prompt_limit: int = 2048
+    seed: int = 0
+
+    def __call__(self, items: Sequence[Item]) -> dict[str, Tensor]:
+        """Makes a batch: `input_ids`, `attention_mask`, `labels`, each (B, L), padded on the left.
+
+        Raises:
+            ValueError: If a prompt with its answer is longer than `prompt_limit`.
+        """
+        rows = [self.encode(item) for item in items]
+        longest = max(len(prompt) + len(answer) for prompt, answer in rows)
+        if longest > self.prompt_limit:
+            raise ValueError(
+                f"a prompt with its answer has {longest} tokens, the limit is {self.prompt_limit}: lower "
+                "`documents_per_question`."
+            )
+        ids = [prompt + answer for prompt, answer in rows]
+        pad = self.tokenizer.pad_token_id
+        pad = self.tokenizer.eos_token_id if pad is None else pad
+        return {
+            "input_ids": _left(ids, pad),
+            "attention_mask": _left([[1] * len(row) for row in ids], 0),
+            "labels": _left([[IGNORE_INDEX] * len(prompt) + answer for prompt, answer in rows], IGNORE_INDEX),
+        }
+
+    def encode(self, item: Item) -> tuple[list[int], list[int]]:
+        """Ids of a row's prompt and of its answer with the end token."""
+        draw = random.Random(f"{self.seed}-{item.epoch}-{item.index}")
+        chosen = InstructionCollator(None, self.documents_per_question).documents(item.record, draw)
+        texts = [self._cut(text) for text in chosen]
+        prompt = text_prompt_ids(self.tokenizer, item.record.question, texts)
+        return prompt, [*plain_ids(self.tokenizer, [item.record.target])[0], self.tokenizer.eos_token_id]
+
+    def _cut(self, text: str) -> str:
+        offsets = plain_offsets(self.tokenizer, [text])[0]
+        return text if len(offsets) <= self.doc_max_length else text[: offsets[self.doc_max_length - 1][1]]
+
+
+def _left(rows: Sequence[list[int]], value: int) -> Tensor:
+    width = max(len(row) for row in rows)
+    return torch.tensor([[value] * (width - len(row)) + row for row in rows])
+
+
+class TextTrainer(Trainer):
+    """`Trainer` with CLaRa's order of rows, its optimizer, and logits of the answers alone."""
+
+    def _get_train_sampler(self, train_dataset: RecordDataset | None = None) -> EpochSampler:
+        args = self.args
+        step = args.train_batch_size * args.gradient_accumulation_steps * max(1, args.world_size)
+        dataset = train_dataset or self.train_dataset
+        sampler = EpochSampler(dataset, step, args.bucket_by_length, args.seed)
+        for callback in self.callback_handler.callbacks:
+            if type(callback) is EpochCallback:
+                callback.sampler = sampler
+        return sampler
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, Any]:
+        """Cross-entropy of the answer tokens, which stand at the end of every row."""
+        labels = inputs["labels"]
+        answered = (labels != IGNORE_INDEX).any(dim=0).nonzero()[0]
+        width = labels.shape[1] - int(answered)
+        outputs = model(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            logits_to_keep=width + 1,
+            use_cache=False,
+        )
+        targets = labels[:, -width:]
+        total = functional.cross_entropy(
+            outputs.logits[:, :-1].float().flatten(0, 1), targets.flatten(), reduction="sum"
+        )
+        count = (targets != IGNORE_INDEX).sum() if num_items_in_batch is None else num_items_in_batch
+        everywhere = num_items_in_batch is not None and self.args.average_tokens_across_devices
+        loss = total / count * (self.args.world_size if everywhere else 1)
+        return (loss, outputs) if return_outputs else loss
+
+
+def make_trainer(script: ScriptArguments, args: ClaraTrainingConfig) -> TextTrainer:
+    """The trainer of a recipe, over the base of its checkpoint or the one that it names.
+
+    Raises:
+        ValueError: If the recipe is of another stage, or its checkpoint changed the base.
+    """
+    if args.stage != "instruction_tuning":
+        raise ValueError(
+            f"the text baseline takes a recipe of stage 'instruction_tuning', got {args.stage!r}."
+        )
+    fields = fields_of(script)
+    path = base_path(os.path.expanduser(fields["base"]))
+    dtype = {} if script.dtype is None else {"dtype": getattr(torch, script.dtype)}
+    base = AutoModelForCausalLM.from_pretrained(path, **({"dtype": "auto"} | dtype))
+    lora = LoraConfig(
+        r=fields["lora_r"],
+        lora_alpha=fields["lora_alpha"],
+        lora_dropout=fields["lora_dropout"],
+        target_modules=fields["lora_target_modules"],
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(base, lora, autocast_adapter_dtype=False)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    limit = base.config.max_position_embeddings
+    collator = TextCollator(
+        tokenizer, args.documents_per_question, fields["doc_max_length"], limit, args.seed
+    )
+    args.output_dir, args.eval_strategy = os.path.expanduser(args.output_dir), "no"
+    return TextTrainer(
+        model=model,
+        args=args,
+        data_collator=collator,
+        train_dataset=RecordDataset(load_records(script, args.stage)),
+        callbacks=[EpochCallback()],
+        processing_class=tokenizer,
+        optimizer_cls_and_kwargs=(
+            MasterAdamW,
+            {
+                "lr": args.learning_rate,
+                "betas": (args.adam_beta1, args.adam_beta2),
+                "eps": args.adam_epsilon,
+            },
+        ),
+    )
+
+
+def fields_of(script: ScriptArguments) -> dict[str, Any]:
+    """Base, LoRA fields and longest document: the checkpoint's, or those of the recipe itself."""
+    if script.model is None:
+        config = ClaraConfig(**(script.model_fields or {}))
+        return {"base": script.base, **{name: getattr(config, name) for name in LORA_FIELDS}}
+    config = ClaraConfig.from_pretrained(os.path.expanduser(script.model))
+    if config.base_is_changed:
+        raise ValueError(f"{script.model} changed its base's weights: name the base itself as `base`.")
+    return {
+        "base": config.base_model_name_or_path,
+        **{name: getattr(config, name) for name in LORA_FIELDS},
+    }
+
+
+def run(script: ScriptArguments, args: ClaraTrainingConfig) -> TextTrainer:
+    """Trains and writes the PEFT adapter with its tokenizer into `output_dir`/final; goes on after a cut."""
+    set_seed(args.seed)
+    trainer = make_trainer(script, args)
+    last = get_last_checkpoint(args.output_dir) if os.path.isdir(args.output_dir) else None
+    trainer.train(resume_from_checkpoint=last)
+    trainer.save_model(os.path.join(args.output_dir, "final"))
+    return trainer
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parses the options of `clara train text_baseline` and trains."""
+    run(*parse_arguments([*arguments, "--stage", "instruction_tuning"]))
