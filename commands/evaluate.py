@@ -55,6 +55,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size", type=int, default=16, metavar="N", help="questions at once (default: 16)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of intervals, tests and the shuffled control")
+    add_alternatives(parser)
+    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER")
+    add_model_arguments(parser)
+
+
+def add_alternatives(parser: argparse.ArgumentParser) -> None:
+    """Adds the models of the systems beside CLaRa."""
     parser.add_argument("--encoder", help="sentence encoder of the dense systems (default: all-MiniLM-L6-v2)")
     parser.add_argument(
         "--text-model",
@@ -66,8 +73,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH_OR_ID",
         help="PEFT adapter or causal LM tuned on text (`clara train text_baseline`), for the systems tuned…",
     )
-    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER")
-    add_model_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
