@@ -22,6 +22,7 @@ from .documents_clara import (
     to_passages,
 )
 from .encoding_clara import evaluating
+from .filters_clara import Where
 from .memory_clara import CorpusMemory, is_corpus_memory
 from .outputs_clara import ClaraGenerateOutput, RetrievalOutput, first
 from .prompts_clara import paraphrase_prompt
@@ -34,7 +35,12 @@ class AnsweringMixin(BuildingMixin):
 
     @torch.no_grad()
     def retrieve(
-        self, questions: str | Sequence[str], memory: CorpusMemory, retrieval_top_k: int | None = None
+        self,
+        questions: str | Sequence[str],
+        memory: CorpusMemory,
+        retrieval_top_k: int | None = None,
+        where: Where | None = None,
+        exact: bool | None = None,
     ) -> RetrievalOutput:
         """Finds the passages whose memories are nearest to each question's memory by cosine.
 
@@ -42,9 +48,12 @@ class AnsweringMixin(BuildingMixin):
             questions: One question or B of them.
             memory: A corpus memory of N passages made by this model.
             retrieval_top_k: K passages a question; `min(config.retrieval_top_k, N)` by default.
+            where: Which passages may be found, by their metadata; see `filters_clara`.
+            exact: True: score all passages. False: use the memory's index. None: the index if there is one.
 
         Returns:
-            Flat lists and scores (K,) for one question, nested lists and (B, K) for several.
+            Flat lists and scores (K,) for one question, nested lists and (B, K) for several; fewer
+            than K passages if fewer pass `where`.
 
         Raises:
             ValueError: If K is below 1 or above N, a question is empty or too long, or another model made the
@@ -52,7 +61,9 @@ class AnsweringMixin(BuildingMixin):
         """
         self._check_memory(memory)
         texts = check_texts([questions] if isinstance(questions, str) else questions, "questions")
-        scores, indices = self._search(self._reason_texts(texts), memory, retrieval_top_k)
+        scores, indices = self._search(
+            self._reason_texts(texts), memory, retrieval_top_k, _options(where, exact)
+        )
         found = RetrievalOutput(
             document_ids=[[memory.document_ids[i] for i in row] for row in indices.tolist()],
             indices=indices.tolist(),
@@ -65,9 +76,11 @@ class AnsweringMixin(BuildingMixin):
         with self.lock, evaluating(self):
             return self.reason(**batch)
 
-    def _search(self, query: Tensor, memory: CorpusMemory, k: int | None) -> tuple[Tensor, Tensor]:
+    def _search(
+        self, query: Tensor, memory: CorpusMemory, k: int | None, options: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
         k = min(self.config.retrieval_top_k, len(memory)) if k is None else k
-        scores, indices = memory.search(query[:, : memory.num_memory_tokens], k)
+        scores, indices = memory.search(query[:, : memory.num_memory_tokens], k, **options)
         return scores.cpu(), indices.cpu()
 
     @torch.no_grad()
@@ -76,6 +89,8 @@ class AnsweringMixin(BuildingMixin):
         questions: str | Sequence[str] | Tensor | None = None,
         memory: Memory | None = None,
         retrieval_top_k: int | None = None,
+        where: Where | None = None,
+        exact: bool | None = None,
         **kwargs: Any,
     ) -> str | list[str] | ClaraGenerateOutput:
         """Answers questions from the memories nearest to them.
@@ -84,6 +99,8 @@ class AnsweringMixin(BuildingMixin):
             questions: One question or B of them.
             memory: A corpus memory; or texts, compressed on the way; or one list of texts for each question.
             retrieval_top_k: K passages given to the generator; `min(config.retrieval_top_k, N)` by default.
+            where: As of `retrieve`.
+            exact: As of `retrieve`.
             **kwargs: Ordinary generation arguments (max_new_tokens, num_beams, streamer, …);
                 `return_dict_in_generate=True` returns a `ClaraGenerateOutput`.
 
@@ -95,7 +112,8 @@ class AnsweringMixin(BuildingMixin):
             ValueError: As `retrieve` and `build_memory`, for an unknown keyword, or a prompt above the limit.
         """
         if memory is None:
-            if retrieval_top_k is not None or not isinstance(questions, (Tensor, type(None))):
+            asked = retrieval_top_k is not None or bool(_options(where, exact))
+            if asked or not isinstance(questions, (Tensor, type(None))):
                 raise ValueError(
                     "`memory` is missing: give a corpus memory or a list of texts to answer from."
                 )
@@ -106,7 +124,7 @@ class AnsweringMixin(BuildingMixin):
         texts = check_texts([questions] if isinstance(questions, str) else questions, "questions")
         with_dict = kwargs.pop("return_dict_in_generate", False)
         with self.lock:
-            found, embeds, mask = self._embed(texts, memory, retrieval_top_k)
+            found, embeds, mask = self._embed(texts, memory, retrieval_top_k, _options(where, exact))
             generation = self._generate_from(embeds, mask, **kwargs)
         answers = self._decode(generation.sequences, len(texts))
         out = ClaraGenerateOutput(
@@ -137,12 +155,12 @@ class AnsweringMixin(BuildingMixin):
         """
         texts = check_texts(list(questions), "questions")
         with self.lock:
-            return self._embed(texts, memory, retrieval_top_k)
+            return self._embed(texts, memory, retrieval_top_k, {})
 
     def _embed(
-        self, texts: list[str], memory: Memory, k: int | None
+        self, texts: list[str], memory: Memory, k: int | None, options: dict[str, Any]
     ) -> tuple[RetrievalOutput, Tensor, Tensor]:
-        found, chosen = self._find(texts, self._pools(memory, len(texts)), k)
+        found, chosen = self._find(texts, self._pools(memory, len(texts)), k, options)
         counts, size = [len(rows) for rows in chosen], chosen[0].shape[1]
         prompts = self._processor().encode_prompts(texts, counts, num_memory_tokens=size)
         return found, *self._filled(prompts, torch.cat([rows.flatten(0, 1) for rows in chosen]))
@@ -167,7 +185,7 @@ class AnsweringMixin(BuildingMixin):
         return [self.build_memory(pool, show_progress=False) for pool in memory]
 
     def _find(
-        self, questions: list[str], pools: list[CorpusMemory], k: int | None
+        self, questions: list[str], pools: list[CorpusMemory], k: int | None, options: dict[str, Any]
     ) -> tuple[RetrievalOutput, list[Tensor]]:
         """What was found, and for each question its memories (K, M, H) in prompt order."""
         query = self._reason_texts(questions)
@@ -177,9 +195,11 @@ class AnsweringMixin(BuildingMixin):
         scores: list[Tensor] = [torch.empty(0)] * len(pools)
         indices: list[list[int]] = [[]] * len(pools)
         for rows in groups.values():
-            group_scores, group_indices = self._search(query[rows], pools[rows[0]], k)
+            group_scores, group_indices = self._search(query[rows], pools[rows[0]], k, options)
             for row, row_scores, row_indices in zip(rows, group_scores, group_indices.tolist(), strict=True):
                 scores[row], indices[row] = row_scores, row_indices
+        if not all(indices):
+            raise ValueError(f"`where` {options['where']!r} lets no passage through: nothing to answer from.")
         order = reading_order if self.config.memory_order == "score" else pool_order
         chosen = [
             pool.gather(torch.tensor([order(pool, row)]))[0] for pool, row in zip(pools, indices, strict=True)
@@ -238,3 +258,8 @@ class AnsweringMixin(BuildingMixin):
                 "`memory` was made by another compressor or base than this model's: "
                 "build it again with this model, or load the model that made it."
             )
+
+
+def _options(where: Where | None, exact: bool | None) -> dict[str, Any]:
+    """What a search is told beyond its query and K; nothing that was not asked for."""
+    return {name: value for name, value in (("where", where), ("exact", exact)) if value is not None}

@@ -7,14 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from .finding_clara import FindingMixin
 from .manifest_clara import check_identity
 from .passages_clara import check_passages
-from .search_clara import check_search, default_block_size, nearest
 from .shards_clara import Shard, check_memory
-from .stored_clara import StoredMemory
 from .table_clara import MemoryTable
 from .tombstones_clara import find_passages
 from .writer_clara import StoreWriter
@@ -37,7 +35,7 @@ def is_corpus_memory(value: Any) -> bool:
     return all(hasattr(value, name) for name in INTERFACE)
 
 
-class CorpusMemory(StoredMemory):
+class CorpusMemory(FindingMixin):
     """N passages with their memories, for search and for generation.
 
     Args:
@@ -58,8 +56,6 @@ class CorpusMemory(StoredMemory):
     folder while the memory is in use.
     """
 
-    _norms: np.ndarray = np.empty(0, np.float32)
-
     def __init__(
         self,
         memory: Tensor,
@@ -76,30 +72,6 @@ class CorpusMemory(StoredMemory):
         check_identity(fingerprint, base)
         shards = [Shard(memory, columns)]
         MemoryTable.__init__(self, shards, memory.shape[1:], memory.dtype, fingerprint, base)
-
-    def search(
-        self, query: Tensor, retrieval_top_k: int, block_size: int | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Finds the K passages with the highest cosine of flattened memories, exactly.
-
-        Args:
-            query: (B, M, H) memories of the questions.
-            retrieval_top_k: K.
-            block_size: Rows in RAM at a time. Default: 64 MiB of float32, at most 8192 rows.
-
-        Returns:
-            (B, K) float32 scores, best first, and (B, K) int64 indices, on the query's device; of equal
-            scores the lower index first. A zero memory scores 0.
-
-        Raises:
-            ValueError: If K is below 1 or above N, or M or H of the query are not the memory's.
-        """
-        check_search(query, self._shape, len(self), retrieval_top_k, block_size)
-        block_size = block_size or default_block_size(self.num_memory_tokens * self.hidden_size)
-        missing = np.full(len(self) - len(self._norms), np.nan, np.float32)
-        self._norms = np.concatenate([self._norms, missing]) if len(missing) else self._norms
-        norms = torch.from_numpy(self._norms)
-        return nearest(query, retrieval_top_k, self._read, self.gather, norms, block_size)
 
     def append(self, other: "CorpusMemory") -> None:
         """Adds the passages of another corpus memory, in place; its memories take this one's dtype.

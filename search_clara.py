@@ -1,9 +1,10 @@
-"""Exact nearest memories by cosine, a block of rows at a time, so that RAM does not grow with the corpus.
+"""Nearest memories by cosine: exactly, a block of rows at a time, or among the candidates of an index.
 
-Letters of the shapes: B questions, N passages, K chosen, M memory tokens, H hidden width, n rows of a block.
+Letters of the shapes: B questions, N passages, K chosen, C candidates, M memory tokens, H hidden width,
+n rows of a block.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from torch import Tensor
 BLOCK_BYTES = 1 << 26
 MAX_BLOCK_ROWS = 8192
 SPARE = 16
+
+Gather = Callable[[Tensor], Tensor]
 
 
 def check_search(query: Tensor, shape: tuple[int, int], count: int, k: int, block_size: int | None) -> None:
@@ -45,9 +48,10 @@ def nearest(
     query: Tensor,
     k: int,
     read: Callable[[int, int], Tensor],
-    gather: Callable[[Tensor], Tensor],
+    gather: Gather,
     norms: Tensor,
     block_size: int,
+    rows: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The K rows with the highest cosine to each query, best first; of equal ones the lower index first.
 
@@ -62,55 +66,135 @@ def nearest(
         gather: Reads the rows at indices (n,), (n, M, H), on the CPU.
         norms: (N,) float32 norms of the rows, NaN where not known yet; those are filled in here.
         block_size: Rows read at a time.
+        rows: Sorted indices of the only rows that may be found. None: all.
 
     Returns:
-        (B, K) float32 scores and (B, K) int64 indices on the query's device.
+        (B, K) float32 scores and (B, K) int64 indices on the query's device; fewer columns if there are fewer
+        rows.
 
     Raises:
         ValueError: If a row read is not finite, which only a damaged file can cause.
     """
-    exact_unit = _unit(query.cpu())
-    unit = exact_unit.float().to(query.device)
+    candidates = scan(query, k, read, gather, norms, block_size, rows)
+    return rescore(query, candidates, gather, k)
+
+
+def scan(
+    query: Tensor,
+    k: int,
+    read: Callable[[int, int], Tensor],
+    gather: Gather,
+    norms: Tensor,
+    block_size: int,
+    rows: Tensor | None = None,
+) -> Tensor:
+    """The K best rows and a few more by float32 cosine, (B, C) on the CPU; arguments of `nearest`."""
+    unit = unit_rows(query.cpu()).float().to(query.device)
     scores = unit.new_empty(len(unit), 0)
     indices = torch.empty(len(unit), 0, dtype=torch.long, device=unit.device)
-    for start in range(0, len(norms), block_size):
-        stop = min(len(norms), start + block_size)
-        rows = read(start, stop).flatten(1)
-        if torch.isnan(norms[start:stop]).any():
-            norms[start:stop] = _row_norms(rows, start)
-        found = _block_scores(unit, rows, norms[start:stop])
-        places = torch.arange(start, stop, device=unit.device).expand(len(unit), -1)
-        scores, indices = _best(torch.cat([scores, found], 1), torch.cat([indices, places], 1), k + SPARE)
-    candidates = indices.cpu().sort(dim=1).values
-    exact = [_exact_scores(row, gather(places)) for row, places in zip(exact_unit, candidates, strict=True)]
+    for places, block in _blocks(read, gather, len(norms), block_size, rows):
+        block = block.flatten(1)
+        unknown = torch.isnan(norms[places])
+        if unknown.any():
+            norms[places] = row_norms(block, places)
+        found = block_scores(unit, block, norms[places])
+        columns = places.to(unit.device).expand(len(unit), -1)
+        scores, indices = _best(torch.cat([scores, found], 1), torch.cat([indices, columns], 1), k + SPARE)
+    return indices.cpu()
+
+
+def _blocks(
+    read: Callable[[int, int], Tensor], gather: Gather, count: int, size: int, rows: Tensor | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Indices (n,) and memories (n, M, H) of each block."""
+    if rows is not None:
+        yield from ((places, gather(places)) for places in rows.split(size) if len(places))
+        return
+    for start in range(0, count, size):
+        stop = min(count, start + size)
+        yield torch.arange(start, stop), read(start, stop)
+
+
+@torch.no_grad()
+def refine(query: Tensor, proposed: Tensor, gather: Gather, k: int, block_size: int) -> Tensor:
+    """The K best of each question's proposed rows, and a few more, by float32 cosine.
+
+    The rows of several questions are read together, each once and in the order of the file.
+
+    Args:
+        query: (B, M, H).
+        proposed: (B, C) rows, -1 where there is none; each question has at least one.
+        gather: Reads the rows at indices (n,), (n, M, H), on the CPU.
+        k: K.
+        block_size: Rows read at a time, about.
+
+    Returns:
+        (B, C') rows on the CPU, -1 where there is none.
+    """
+    unit = unit_rows(query.cpu()).float()
+    chosen = []
+    for part in torch.arange(len(unit)).split(max(1, block_size // proposed.shape[1])):
+        own = proposed[part]
+        rows, places = own.clamp_min(0).unique(return_inverse=True)
+        memories = gather(rows).flatten(1)
+        scores = block_scores(unit[part], memories, row_norms(memories, rows)).gather(1, places)
+        scores = scores.masked_fill(own < 0, float("-inf"))
+        best = scores.topk(min(k + SPARE, scores.shape[1]), dim=1).indices
+        chosen.append(own.gather(1, best))
+    return torch.cat(chosen)
+
+
+@torch.no_grad()
+def rescore(query: Tensor, candidates: Tensor, gather: Gather, k: int) -> tuple[Tensor, Tensor]:
+    """The K best of each question's candidates, scored in float64.
+
+    Args:
+        query: (B, M, H).
+        candidates: (B, C) rows on the CPU, -1 where there is none.
+        gather: Reads the rows at indices (n,), (n, M, H), on the CPU.
+        k: K.
+
+    Returns:
+        (B, K) float32 cosines, best first, of equal ones the lower index first, and (B, K) int64 indices, on
+        the query's device.
+    """
+    candidates = candidates.sort(dim=1).values
+    exact = [
+        exact_scores(row, gather(places.clamp_min(0))).masked_fill(places < 0, float("-inf"))
+        for row, places in zip(unit_rows(query.cpu()), candidates, strict=True)
+    ]
     scores, indices = _best(torch.stack(exact), candidates, k)
     return scores.to(query.device), indices.to(query.device)
 
 
-def _exact_scores(unit: Tensor, rows: Tensor) -> Tensor:
+def exact_scores(unit: Tensor, rows: Tensor) -> Tensor:
     """Cosines (n,) of one unit query (M * H) and rows (n, M, H), rounded to float32 only at the end."""
-    return (_unit(rows) @ unit).float()
+    return (unit_rows(rows) @ unit).float()
 
 
-def _unit(rows: Tensor) -> Tensor:
+def unit_rows(rows: Tensor) -> Tensor:
     """Rows (n, M, H) to float64 unit vectors (n, M * H); a zero row stays zero."""
     rows = rows.flatten(1).double()
     norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     return rows / norms.masked_fill(norms == 0, 1.0)
 
 
-def _row_norms(rows: Tensor, start: int) -> Tensor:
-    """Norms (n,) of a block (n, M * H) that begins at row `start`."""
+def row_norms(rows: Tensor, places: Tensor) -> Tensor:
+    """Float32 norms (n,) of a block (n, M * H) whose rows have the indices `places`.
+
+    Raises:
+        ValueError: If a row is not finite; names its index.
+    """
     norms = torch.linalg.vector_norm(rows.float(), dim=1)
     if not (torch.isfinite(norms) & (norms > 0)).all():
         norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
     if not torch.isfinite(norms).all():
-        row = start + int((~torch.isfinite(norms)).nonzero()[0])
+        row = int(places[(~torch.isfinite(norms)).nonzero()[0]])
         raise ValueError(f"`memory[{row}]` is not finite: the store is damaged; load it with `verify=True`.")
-    return norms
+    return norms.float()
 
 
-def _block_scores(unit: Tensor, rows: Tensor, norms: Tensor) -> Tensor:
+def block_scores(unit: Tensor, rows: Tensor, norms: Tensor) -> Tensor:
     """Cosines (B, n) in float32, also inside autocast; a zero row scores 0."""
     with torch.autocast(unit.device.type, enabled=False):
         dots = unit @ rows.to(unit.device).float().T

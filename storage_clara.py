@@ -22,7 +22,15 @@ from .tombstones_clara import bury, read_tombstones
 
 LOCK = ".corpus_memory.lock"
 FULL_CHECK_BYTES = 1_000_000_000
-FILE_PATTERNS = (MANIFEST, "memory-*.safetensors", "passages-*.parquet", "deleted-*.safetensors")
+FILE_PATTERNS = (
+    MANIFEST,
+    "memory-*.safetensors",
+    "passages-*.parquet",
+    "deleted-*.safetensors",
+    "corpus_index.json",
+    "index-*.faiss",
+    "sketch-*.safetensors",
+)
 LEFTOVER = re.compile(r"(memory|passages|deleted)-\d{5,}(\.tmp|-[0-9a-f]{8}\.(safetensors|parquet))")
 SIZE = re.compile(r"(\d+)\s*([KMGT]?)B", re.IGNORECASE)
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}

@@ -32,6 +32,7 @@ class StoredMemory(MemoryTable):
     """What [`CorpusMemory`] can do with a folder and with the Hub."""
 
     _stored: Place | None = None
+    _entries: Sequence[ShardEntry] = ()
 
     def save_pretrained(self, folder: str | os.PathLike, max_shard_size: int | str = SHARD_SIZE) -> None:
         """Writes the memory to a folder; a process killed on the way leaves what was there before.
@@ -51,6 +52,7 @@ class StoredMemory(MemoryTable):
         digest, first = self._save(Path(folder), max_shard_size)
         self._hold([*self._shards[:first], *(shard.flat() for shard in self._shards[first:])])
         self._stored = Place(os.path.realpath(folder), digest, len(self._shards))
+        self._entries = read_manifest(Path(folder))[0].shards
 
     def _save(self, folder: Path, max_shard_size: int | str = SHARD_SIZE) -> tuple[str, int]:
         """Writes the store; returns the SHA-256 of its manifest and the first shard written."""
@@ -145,6 +147,7 @@ class StoredMemory(MemoryTable):
         dtype = DTYPES[manifest.dtype].torch
         MemoryTable.__init__(memory, shards, shape, dtype, manifest.fingerprint, manifest.base)
         memory._stored = Place(os.path.realpath(folder), digest, len(shards))
+        memory._entries = manifest.shards
         return memory
 
     def push_to_hub(

@@ -452,3 +452,26 @@ def test_answers_do_not_depend_on_the_copy(memory, checkpoint, shared_model):
     expected = shared_model.generate(QUESTIONS, memory, **FULL)
     out = again.generate(QUESTIONS, memory, **FULL)
     assert out.answers == expected.answers and torch.equal(logits(out), logits(expected))
+
+
+def test_filters_and_indexes_reach_the_search(shared_model):
+    pytest.importorskip("faiss")
+    documents = [{"text": text, "number": number} for number, text in enumerate(DOCUMENTS)]
+    memory = shared_model.build_memory(documents, show_progress=False)
+    hits = shared_model.retrieve(QUESTIONS, memory, 5, where={"number": {">=": 4}})
+    assert [sorted(row) for row in hits.indices] == [[4, 5]] * 3
+    out = shared_model.generate(
+        QUESTIONS[0], memory, where={"number": [1]}, max_new_tokens=2, return_dict_in_generate=True
+    )
+    assert out.document_ids == ["1"] and out.scores.shape == (1,)
+    with pytest.raises(ValueError, match="lets no passage through"):
+        shared_model.generate(QUESTIONS, memory, where={"number": 7})
+    assert shared_model.retrieve(QUESTIONS[0], memory, where={"number": 7}).indices == []
+    with pytest.raises(ValueError, match="there is no index"):
+        shared_model.retrieve(QUESTIONS, memory, exact=False)
+    memory.build_index()
+    assert shared_model.retrieve(QUESTIONS, memory, exact=False).indices == (
+        shared_model.retrieve(QUESTIONS, memory, exact=True).indices
+    )
+    with pytest.raises(ValueError, match="`memory` is missing"):
+        shared_model.generate(where={"number": 7})

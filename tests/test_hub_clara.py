@@ -7,7 +7,14 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import LocalEntryNotFoundError
 from store_helpers import make_memory, same
 
-SHARD_FILES = ["memory-*.safetensors", "passages-*.parquet", "deleted-*.safetensors"]
+STORE_FILES = [
+    "memory-*.safetensors",
+    "passages-*.parquet",
+    "deleted-*.safetensors",
+    "corpus_index.json",
+    "index-*.faiss",
+    "sketch-*.safetensors",
+]
 
 
 class FakeHub:
@@ -51,7 +58,7 @@ def test_push_uploads_a_store_that_loads(hub, tmp_path):
     assert upload[:3] == ("upload_folder", "hf_x", "me/corpus")
     assert upload[3]["repo_type"] == "dataset" and upload[3]["revision"] is None
     assert upload[3]["commit_message"] == "Upload corpus memory"
-    assert upload[3]["delete_patterns"] == SHARD_FILES
+    assert upload[3]["delete_patterns"] == STORE_FILES
     assert ".corpus_memory.lock" not in upload[3]["allow_patterns"]
     assert same(CorpusMemory.from_pretrained(hub.root), memory)
     card = (hub.root / "README.md").read_text()
@@ -85,7 +92,7 @@ def test_load_from_a_repository(tmp_path, monkeypatch):
     )
     memory = CorpusMemory.from_pretrained("me/corpus", "f", revision="v2", token="hf_x", cache_dir="there")
     assert same(memory, make_memory(4))
-    patterns = ["corpus_memory.json", *SHARD_FILES]
+    patterns = ["corpus_memory.json", *STORE_FILES]
     expected = {"repo_type": "dataset", "revision": "v2", "token": "hf_x", "cache_dir": "there"}
     assert calls == [(("me/corpus",), {**expected, "allow_patterns": patterns})]
 

@@ -113,9 +113,9 @@ def test_default_block_is_bounded():
 
 def test_norms_are_computed_once(monkeypatch):
     memory = make_memory(50)
-    calls, plain = [], search_clara._row_norms
+    calls, plain = [], search_clara.row_norms
     monkeypatch.setattr(
-        search_clara, "_row_norms", lambda rows, start: (calls.append(len(rows)), plain(rows, start))[1]
+        search_clara, "row_norms", lambda rows, places: (calls.append(len(rows)), plain(rows, places))[1]
     )
     first = memory.search(torch.ones(1, 2, 4), 3, block_size=20)
     assert calls == [20, 20, 10]

@@ -1,0 +1,166 @@
+"""Building an index: one pass gives the sketches and the exact neighbours of test questions.
+
+The recall of those neighbours among the candidates then decides how hard a search tries. RAM does not grow
+with the corpus but for the index itself; the sketches wait in a temporary file.
+
+Letters of the shapes: N passages, T test questions, M memory tokens, H hidden width, D = M * H, d dimensions.
+"""
+
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .index_clara import Effort, SketchIndex, choose_kind, make_searcher
+from .search_clara import block_scores, default_block_size, row_norms, unit_rows
+from .sketch_clara import DIMENSIONS, Sketch, learn_sketch, sample_rows
+
+RECALL_AT = 5
+RECALL = 0.99
+TESTS = 128
+CANDIDATES = (2, 4, 8, 16, 32, 64, 128, 256, 512)
+logger = logging.getLogger(__name__)
+
+
+@torch.no_grad()
+def build_index(
+    memory: Any,
+    kind: str | None = None,
+    dimensions: int = DIMENSIONS,
+    questions: Tensor | None = None,
+    recall: float = RECALL,
+    seed: int = 0,
+    scratch: Path | None = None,
+    show_progress: bool = False,
+) -> SketchIndex:
+    """Builds the index of a corpus memory.
+
+    Args:
+        memory: N passages; read in blocks, twice for a sample. The index counts rows, deleted ones included.
+        kind: One of `index_clara.KINDS`. None: by N.
+        dimensions: Numbers d of a sketch; fewer if D or N are smaller.
+        questions: (T, M, H) memories of real questions, by which recall is measured: half of them choose the
+            effort, half say what it reaches. None: means of two stored memories.
+        recall: Recall@5 against exact search that the effort must reach on the first half.
+        seed: Of all samples.
+        scratch: Folder of the temporary file, 4 * d bytes a passage. None: the system's.
+        show_progress: Show a progress bar.
+
+    Raises:
+        ValueError: If `kind` is unknown, `dimensions` is below 2, `recall` not in (0, 1], or the shape of
+            `questions` is wrong.
+        ModuleNotFoundError: If FAISS is not installed.
+    """
+    kind = choose_kind(len(memory), kind)
+    _check(memory, dimensions, questions, recall)
+    width = memory.num_memory_tokens * memory.hidden_size
+    sketch = learn_sketch(len(memory), width, memory.gather, dimensions, seed)
+    tests = _mixed(memory, seed) if questions is None else questions
+    rows = 1 + int(memory.rows_of(torch.tensor([len(memory) - 1])))
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        sketches = np.memmap(file, np.float32, "w+", shape=(rows, sketch.dimensions))
+        truth = _pass(memory, sketch, tests, sketches, show_progress)
+        index = SketchIndex(kind, sketch, make_searcher(kind, sketches, seed), Effort(1.0, 0))
+        del sketches
+    index.effort, found = choose_effort(index, tests, truth, 2 * width, recall)
+    source = "mean of two stored memories" if questions is None else "given questions"
+    index.recall = {"at": truth.shape[1], **found, "of": source}
+    return index
+
+
+def _check(memory: Any, dimensions: int, questions: Tensor | None, recall: float) -> None:
+    if dimensions < 2:
+        raise ValueError(f"`dimensions` must be at least 2, got {dimensions}.")
+    if not 0 < recall <= 1:
+        raise ValueError(f"`recall` must be above 0 and at most 1, got {recall}.")
+    shape = (memory.num_memory_tokens, memory.hidden_size)
+    if questions is not None and (tuple(questions.shape[1:]) != shape or len(questions) < 2):
+        raise ValueError(
+            f"`questions` must be (T, M, H) with T of at least 2 and (M, H) = {shape}, got "
+            f"{tuple(questions.shape)}."
+        )
+
+
+def _mixed(memory: Any, seed: int) -> Tensor:
+    """Test questions (T, M, H): means of two stored unit memories."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    rows = sample_rows(len(memory), 2 * TESTS, generator)
+    units = unit_rows(memory.gather(rows[torch.randperm(len(rows), generator=generator)])).float()
+    mixed = (units + units.roll(1, 0))[: max(2, TESTS)]
+    mixed = mixed if len(mixed) > 1 else mixed.expand(2, -1)
+    return mixed.unflatten(1, (memory.num_memory_tokens, memory.hidden_size))
+
+
+def _pass(memory: Any, sketch: Sketch, tests: Tensor, sketches: np.ndarray, show_progress: bool) -> Tensor:
+    """Writes the sketch of every row and returns the exact nearest rows (T, K) of the test questions."""
+    unit = unit_rows(tests.cpu()).float()
+    k = min(RECALL_AT, len(memory))
+    scores, indices = torch.empty(len(unit), 0), torch.empty(len(unit), 0, dtype=torch.long)
+    size = default_block_size(unit.shape[1])
+    with tqdm(total=len(memory), desc="sketching", unit="passage", disable=not show_progress) as bar:
+        for start in range(0, len(memory), size):
+            rows = memory[start : start + size].flatten(1).float()
+            places = torch.arange(start, start + len(rows))
+            norms = row_norms(rows, places)
+            numbers = memory.rows_of(places)
+            sketches[numbers.numpy()] = sketch.project(rows, norms).numpy()
+            scores = torch.cat([scores, block_scores(unit, rows, norms)], 1)
+            indices = torch.cat([indices, numbers.expand(len(unit), -1)], 1)
+            scores, best = scores.topk(min(k, scores.shape[1]), dim=1)
+            indices = indices.gather(1, best)
+            bar.update(len(rows))
+    return indices
+
+
+def choose_effort(
+    index: SketchIndex, tests: Tensor, truth: Tensor, row_bytes: int, recall: float = RECALL
+) -> tuple[Effort, dict[str, Any]]:
+    """The cheapest effort that reaches a recall on the even tests, and what it reaches on the odd ones.
+
+    Candidates are scored exactly later, so the recall of a search is that of its candidates. An effort costs
+    the bytes that it touches: codes of the cells looked at, memories of the candidates.
+
+    Args:
+        index: A built index.
+        tests: (T, M, H).
+        truth: (T, K) their exact nearest rows.
+        row_bytes: Of a memory.
+        recall: To be reached; a warning says if no effort does.
+
+    Returns:
+        The effort, and `{"mean", "questions"}`.
+    """
+    options = []
+    k = truth.shape[1]
+    most = min(len(index), k * CANDIDATES[-1])
+    for cells in _cells(index.num_cells):
+        ranks = _ranks(index.propose(tests, most, cells=cells), truth)
+        scanned = len(index) * (cells / index.num_cells if cells else 1.0) * index.searcher.sa_code_size()
+        for factor in CANDIDATES:
+            found = (ranks < factor * k).float().mean(dim=1)
+            cost = scanned + min(most, factor * k) * row_bytes
+            options.append((Effort(float(factor), cells), cost, found))
+    reached = [option for option in options if option[2][::2].mean() >= recall]
+    if not reached:
+        best = max(float(option[2][::2].mean()) for option in options)
+        logger.warning("The index reaches recall@%d %.3f at most, below %.3f.", k, best, recall)
+        reached = [option for option in options if option[2][::2].mean() >= best]
+    effort, _, found = min(reached, key=lambda option: option[1])
+    return effort, {"mean": float(found[1::2].mean()), "questions": len(found[1::2])}
+
+
+def _cells(count: int) -> list[int]:
+    """Numbers of cells to try: powers of two up to all of them; [0] for kinds without cells."""
+    return sorted({min(count, 2**power) for power in range(count.bit_length() + 1)}) if count else [0]
+
+
+def _ranks(proposed: Tensor, truth: Tensor) -> Tensor:
+    """Place (T, K) of each true row among the proposed (T, C); C or more where it is missing."""
+    hits = proposed.unsqueeze(1) == truth.unsqueeze(2)
+    places = hits.float().argmax(dim=2)
+    return places.masked_fill(~hits.any(dim=2), torch.iinfo(torch.long).max)
