@@ -17,7 +17,7 @@ from .models import add_model_arguments, load_model, warn_untrained
 if TYPE_CHECKING:
     from ..evaluation.benchmarks import Benchmark
     from ..evaluation.language_models import TextModel
-    from ..evaluation.systems import Workbench
+    from ..evaluation.workbench import Workbench
     from ..modeling_clara import ClaraForRetrievalGeneration
 
 DEFAULT_SYSTEMS = "clara,clara_shuffled,closed_book,text,text_bm25,cut_bm25"
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Answers, scores and reports."""
     from ..evaluation.benchmarks import load_benchmark
     from ..evaluation.language_models import ClaraModel, memory_folder
-    from ..evaluation.systems import Workbench
+    from ..evaluation.workbench import Workbench
 
     names = system_names(arguments)
     benchmark = load_benchmark(

@@ -21,6 +21,9 @@ class Reader(Protocol):
 
     bytes_per_passage: float
 
+    def size(self, question: str, chosen: Sequence[int]) -> int:
+        """How much is read for a question: questions of similar size are answered together."""
+
     def answer(self, questions: Sequence[str], chosen: Chosen, max_new_tokens: int) -> list[tuple[str, int]]:
         """B questions and for each its passages in reading order -> answer and tokens read."""
 
@@ -36,6 +39,10 @@ class MemoryReader:
     def __init__(self, model: MemoryModel, memory: CorpusMemory) -> None:
         self._model, self._memory = model, memory
         self.bytes_per_passage = memory_bytes(memory)
+
+    def size(self, question: str, chosen: Sequence[int]) -> int:
+        """See `Reader.size`; in tokens, about four characters of the question for one."""
+        return len(chosen) * self._memory.num_memory_tokens + len(question) // 4
 
     def answer(self, questions: Sequence[str], chosen: Chosen, max_new_tokens: int) -> list[tuple[str, int]]:
         """See `Reader.answer`."""
@@ -59,6 +66,10 @@ class TextReader:
         )
         self.bytes_per_passage = sum(len(text.encode()) for text in self._texts) / len(self._texts)
 
+    def size(self, question: str, chosen: Sequence[int]) -> int:
+        """See `Reader.size`; in characters."""
+        return len(question) + sum(len(self._texts[passage]) for passage in chosen)
+
     def answer(self, questions: Sequence[str], chosen: Chosen, max_new_tokens: int) -> list[tuple[str, int]]:
         """See `Reader.answer`."""
         prompts = [
@@ -79,6 +90,10 @@ class ClosedBookReader:
 
     def __init__(self, model: TextModel) -> None:
         self._model = model
+
+    def size(self, question: str, chosen: Sequence[int]) -> int:
+        """See `Reader.size`; in characters."""
+        return len(question)
 
     def answer(self, questions: Sequence[str], chosen: Chosen, max_new_tokens: int) -> list[tuple[str, int]]:
         """See `Reader.answer`; `chosen` is not looked at."""

@@ -1,13 +1,14 @@
 """Runs a system over a benchmark in batches and keeps its predictions in a file that a later run continues.
 
-The file is JSON lines: the first holds the run's settings and their fingerprint, each other one a
-prediction. A line is whole or not there: one that an interruption cut short is dropped and its question
-answered again.
+All questions are searched for first; then those with similarly much to read are answered together, the
+longest first, so that little is padded. The file is JSON lines: the first holds the run's settings and their
+fingerprint, each other one a prediction, in the order in which they were answered. A line is whole or not
+there: one that an interruption cut short is dropped and its question answered again.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from tqdm.auto import tqdm
 
 from .benchmarks import Example
 from .systems import Prediction, System
+
+SEARCH_BATCH = 64
 
 
 def run_fingerprint(settings: Mapping[str, Any]) -> str:
@@ -31,7 +34,7 @@ def run_system(
     batch_size: int = 16,
     show_progress: bool = True,
 ) -> list[Prediction]:
-    """Answers every example, beginning after those that the file already holds.
+    """Answers every example but those that the file already holds.
 
     Args:
         system: answers batches of examples.
@@ -49,22 +52,25 @@ def run_system(
     """
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
-    done = _open_run(path, settings)
-    _check_order(path, done, examples)
+    done = {prediction.id: prediction for prediction in _open_run(path, settings)}
+    if not done.keys() <= {example.id for example in examples}:
+        raise ValueError(f"{path} holds other questions than this benchmark: remove the file.")
+    left = [example for example in examples if example.id not in done]
+    found = [item for part in _batches(left, SEARCH_BATCH) for item in system.find(part)]
+    found.sort(key=lambda item: -item.size)
     with (
         path.open("a", encoding="utf-8") as file,
         tqdm(
             total=len(examples), initial=len(done), desc=path.stem, unit="question", disable=not show_progress
         ) as bar,
     ):
-        for start in range(len(done), len(examples), batch_size):
-            batch = examples[start : start + batch_size]
-            predictions = system.answer(batch)
-            file.writelines(map(_line, batch, predictions))
+        for batch in _batches(found, batch_size):
+            predictions = system.read(batch)
+            file.writelines(_line(item.example, said) for item, said in zip(batch, predictions, strict=True))
             file.flush()
-            done += predictions
+            done.update((prediction.id, prediction) for prediction in predictions)
             bar.update(len(batch))
-    return done
+    return [done[example.id] for example in examples]
 
 
 def read_predictions(path: Path) -> tuple[dict[str, Any], list[Prediction]]:
@@ -107,10 +113,8 @@ def _open_run(path: Path, settings: Mapping[str, Any]) -> list[Prediction]:
     return predictions
 
 
-def _check_order(path: Path, done: Sequence[Prediction], examples: Sequence[Example]) -> None:
-    expected = [example.id for example in examples][: len(done)]
-    if [prediction.id for prediction in done] != expected:
-        raise ValueError(f"{path} holds other questions than this benchmark: remove the file.")
+def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def _line(example: Example, prediction: Prediction) -> str:

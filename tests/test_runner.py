@@ -5,7 +5,7 @@ import json
 import pytest
 from clara.evaluation.benchmarks import Example
 from clara.evaluation.runner import read_predictions, run_fingerprint, run_system
-from clara.evaluation.systems import Prediction
+from clara.evaluation.systems import Found, Prediction
 
 EXAMPLES = [Example(str(i), f"question {i}", ("x",), (0,), ()) for i in range(7)]
 SETTINGS = {"system": "clara", "retrieval_top_k": 5}
@@ -14,14 +14,18 @@ SETTINGS = {"system": "clara", "retrieval_top_k": 5}
 class CountingSystem:
     """Answers with the example's id; stops like an interruption after `limit` questions."""
 
-    def __init__(self, limit=100):
-        self.answered, self.limit = [], limit
+    def __init__(self, limit=100, sizes=None):
+        self.answered, self.limit, self.sizes = [], limit, sizes or {}
 
-    def answer(self, examples):
-        if len(self.answered) + len(examples) > self.limit:
+    def find(self, examples):
+        return [Found(e, (0.5, 0.25), (3, 1), (1, 3), self.sizes.get(e.id, 10)) for e in examples]
+
+    def read(self, found):
+        if len(self.answered) + len(found) > self.limit:
             raise KeyboardInterrupt
-        self.answered += [example.id for example in examples]
-        return [Prediction(e.id, f"answer {e.id} é", (3, 1), (0.5, 0.25), 12) for e in examples]
+        ids = [item.example.id for item in found]
+        self.answered += ids
+        return [Prediction(name, f"answer {name} é", (3, 1), (0.5, 0.25), 12) for name in ids]
 
 
 def run(system, path, settings=SETTINGS, batch_size=2):
@@ -51,6 +55,18 @@ def test_an_interrupted_run_continues_without_repeating(tmp_path):
     finished = CountingSystem()
     run(finished, path)
     assert finished.answered == []
+
+
+def test_similar_sizes_are_answered_together_and_come_back_in_order(tmp_path):
+    path = tmp_path / "clara.jsonl"
+    sizes = {"1": 90, "4": 70, "6": 80, "0": 5}
+    with pytest.raises(KeyboardInterrupt):
+        run(CountingSystem(limit=2, sizes=sizes), path)
+    system = CountingSystem(sizes=sizes)
+    predictions = run(system, path)
+    assert system.answered == ["4", "2", "3", "5", "0"]  # 1 and 6 were answered before
+    assert [p.id for p in predictions] == [str(i) for i in range(7)]
+    assert [p.id for p in read_predictions(path)[1]] == ["1", "6", "4", "2", "3", "5", "0"]
 
 
 @pytest.mark.parametrize("cut", [1, 30, 200])
@@ -92,7 +108,7 @@ def test_a_damaged_file_is_refused(tmp_path, damage):
 
 def test_other_questions_are_refused(tmp_path):
     path = tmp_path / "clara.jsonl"
-    row = {"id": "5", "answer": "", "documents": [], "scores": [], "tokens_read": 0}
+    row = {"id": "9", "answer": "", "documents": [], "scores": [], "tokens_read": 0}
     head = {"fingerprint": run_fingerprint(SETTINGS), "settings": SETTINGS}
     path.write_text(json.dumps(head) + "\n" + json.dumps(row) + "\n")
     with pytest.raises(ValueError, match="other questions"):
