@@ -10,18 +10,23 @@ from torch import Tensor, nn
 from .adapters_clara import adapter_parameters
 
 SAMPLES = 64
+# Float16 holds every bfloat16 value of half this size or more; smaller ones it rounds, but never up to this.
+SMALLEST = 2.0**-16
 # Fields that change what a memory is; only values other than the default count.
 MEMORY_FIELDS = ("text_prefix", "text_suffix", "encoder_length", "encoder_positions")
 _known: WeakKeyDictionary = WeakKeyDictionary()
 
 
 def model_fingerprint(model: nn.Module) -> str:
-    """SHA-256 over what decides a memory, the same in float32 and bfloat16 and on every device.
+    """SHA-256 over what decides a memory, the same in every dtype and on every device.
 
-    The compressor and memory tokens count in full, rounded to bfloat16; of each base weight count its name,
-    shape and 64 evenly spaced values. The query reasoner and the generator do not count: they may change
-    under a store. A quantised base is another base, and so is one in float16, which has other values. Weights
-    offloaded to disk count by name and shape alone.
+    The compressor and memory tokens count in full, rounded to bfloat16 and with values below 2^-16 as zero;
+    of each base weight count its name, shape and 64 evenly spaced values. The query reasoner and the
+    generator do not count: they may change under a store. A quantised base is another base. Weights offloaded
+    to disk count by name and shape alone.
+
+    Float16 agrees where the files hold bfloat16 values, as those of released bases and of `final_dtype:
+    bfloat16` do. Float32 files loaded in float16 are rounded twice, to other values: another base.
 
     Args:
         model: A model with a compressor.
@@ -56,8 +61,14 @@ def _digest(model: nn.Module, compressor: list[Tensor]) -> str:
             samples.append(_sample(parameter))
     digest.update("\n".join(names).encode())
     for tensor in [*samples, *compressor]:
-        digest.update(tensor.detach().to(torch.bfloat16).cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(_rounded(tensor.detach()).cpu().contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _rounded(values: Tensor) -> Tensor:
+    """The values in bfloat16, with zeros where float16 could not hold them exactly."""
+    rounded = values.to(torch.bfloat16)
+    return rounded.masked_fill(rounded.abs() < SMALLEST, 0.0)
 
 
 def _base_parameters(decoder: nn.Module) -> Iterator[tuple[str, Tensor]]:

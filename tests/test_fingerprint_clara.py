@@ -36,6 +36,29 @@ def test_moving_and_casting_in_place_keep_it(model):
     assert model_fingerprint(model.float()) == digest
 
 
+def test_float16_agrees_with_files_in_bfloat16_down_to_the_smallest_values(base, tmp_path):
+    model = make_model(base).bfloat16()
+    tiny = torch.tensor([2.0**-power * sign for power in range(12, 30) for sign in (1.0, -1.0, 1.9921875)])
+    with torch.no_grad():
+        for parameter in adapter_parameters(model.decoder, ["compressor"]):
+            parameter.view(-1)[: len(tiny)] = tiny[: parameter.numel()]
+        for parameter in model.decoder.get_input_embeddings().parameters():
+            parameter.view(-1)[: len(tiny)] = tiny
+    model.save_pretrained(tmp_path)
+    loads = [
+        ClaraForRetrievalGeneration.from_pretrained(tmp_path, dtype=dtype)
+        for dtype in (torch.float16, torch.float32)
+    ]
+    assert [load.dtype for load in loads] == [torch.float16, torch.float32]
+    assert {model_fingerprint(load) for load in loads} == {model_fingerprint(model)}
+
+
+def test_float32_files_in_float16_are_another_base(checkpoint, shared_model):
+    """Rounded twice, so other values: refused rather than nearly right."""
+    half = ClaraForRetrievalGeneration.from_pretrained(checkpoint, dtype=torch.float16)
+    assert model_fingerprint(half) != model_fingerprint(shared_model)
+
+
 @pytest.mark.parametrize("adapter", ["query_reasoner", "generator"])
 def test_the_other_adapters_do_not_count(model, adapter):
     digest = model_fingerprint(model)
