@@ -43,7 +43,9 @@ def _add_work(group: Any) -> None:
     add(
         "--kinds", nargs="+", default=["simple", "complex", "paraphrase"], help="signals of stage pretraining"
     )
+    add("--max-questions", type=int, default=12, help="the most questions asked for at once (default: 12)")
     add("--max-rounds", type=int, default=10, help="rounds of supplementary questions (default: 10)")
+    add("--max-attempts", type=int, default=3, help="attempts at a paraphrase (default: 3)")
     add("--max-tokens", type=int, default=1024, help="the most tokens of a reply (default: 1024)")
     add("--passage-words", type=int, default=150, help="the most words of a passage (default: 150)")
     add("--seed", type=int, default=0)
@@ -157,9 +159,8 @@ def _pipeline(arguments: argparse.Namespace) -> Any:
             form=arguments.format,
         )
     kinds = tuple(arguments.kinds)
-    settings = SynthesisSettings(
-        kinds, max_rounds=arguments.max_rounds, max_tokens=arguments.max_tokens, seed=arguments.seed
-    )
+    limits = ("max_questions", "max_rounds", "max_attempts", "max_tokens", "seed")
+    settings = SynthesisSettings(kinds, **{name: getattr(arguments, name) for name in limits})
     options = {"form": arguments.format, "evaluation_files": arguments.evaluation}
     return pretraining_pipeline(arguments.documents, arguments.output, teacher, settings, where, **options)
 

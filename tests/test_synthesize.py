@@ -82,3 +82,25 @@ def test_progress_sums_the_ranks_and_says_the_cost(tmp_path, capsys):
     totals = report.total_progress(tmp_path)
     assert describe(totals, 1.0, 5.0) == "100 calls, 20.0k tokens, yield 75%, cost 0.03"
     assert describe(totals) == "100 calls, 20.0k tokens, yield 75%"
+
+
+def test_the_samples_rows_train(base, tmp_path, monkeypatch, capsys):
+    """All samples through the scripted teacher, then a pretraining run of the tiny recipe on the rows."""
+    from clara.commands.main import main
+    from clara.data.synthesis.finish import read_outcomes
+    from conftest import ROOT
+
+    monkeypatch.setattr("clara.train.curves._draw", lambda *_: None)
+    monkeypatch.setenv("CLARA_BASE", base)
+    monkeypatch.setenv("CLARA_RUNS", str(tmp_path))
+    rows, samples = tmp_path / "rows", ROOT / "data" / "samples" / "corpus.jsonl"
+    assert main(["synthesize", str(samples), "--teacher", "scripted", "--output", str(rows)]) == 0
+    assert len(list(read_outcomes(rows))) >= len(samples.read_text().splitlines())
+    records = list(read_pretraining(rows / "data"))
+    assert len(records) > 40 and sum(record.num_signals for record in records) > 100
+    recipe = str(ROOT / "train" / "recipes" / "tiny.yaml")
+    train = ["train", "pretraining", "--config", recipe, "--train_files", str(rows / "data")]
+    assert main([*train, "--max_steps", "2", "--eval_strategy", "no"]) == 0, capsys.readouterr().err
+    history = json.loads((tmp_path / "tiny" / "curves.json").read_text())
+    assert [row["step"] for row in history if "loss" in row] == [1, 2]
+    assert "data" in (tmp_path / "tiny" / "final" / "README.md").read_text()

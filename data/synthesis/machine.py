@@ -22,8 +22,12 @@ from .texts import normalized
 
 Form = TypeVar("Form", bound=BaseModel)
 
+# Room for a reply of each kind, so that a model that does not stop costs little.
 ANSWER_TOKENS = 256
 VERDICT_TOKENS = 64
+QUESTION_TOKENS = 64
+FRAME_TOKENS = 64
+BYTES_PER_TOKEN = 2
 
 
 async def synthesize_document(
@@ -68,6 +72,7 @@ class _Desk:
 
     def __init__(self, document: str, teacher: Teacher, settings: SynthesisSettings) -> None:
         self.document, self.teacher, self.settings = document, teacher, settings
+        self._size = len(document.encode("utf-8", "replace"))
 
     async def questions(self, kind: str) -> Signal:
         """Runs the rounds of one kind of questions until nothing is uncovered.
@@ -77,8 +82,9 @@ class _Desk:
         signal, asked = Signal(kind), {}
         try:
             prompt = prompts.questions_prompt(kind, self.document, self.settings.max_questions)
-            new = (await self._ask(prompt, prompts.Questions, f"{kind} questions", sample=True)).questions
-            new = self._fresh(new, asked)
+            room = FRAME_TOKENS + QUESTION_TOKENS * self.settings.max_questions
+            reply = await self._ask(prompt, prompts.Questions, f"{kind} questions", room, sample=True)
+            new = self._fresh(reply.questions, asked)
             for round in range(self.settings.max_rounds + 1):
                 if not new:
                     break
@@ -102,8 +108,9 @@ class _Desk:
         try:
             for signal.rounds in range(1, self.settings.max_attempts + 1):
                 prompt = prompts.paraphrase_prompt(self.document, missing, added)
-                step = f"paraphrase {signal.rounds}"
-                text = (await self._ask(prompt, prompts.Paraphrase, step, sample=True)).paraphrase.strip()
+                step, room = f"paraphrase {signal.rounds}", FRAME_TOKENS + self._size // BYTES_PER_TOKEN
+                reply = await self._ask(prompt, prompts.Paraphrase, step, room, sample=True)
+                text = reply.paraphrase.strip()
                 verdict = await self._judge_paraphrase(text)
                 if verdict.faithful and not verdict.missing and not verdict.added:
                     signal.text, signal.accepted = text, True
@@ -159,13 +166,13 @@ class _Desk:
         return (answer, "") if verdict.correct else ("", "judged_incorrect")
 
     async def _ask(
-        self, prompt: str, form: type[Form], step: str, max_tokens: int | None = None, sample: bool = False
+        self, prompt: str, form: type[Form], step: str, room: int | None = None, sample: bool = False
     ) -> Form:
+        """Asks within `room` tokens, and never more than the settings allow."""
+        max_tokens = min(room or self.settings.max_tokens, self.settings.max_tokens)
         temperature = self.settings.temperature if sample else 0.0
         seed = _seed(self.settings.seed, self.document, step) if temperature else 0
-        return await ask(
-            self.teacher, prompt, form, max_tokens or self.settings.max_tokens, temperature, seed
-        )
+        return await ask(self.teacher, prompt, form, max_tokens, temperature, seed)
 
 
 def _seed(seed: int, document: str, step: str) -> int:
