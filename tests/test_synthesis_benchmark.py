@@ -1,4 +1,4 @@
-"""The client's benchmark runs as a command, its shares are shares, and memory does not grow with documents."""
+"""The client's benchmark runs as a command, shares are shares, and memory does not grow with documents."""
 
 import json
 import subprocess
