@@ -24,6 +24,7 @@ from clara.adapters_clara import (
 from clara.configuration_clara import ADAPTERS, ClaraConfig
 from conftest import make_model, stir
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -88,6 +89,13 @@ def test_every_adapter_has_the_same_layers(model):
     assert keys[0] == keys[1] == keys[2]
     assert len(keys[0]) == 2 * 7 * 2
     assert not any("lm_head" in key or any(name in key for name in ADAPTERS) for key in keys[0])
+
+
+def test_the_adapted_layers_are_those_of_a_full_walk(model):
+    found, layers = list(tuner_layers(model.decoder)), model.decoder.base_model.layers
+    assert found == [module for module in model.decoder.modules() if isinstance(module, BaseTunerLayer)]
+    layers[1] = layers[0]  # a base that runs a layer twice
+    assert len(list(tuner_layers(model.decoder))) == len(found) // 2
 
 
 def test_adding_twice_raises(adapted):
