@@ -1,0 +1,44 @@
+"""docs/training.md: the files, options and numbers that it names are those of the code."""
+
+import argparse
+import re
+
+import pytest
+from clara.commands.bench import add_arguments
+from clara.train.arguments import ClaraTrainingConfig
+from clara.train.recipe import ScriptArguments
+from clara.train.stages import STAGES
+from conftest import ROOT
+from transformers import HfArgumentParser
+
+PAGE = ROOT / "docs" / "training.md"
+LAUNCHING = {"config", "config_file"}
+pytestmark = pytest.mark.skipif(not PAGE.exists(), reason="there is no docs/training.md")
+
+
+def test_files_exist():
+    text = PAGE.read_text(encoding="utf-8")
+    named = set(re.findall(r"\b(?:train|tests)/[\w./-]+\.(?:yaml|py)\b", text))
+    assert len(named) > 8
+    assert not [name for name in named if not (ROOT / name).is_file()]
+
+
+def test_options_and_fields_exist():
+    training, bench = HfArgumentParser((ScriptArguments, ClaraTrainingConfig)), argparse.ArgumentParser()
+    add_arguments(bench)
+    known = {action.dest for parser in (training, bench) for action in parser._actions} | LAUNCHING
+    text = PAGE.read_text(encoding="utf-8")
+    assert not sorted(set(re.findall(r"--([a-z_]+)", text)) - known)
+    table = text.split("## Options that the paper")[1]
+    fields = re.findall(r"^\| `([a-z_]+)(?:: [^`]*)?` \|", table, re.MULTILINE)
+    assert len(fields) == 7
+    assert set(fields) <= known
+
+
+def test_the_stages_numbers_are_the_tables():
+    text = PAGE.read_text(encoding="utf-8")
+    for name, stage in STAGES.items():
+        (row,) = re.findall(rf"^\| `{name}` .*$", text, re.MULTILINE)
+        rate = f"{stage.learning_rate:.0e}".replace("e-0", "e-")
+        assert f"| {rate}, {stage.batch_size} " in row
+        assert ("alignment" in row) == bool(stage.alignment_weight)
