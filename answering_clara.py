@@ -241,7 +241,7 @@ class AnsweringMixin(BuildingMixin):
         passages = to_passages(documents, self._processor().split_documents)
         counts = [passages.parents.count(parent) for parent in dict.fromkeys(passages.parents)]
         with self.lock:
-            memory = self._compress_texts(passages.texts, 32, None, False)
+            memory = self.compress_texts(passages.texts)
             prompt = paraphrase_prompt(self.config.prompt_style)
             prompts = self._processor().encode_messages([prompt] * len(counts), counts)
             generation = self._generate_from(*self._filled(prompts, memory.flatten(0, 1)), **kwargs)

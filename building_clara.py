@@ -15,6 +15,7 @@ from .configuration_clara import ADAPTERS
 from .documents_clara import Document, Passages, to_passages
 from .encoding_clara import evaluating, length_buckets
 from .fingerprint_clara import model_fingerprint
+from .formats_clara import format_name, read_dtype
 from .memory_clara import CorpusMemory
 from .passages_clara import check_passages
 from .processing_clara import ClaraProcessor
@@ -34,7 +35,7 @@ class BuildingMixin:
         document_ids: Sequence[str] | None = None,
         metadata: Sequence[dict] | None = None,
         batch_size: int = 32,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         show_progress: bool = True,
     ) -> CorpusMemory:
         """Compresses documents into a corpus memory.
@@ -45,7 +46,7 @@ class BuildingMixin:
             document_ids: One id a document; "0", "1", … by default.
             metadata: One mapping a document.
             batch_size: Passages compressed at once, grouped by length.
-            dtype: Dtype of the stored memories; the model's by default.
+            dtype: Format of the stored memories: a float dtype, "int8" or "int4"; the model's by default.
             show_progress: Show a progress bar.
 
         Returns:
@@ -72,7 +73,7 @@ class BuildingMixin:
         self,
         passages: Passages,
         batch_size: int = 32,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         show_progress: bool = False,
     ) -> CorpusMemory:
         """Compresses passages that are split already (the second half of `build_memory`)."""
@@ -86,18 +87,25 @@ class BuildingMixin:
             passages.orders,
         )
         check_passages(len(passages.texts), *columns)
-        memory = self._compress_texts(passages.texts, batch_size, dtype, show_progress)
+        dtype = format_name(dtype or self.dtype)
+        memory = self.compress_texts(passages.texts, batch_size, read_dtype(dtype), show_progress)
         return CorpusMemory(
             memory,
             *columns,
+            dtype=dtype,
             fingerprint=self.memory_fingerprint(),
             base={"name": self.config.base_model_name_or_path, "revision": self.config.base_model_revision},
         )
 
-    def _compress_texts(
-        self, texts: list[str], batch_size: int, dtype: torch.dtype | None, show_progress: bool
+    @torch.no_grad()
+    def compress_texts(
+        self,
+        texts: list[str],
+        batch_size: int = 32,
+        dtype: torch.dtype | None = None,
+        show_progress: bool = False,
     ) -> Tensor:
-        """Texts to memories (N, M, H) on the CPU, in batches of similar length."""
+        """Texts of at most `doc_max_length` tokens to memories (N, M, H) on the CPU, by similar length."""
         config, processor = self.config, self._processor()
         shape = (len(texts), config.num_memory_tokens, config.get_text_config().hidden_size)
         memory = torch.empty(shape, dtype=dtype or self.dtype)

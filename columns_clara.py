@@ -10,16 +10,36 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .blocks_clara import map_file
 from .passages_clara import COLUMNS, SCHEMA
 
 GROUPS_AT_ONCE = 64
 
 
+class PassageFile:
+    """A Parquet file of passages by memory map: readable, on POSIX, also when its name was removed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._content = map_file(path)
+
+    def open(self) -> pq.ParquetFile:
+        """Opens the file; every page that is read is compared with its checksum."""
+        reader = pa.BufferReader(pa.py_buffer(self._content))
+        return pq.ParquetFile(reader, page_checksum_verification=True)
+
+    def __getstate__(self) -> Path:
+        return self.path
+
+    def __setstate__(self, path: Path) -> None:
+        self.__init__(path)
+
+
 class ParquetColumn(Sequence):
     """One column of one Parquet file, read a row group at a time; only the latest group stays in RAM."""
 
-    def __init__(self, path: Path, name: str, groups: Sequence[int]) -> None:
-        self._path, self._name = path, name
+    def __init__(self, file: PassageFile, name: str, groups: Sequence[int]) -> None:
+        self._file, self._name = file, name
         self._ends = list(itertools.accumulate(groups))
         self._latest: tuple[int, list] = (-1, [])
 
@@ -52,10 +72,12 @@ class ParquetColumn(Sequence):
 
     def _read(self, groups: list[int]) -> pa.Array:
         try:
-            with pq.ParquetFile(self._path) as file:
+            with self._file.open() as file:
                 return file.read_row_groups(groups, columns=[self._name]).column(0).combine_chunks()
         except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{self._path} cannot be read any more: {error}.") from error
+            raise ValueError(
+                f"{self._file.path} was altered ({error}): copy or build the store again."
+            ) from error
 
 
 class Selected(Sequence):
@@ -135,9 +157,10 @@ def open_columns(path: Path, rows: int) -> dict[str, ParquetColumn]:
         ValueError: If the file is not Parquet, lacks a column or has another number of rows.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        passages = PassageFile(path)
+        with passages.open() as file:
             schema, footer = file.schema_arrow, file.metadata
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise ValueError(
             f"{path} is not a readable Parquet file ({error}): copy or build the store again."
         ) from error
@@ -151,4 +174,4 @@ def open_columns(path: Path, rows: int) -> dict[str, ParquetColumn]:
             f"{path} has {footer.num_rows} passages but the manifest says {rows}: build the store again."
         )
     groups = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
-    return {name: ParquetColumn(path, name, groups) for name in COLUMNS}
+    return {name: ParquetColumn(passages, name, groups) for name in COLUMNS}

@@ -247,9 +247,18 @@ class FindingMixin(StoredMemory):
         if self._row_count() != rows:
             self._index = None
 
-    def _save(self, folder: Path, max_shard_size: int | str = SHARD_SIZE) -> tuple[str, int]:
+    def compact(self, max_shard_size: int | str = SHARD_SIZE) -> None:
+        """As [`StoredMemory.compact`]; the index goes along, if no row gets another number."""
+        rows = self._row_count()
+        super().compact(max_shard_size)
+        if self._row_count() != rows:
+            self._index = None
+
+    def _save(
+        self, folder: Path, max_shard_size: int | str = SHARD_SIZE, anew: bool = False
+    ) -> tuple[str, int]:
         index = self._usable_index()
-        digest, first = super()._save(folder, max_shard_size)
+        digest, first = super()._save(folder, max_shard_size, anew)
         renumbered = any(shard.kept is not None for shard in self._shards[first:])
         shards = read_manifest(folder)[0].shards
         if not holds_index(folder, shards):

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .shards_clara import DTYPES, FileEntry, ShardEntry
+from .formats_clara import FORMATS
+from .shards_clara import FileEntry, ShardEntry
 
 MANIFEST = "corpus_memory.json"
 FORMAT = "clara_corpus_memory"
@@ -84,7 +85,7 @@ MANIFEST_RULES = {
     "base": (lambda value: value is None or isinstance(value, dict), "an object or null"),
     "num_memory_tokens": COUNT,
     "hidden_size": COUNT,
-    "dtype": (lambda value: isinstance(value, str) and value in DTYPES, f"one of {', '.join(DTYPES)}"),
+    "dtype": (lambda value: isinstance(value, str) and value in FORMATS, f"one of {', '.join(FORMATS)}"),
     "num_passages": COUNT,
     "shards": (lambda value: isinstance(value, list) and value, "a list of at least one shard"),
     "format": (lambda value: value == FORMAT, f"'{FORMAT}'"),

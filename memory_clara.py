@@ -7,14 +7,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from .columns_clara import arrow_chunks
 from .finding_clara import FindingMixin
+from .formats_clara import check_memory, format_name
 from .manifest_clara import check_identity
 from .passages_clara import check_passages
-from .shards_clara import Shard, check_memory
+from .rows_clara import PackedMemory
+from .shards_clara import Shard
 from .table_clara import MemoryTable
-from .tombstones_clara import find_passages
+from .tombstones_clara import find_passages, first_common
 from .writer_clara import StoreWriter
 
 INTERFACE = (
@@ -22,6 +26,7 @@ INTERFACE = (
     "document_ids",
     "num_memory_tokens",
     "hidden_size",
+    "stored_dtype",
     "fingerprint",
     "gather",
     "search",
@@ -47,6 +52,8 @@ class CorpusMemory(FindingMixin):
         orders: N places of the passages in their parents. Default: 0.
         fingerprint: Identity of the compressor, memory tokens and base that made the memories.
         base: `{"name", "revision"}` of the base model, for the reader of the manifest.
+        dtype: Format in which the memories are kept and stored: a float dtype, "int8" or "int4". Default: the
+            dtype of `memory`.
 
     Raises:
         ValueError: If there is no passage, lengths differ, an id occurs twice, a memory holds NaN or an
@@ -66,15 +73,18 @@ class CorpusMemory(FindingMixin):
         orders: Sequence[int] | None = None,
         fingerprint: str | None = None,
         base: dict | None = None,
+        dtype: torch.dtype | str | None = None,
     ) -> None:
         memory = check_memory(memory)
         columns = check_passages(len(memory), texts, document_ids, metadata, parents, orders)
         check_identity(fingerprint, base)
-        shards = [Shard(memory, columns)]
-        MemoryTable.__init__(self, shards, memory.shape[1:], memory.dtype, fingerprint, base)
+        shards = [Shard(PackedMemory.joined([memory], format_name(dtype or memory.dtype)), columns)]
+        MemoryTable.__init__(self, shards, memory.shape[1:], shards[0].memory.dtype, fingerprint, base)
 
     def append(self, other: "CorpusMemory") -> None:
-        """Adds the passages of another corpus memory, in place; its memories take this one's dtype.
+        """Adds the passages of another corpus memory, in place; its memories take this one's format.
+
+        Memories of the same format are not copied: keep the folder of a stored one until this one is saved.
 
         Raises:
             TypeError: If `other` is not a corpus memory.
@@ -84,23 +94,19 @@ class CorpusMemory(FindingMixin):
         if not is_corpus_memory(other):
             raise TypeError(f"`other` must be a corpus memory, got {type(other).__name__}.")
         self._check_kin(other)
-        document_ids = list(other.document_ids)
-        known = set(document_ids)
-        for document_id in self.document_ids:
-            if document_id in known:
-                raise ValueError(
-                    f"`other` has the id {document_id!r}, which this memory has already: rename it."
-                )
-        memory = check_memory(other[:].to(self.dtype))
-        columns = check_passages(
-            len(memory),
-            list(other.texts),
-            document_ids,
-            list(other.metadata),
-            list(other.parents),
-            list(other.orders),
-        )
-        self._hold([*self._shards, Shard(memory, columns)])
+        self._check_new(other)
+        shards = [shard.flat() for shard in other._shards]
+        if other.stored_dtype != self.stored_dtype:
+            shards = [shard.converted(self.stored_dtype) for shard in shards]
+        self._hold([*self._shards, *shards])
+
+    def _check_new(self, other: "CorpusMemory") -> None:
+        """Compares ids as Arrow arrays: no Python string is made of the ids of either."""
+        for theirs in other._shards:
+            for wanted in arrow_chunks(theirs.column("document_id")):
+                hit = first_common(self._shards, wanted)
+                if hit is not None:
+                    raise ValueError(f"`other` has the id {hit!r}, which this memory has already: rename it.")
 
     def delete(self, document_ids: Sequence[str]) -> int:
         """Deletes passages, in place: no search, index, text or length counts them any more.

@@ -111,7 +111,9 @@ class PassageWriter:
     """Writes a table in row groups of fixed size: its bytes do not depend on the size of the batches."""
 
     def __init__(self, path: Path) -> None:
-        self._file = pq.ParquetWriter(path, SCHEMA, compression="zstd", write_statistics=False)
+        self._file = pq.ParquetWriter(
+            path, SCHEMA, compression="zstd", write_statistics=False, write_page_checksum=True
+        )
         self._waiting: dict[str, list] = {name: [] for name in COLUMNS}
 
     def write(self, columns: Mapping[str, Sequence]) -> None:

@@ -77,6 +77,37 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
     return parse_manifest(content, folder / MANIFEST), hashlib.sha256(content).hexdigest()
 
 
+def open_store(
+    folder: Path, verify: bool | None, fingerprint: str | None = None
+) -> tuple[Manifest, str, list[Shard]]:
+    """Opens a store: its manifest, the SHA-256 of that, its shards.
+
+    Where a writer replaces the store in between, so that a file of the old is gone, the new one is opened.
+
+    Args:
+        folder: The store's folder.
+        verify: As of `open_shards`.
+        fingerprint: Who must have made the memories; None for anybody.
+
+    Raises:
+        FileNotFoundError: As `read_manifest` and `open_shards`.
+        ValueError: As these, or if another compressor or base made the memories.
+    """
+    manifest, digest = read_manifest(folder)
+    if fingerprint is not None and manifest.fingerprint != fingerprint:
+        raise ValueError(
+            f"The memories in {folder} were made by another compressor or base (fingerprint "
+            f"{manifest.fingerprint}, expected {fingerprint}): build them again with this model, or load the "
+            "model that made them."
+        )
+    try:
+        return manifest, digest, open_shards(folder, manifest, verify)
+    except FileNotFoundError:
+        if read_manifest(folder)[1] == digest:
+            raise
+    return open_store(folder, verify, fingerprint)
+
+
 def open_shards(folder: Path, manifest: Manifest, verify: bool | None) -> list[Shard]:
     """Opens every shard of a store. Sizes and headers are always checked.
 
@@ -96,7 +127,7 @@ def open_shards(folder: Path, manifest: Manifest, verify: bool | None) -> list[S
         memory = _checked(folder, entry.memory, verify)
         texts = _checked(folder, entry.texts, verify)
         shape = (entry.rows, manifest.num_memory_tokens, manifest.hidden_size)
-        shard = open_shard(memory, texts, shape, manifest.dtype)
+        shard = open_shard(memory, texts, shape, manifest.dtype, verify)
         if entry.deleted is not None:
             kept = read_tombstones(_checked(folder, entry.deleted, True), entry)
             shard = replace(shard, kept=kept)
@@ -177,24 +208,33 @@ class ShardSequence:
         folder: A locked folder. What an earlier writer left there unfinished is removed.
         kept: Shards of the store that is there, with which the new manifest begins.
         rows_per_shard: How many rows a shard takes.
+        shape: (M, H).
+        dtype: The format of the memories.
     """
 
-    def __init__(self, folder: Path, kept: Sequence[ShardEntry], rows_per_shard: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        kept: Sequence[ShardEntry],
+        rows_per_shard: int,
+        shape: tuple[int, int],
+        dtype: str,
+    ) -> None:
         self._entries = list(kept)
         self._folder, self._rows_per_shard = folder, rows_per_shard
+        self._shape, self._dtype = shape, dtype
         self._open: ShardWriter | None = None
         clean(folder)
 
-    def write(self, memory: Tensor, columns: Mapping[str, Sequence]) -> None:
-        """Adds checked memories (n, M, H) and the columns of their passages."""
-        start = 0
-        while start < len(memory):
+    def write(self, parts: Sequence[Tensor], columns: Mapping[str, Sequence]) -> None:
+        """Adds n packed memories and the columns of their passages."""
+        start, rows = 0, len(parts[0])
+        while start < rows:
             if self._open is None:
-                number = len(self._entries)
-                self._open = ShardWriter(self._folder, number, memory.shape[1:], memory.dtype)
-            stop = min(len(memory), start + self._rows_per_shard - self._open.rows)
+                self._open = ShardWriter(self._folder, len(self._entries), self._shape, self._dtype)
+            stop = min(rows, start + self._rows_per_shard - self._open.rows)
             part = {name: values[start:stop] for name, values in columns.items()}
-            self._open.write(memory[start:stop], part)
+            self._open.write([tensor[start:stop] for tensor in parts], part)
             start = stop
             if self._open.rows == self._rows_per_shard:
                 self.close()

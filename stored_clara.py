@@ -8,11 +8,12 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from .formats_clara import memory_bytes
 from .hub_clara import download_store, upload_store, write_card
 from .manifest_clara import MANIFEST, Manifest, make_manifest
 from .passages_clara import COLUMNS
-from .shards_clara import DTYPES, ShardEntry, dtype_name
-from .storage_clara import ShardSequence, commit, locked, open_shards, read_manifest, rows_in
+from .shards_clara import ShardEntry
+from .storage_clara import ShardSequence, commit, locked, open_store, read_manifest, rows_in
 from .table_clara import MemoryTable
 from .writer_clara import SHARD_SIZE
 
@@ -54,17 +55,43 @@ class StoredMemory(MemoryTable):
         self._stored = Place(os.path.realpath(folder), digest, len(self._shards))
         self._entries = read_manifest(Path(folder))[0].shards
 
-    def _save(self, folder: Path, max_shard_size: int | str = SHARD_SIZE) -> tuple[str, int]:
+    def compact(self, max_shard_size: int | str = SHARD_SIZE) -> None:
+        """Writes the stored memory anew without deleted passages, in full shards, and reads it from there.
+
+        What was appended or deleted since it was saved is written with it. A process killed on the way leaves
+        the old store. Who opened the old one before goes on reading it; its files lose their names.
+
+        Args:
+            max_shard_size: Bytes of memories in a shard, or a text such as "500MB".
+
+        Raises:
+            ValueError: If this memory was neither loaded from a folder nor saved to one.
+            RuntimeError: As `save_pretrained`.
+        """
+        if self._stored is None:
+            raise ValueError("This memory has no folder to compact: save it with `save_pretrained` first.")
+        folder = Path(self._stored.folder)
+        self._save(folder, max_shard_size, anew=True)
+        manifest, digest, shards = open_store(folder, False)
+        self._hold(shards)
+        self._stored = Place(self._stored.folder, digest, len(self._shards))
+        self._entries = manifest.shards
+
+    def _save(
+        self, folder: Path, max_shard_size: int | str = SHARD_SIZE, anew: bool = False
+    ) -> tuple[str, int]:
         """Writes the store; returns the SHA-256 of its manifest and the first shard written."""
-        row_bytes = self.num_memory_tokens * self.hidden_size * self.dtype.itemsize
+        row_bytes = memory_bytes(self.stored_dtype, self._shape)
         rows_per_shard = rows_in(max_shard_size, row_bytes)
         with locked(folder):
             entries, first = self._kept(folder)
+            if anew:
+                entries, first = (), 0
             deleted = self._deleted_rows(first)
             unchanged = len(deleted) == sum(entry.rows - entry.live_rows for entry in entries)
             if unchanged and first == len(self._shards):
                 return self._stored.digest, first
-            sequence = ShardSequence(folder, entries, rows_per_shard)
+            sequence = ShardSequence(folder, entries, rows_per_shard, self._shape, self.stored_dtype)
             try:
                 self._write_rows(sequence, first, max(1, COPY_BYTES // row_bytes))
                 return commit(folder, self._manifest(sequence.bury(deleted))), first
@@ -101,10 +128,10 @@ class StoredMemory(MemoryTable):
             for start in range(0, len(shard), step):
                 rows = slice(start, min(len(shard), start + step))
                 columns = {name: shard.column(name)[rows] for name in COLUMNS}
-                sequence.write(shard.read(rows), columns)
+                sequence.write(shard.packed(rows), columns)
 
     def _manifest(self, shards: Sequence[ShardEntry]) -> Manifest:
-        return make_manifest(shards, self._shape, dtype_name(self.dtype), self.fingerprint, self.base)
+        return make_manifest(shards, self._shape, self.stored_dtype, self.fingerprint, self.base)
 
     @classmethod
     def from_pretrained(
@@ -134,18 +161,10 @@ class StoredMemory(MemoryTable):
         folder = Path(folder_or_repo_id)
         if not folder.is_dir():
             folder = download_store(str(folder_or_repo_id), revision, token, cache_dir)
-        manifest, digest = read_manifest(folder)
-        if fingerprint is not None and manifest.fingerprint != fingerprint:
-            raise ValueError(
-                f"The memories in {folder} were made by another compressor or base (fingerprint "
-                f"{manifest.fingerprint}, expected {fingerprint}): build them again with this model, or load "
-                "the model that made them."
-            )
+        manifest, digest, shards = open_store(folder, verify, fingerprint)
         shape = (manifest.num_memory_tokens, manifest.hidden_size)
         memory = cls.__new__(cls)
-        shards = open_shards(folder, manifest, verify)
-        dtype = DTYPES[manifest.dtype].torch
-        MemoryTable.__init__(memory, shards, shape, dtype, manifest.fingerprint, manifest.base)
+        MemoryTable.__init__(memory, shards, shape, manifest.dtype, manifest.fingerprint, manifest.base)
         memory._stored = Place(os.path.realpath(folder), digest, len(shards))
         memory._entries = manifest.shards
         return memory

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .columns_clara import Column
+from .formats_clara import read_dtype
 from .shards_clara import Shard
 
 
@@ -24,7 +25,7 @@ class MemoryTable:
     Args:
         shards: At least one, not empty.
         shape: (M, H).
-        dtype: Dtype of the memories.
+        dtype: The format of the memories.
         fingerprint: Identity of the compressor, memory tokens and base that made the memories.
         base: Name and revision of the base model.
     """
@@ -33,7 +34,7 @@ class MemoryTable:
         self,
         shards: Sequence[Shard],
         shape: tuple[int, int],
-        dtype: torch.dtype,
+        dtype: str,
         fingerprint: str | None,
         base: dict | None,
     ) -> None:
@@ -49,7 +50,7 @@ class MemoryTable:
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}({len(self)} passages, {self.num_memory_tokens} memory tokens of width "
-            f"{self.hidden_size}, {self.dtype})"
+            f"{self.hidden_size}, {self.stored_dtype})"
         )
 
     def __len__(self) -> int:
@@ -95,7 +96,12 @@ class MemoryTable:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Dtype of the stored memories."""
+        """Dtype in which memories are read: that of the stored ones, or float32 for int8 and int4."""
+        return read_dtype(self._dtype)
+
+    @property
+    def stored_dtype(self) -> str:
+        """Name of the format in which the memories are stored."""
         return self._dtype
 
     @property

@@ -67,6 +67,18 @@ def bury(folder: Path, entries: Sequence[ShardEntry], deleted: np.ndarray) -> li
     return buried
 
 
+def first_common(shards: Sequence[Shard], wanted: pa.Array) -> str | None:
+    """The first id of the shards that is among `wanted`, or None; reads ids only."""
+    values = wanted.cast(pa.large_string())
+    for shard in shards:
+        for chunk in arrow_chunks(shard.column("document_id")):
+            ids = chunk.cast(pa.large_string())
+            hits = ids.filter(pc.is_in(ids, value_set=values))
+            if len(hits):
+                return hits[0].as_py()
+    return None
+
+
 def find_passages(shards: Sequence[Shard], document_ids: Sequence[str]) -> list[np.ndarray]:
     """Finds passages by their id or that of the document they were cut from; reads ids only, shard by shard.
 

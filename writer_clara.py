@@ -7,11 +7,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
+from .formats_clara import check_memory, format_name, memory_bytes, pack
+from .ids_clara import IdSet
 from .manifest_clara import MANIFEST, check_identity, make_manifest
 from .passages_clara import check_passages
-from .shards_clara import check_memory, dtype_name
 from .storage_clara import ShardSequence, commit, locked, rows_in
 
 SHARD_SIZE = "1GB"
@@ -26,6 +28,7 @@ class StoreWriter:
         fingerprint: Identity of the compressor, memory tokens and base that make the memories.
         base: `{"name", "revision"}` of the base model.
         rows_per_shard: Passages in a shard. Default: as many as make 1 GB.
+        dtype: Format of the stored memories, "int8" and "int4" too. Default: the dtype of the first memories.
 
     Raises:
         FileExistsError: If the folder holds a store already.
@@ -38,14 +41,17 @@ class StoreWriter:
         fingerprint: str | None = None,
         base: dict | None = None,
         rows_per_shard: int | None = None,
+        dtype: torch.dtype | str | None = None,
     ) -> None:
         if rows_per_shard is not None and rows_per_shard < 1:
             raise ValueError(f"`rows_per_shard` must be at least 1, got {rows_per_shard}.")
         check_identity(fingerprint, base)
         self.folder, self._fingerprint, self._base = Path(folder), fingerprint, base
         self._rows_per_shard = rows_per_shard
-        self._ids: set[str] = set()
-        self._kind: tuple[tuple[int, int], str] | None = None
+        self._dtype = None if dtype is None else format_name(dtype)
+        self._ids = IdSet()
+        self._shape: tuple[int, int] | None = None
+        self._first_dtype: torch.dtype | None = None
         self._sequence: ShardSequence | None = None
         with ExitStack() as stack:
             stack.enter_context(locked(self.folder))
@@ -86,13 +92,11 @@ class StoreWriter:
         memory = check_memory(memory)
         columns = check_passages(len(memory), texts, document_ids, metadata, parents, orders)
         self._check_next(memory, columns["document_id"])
+        parts = pack(memory, self._dtype or format_name(memory.dtype))
         try:
             if self._sequence is None:
-                row_bytes = memory[0].numel() * memory.element_size()
-                self._kind = (tuple(memory.shape[1:]), dtype_name(memory.dtype))
-                rows = self._rows_per_shard or rows_in(SHARD_SIZE, row_bytes)
-                self._sequence = ShardSequence(self.folder, (), rows)
-            self._sequence.write(memory, columns)
+                self._begin(memory)
+            self._sequence.write(parts, columns)
         except BaseException:
             self.abort()
             raise
@@ -110,7 +114,9 @@ class StoreWriter:
             raise ValueError("A corpus memory needs at least one passage: `add` some before `finish`.")
         try:
             shards = self._sequence.close()
-            commit(self.folder, make_manifest(shards, *self._kind, self._fingerprint, self._base))
+            commit(
+                self.folder, make_manifest(shards, self._shape, self._dtype, self._fingerprint, self._base)
+            )
         except BaseException:
             self.abort()
             raise
@@ -146,10 +152,16 @@ class StoreWriter:
         if self._lock is None:
             raise RuntimeError(f"The writer of {self.folder} is closed: it finished, or an error stopped it.")
 
+    def _begin(self, memory: Tensor) -> None:
+        self._shape, self._first_dtype = tuple(memory.shape[1:]), memory.dtype
+        self._dtype = self._dtype or format_name(memory.dtype)
+        rows = self._rows_per_shard or rows_in(SHARD_SIZE, memory_bytes(self._dtype, self._shape))
+        self._sequence = ShardSequence(self.folder, (), rows, self._shape, self._dtype)
+
     def _check_next(self, memory: Tensor, document_ids: list[str]) -> None:
-        kind = (tuple(memory.shape[1:]), dtype_name(memory.dtype))
-        if self._kind is not None and kind != self._kind:
-            raise ValueError(f"`memory` must have (M, H) and dtype {self._kind} as the first, got {kind}.")
+        kind, first = (tuple(memory.shape[1:]), memory.dtype), (self._shape, self._first_dtype)
+        if self._shape is not None and kind != first:
+            raise ValueError(f"`memory` must have (M, H) and dtype {first} as the first, got {kind}.")
         for index, document_id in enumerate(document_ids):
             if document_id in self._ids:
                 raise ValueError(f"`document_ids[{index}]` is {document_id!r}, which was added before.")

@@ -16,7 +16,7 @@ from .models import add_model_arguments, load_model, warn_untrained
 if TYPE_CHECKING:
     from ..modeling_clara import ClaraForRetrievalGeneration
 
-DTYPES = ("float32", "bfloat16", "float16")
+FORMATS = ("float32", "bfloat16", "float16", "int8", "int4")
 BATCHES_PER_CHUNK = 4
 
 
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=int, default=16, metavar="N", help="passages compressed at once (default: 16)"
     )
-    parser.add_argument("--dtype", choices=DTYPES, help="of the stored memories (default: the model's)")
+    parser.add_argument("--dtype", choices=FORMATS, help="of the stored memories (default: the model's)")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -52,21 +52,19 @@ def compress(
     arguments: argparse.Namespace,
 ) -> int:
     """Compresses chunk by chunk, so that only one chunk is in memory; returns the number of passages."""
-    import torch
     from tqdm.auto import tqdm
 
     from ..memory_clara import CorpusMemoryWriter
 
-    dtype = None if arguments.dtype is None else getattr(torch, arguments.dtype)
     base = {"name": model.config.base_model_name_or_path, "revision": model.config.base_model_revision}
     with (
-        CorpusMemoryWriter(arguments.output, model.memory_fingerprint(), base) as writer,
+        CorpusMemoryWriter(
+            arguments.output, model.memory_fingerprint(), base, dtype=arguments.dtype
+        ) as writer,
         tqdm(total=total, desc="compressing", unit="document") as bar,
     ):
         for chunk in chunks(documents, BATCHES_PER_CHUNK * arguments.batch_size):
-            part = model.build_memory(
-                chunk, batch_size=arguments.batch_size, dtype=dtype, show_progress=False
-            )
+            part = model.build_memory(chunk, batch_size=arguments.batch_size, show_progress=False)
             writer.add(part[:], part.texts, part.document_ids, part.metadata, part.parents, part.orders)
             bar.update(len(chunk))
             bar.set_postfix(passages=len(writer))

@@ -66,12 +66,24 @@ def test_selected_rows_of_a_column(tmp_path):
             chosen[3]
 
 
-def test_a_table_that_is_gone_is_named(tmp_path):
+def test_a_table_whose_name_was_removed_stays_readable(tmp_path):
     write(tmp_path / "a", columns_of(2))
     column = open_columns(tmp_path / "a", 2)["text"]
     (tmp_path / "a").unlink()
-    with pytest.raises(ValueError, match="cannot be read any more"):
-        column[0]
+    assert list(column) == ["0", "1"]
+
+
+def test_an_altered_page_is_met_when_it_is_read(tmp_path):
+    write(tmp_path / "a", columns_of(2000))
+    content = bytearray((tmp_path / "a").read_bytes())
+    with pq.ParquetFile(tmp_path / "a") as file:
+        chunk = file.metadata.row_group(1).column(COLUMNS.index("text"))
+    content[chunk.data_page_offset + chunk.total_compressed_size // 2] ^= 4
+    (tmp_path / "a").write_bytes(content)
+    columns = open_columns(tmp_path / "a", 2000)
+    assert columns["text"][0] == "0" and columns["document_id"][1999] == "1999"
+    with pytest.raises(ValueError, match="a was altered"):
+        columns["text"][1999]
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"x" * 1000, b"PAR1" + b"\xff" * 500 + b"PAR1"])

@@ -69,7 +69,7 @@ def test_refuses_another_version_before_anything_else(version):
         {"hidden_size": 4.0},
         {"hidden_size": True},
         {"hidden_size": None},
-        {"dtype": "int8"},
+        {"dtype": "int3"},
         {"dtype": ["float32"]},
         {"num_passages": -6},
         {"num_passages": 10**40},

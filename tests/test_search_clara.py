@@ -149,12 +149,12 @@ def test_refuses_a_block_of_nothing():
         make_memory().search(torch.ones(1, 2, 4), 1, block_size=0)
 
 
-def test_a_damaged_row_is_named(tmp_path):
+def test_a_damaged_row_is_no_row_of_the_answer(tmp_path):
     make_memory(5).save_pretrained(tmp_path)
     path = next(tmp_path.glob("memory-*"))
     content = bytearray(path.read_bytes())
     content[512 + 3 * 32 : 512 + 3 * 32 + 4] = b"\x00\x00\xc0\x7f"
     path.write_bytes(content)
     memory = CorpusMemory.from_pretrained(tmp_path, verify=False)
-    with pytest.raises(ValueError, match=r"`memory\[3\]` is not finite: the store is damaged"):
+    with pytest.raises(ValueError, match="was altered between bytes 0 and"):
         memory.search(torch.ones(1, 2, 4), 1)

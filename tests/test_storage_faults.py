@@ -17,14 +17,19 @@ from store_helpers import (
     start_child,
 )
 
-SAVE = """
+CHANGE = """
 def work(folder):
     memory = CorpusMemory.from_pretrained(folder)
     names = [f"new{i}" for i in range(8000)]
     memory.append(CorpusMemory(torch.full((8000, 2, 64), 7.0), names, names, fingerprint="f"))
+    gone = [f"d{i}" for i in range(0, 400, 2)]
     open(folder + "/started", "w").close()
-    memory.save_pretrained(folder, max_shard_size=200_000)
+    {steps}
 """
+APPEND = "memory.save_pretrained(folder, max_shard_size=200_000)"
+DELETE = "memory.delete(gone); memory.save_pretrained(folder, max_shard_size=200_000)"
+COMPACT = "memory.delete(gone); memory.compact(max_shard_size=200_000)"
+KINDS = ("memory", "texts", "deleted")
 HOLD = """
 import sys
 from filelock import FileLock
@@ -72,7 +77,8 @@ def names(folder):
 
 @pytest.mark.parametrize("target", ["file_sha256", "sync"])
 @pytest.mark.parametrize("call", range(6))
-def test_a_full_disk_leaves_the_old_store(store, monkeypatch, target, call):
+@pytest.mark.parametrize("change", ["save_pretrained", "compact"])
+def test_a_full_disk_leaves_the_old_store(store, monkeypatch, target, call, change):
     before, calls = names(store), []
     plain = getattr(shards_clara, target)
 
@@ -84,10 +90,11 @@ def test_a_full_disk_leaves_the_old_store(store, monkeypatch, target, call):
 
     memory = CorpusMemory.from_pretrained(store)
     memory.append(make_memory(9, first=7))
+    memory.delete(["d0", "d8"])
     for module in (shards_clara, storage_clara):
         monkeypatch.setattr(module, target, fail)
     with pytest.raises(OSError, match="No space left"):
-        memory.save_pretrained(store, max_shard_size=96)
+        memory.compact(96) if change == "compact" else memory.save_pretrained(store, max_shard_size=96)
     monkeypatch.undo()
     assert names(store) == before
     assert same(CorpusMemory.from_pretrained(store), make_memory(7))
@@ -131,39 +138,52 @@ def test_leftovers_are_removed_by_the_next_writer(store):
     assert {"memory-mine.safetensors", "passages.parquet", "README.md"} <= set(left)
 
 
-@pytest.fixture(scope="module")
-def nursery():
-    nursery = Nursery(SAVE)
+@pytest.fixture(scope="module", params=[APPEND, DELETE, COMPACT], ids=["append", "delete", "compact"])
+def nursery(request):
+    nursery = Nursery(CHANGE.replace("{steps}", request.param))
+    nursery.deletes = request.param != APPEND
     yield nursery
     nursery.close()
 
 
-def check_killed_save(nursery, folder, seconds):
-    """Kills an append of 8000 passages to a store of five and checks that it is there whole or not at all."""
-    old = make_memory(5, shape=(2, 64))
-    old.save_pretrained(folder)
+def check_killed(nursery, folder, seconds):
+    """Kills a change of a store of 400 passages in shards of 50; it is there whole or not at all."""
+    old = make_memory(400, shape=(2, 64))
+    old.save_pretrained(folder, max_shard_size=50 * 512)
+    reader = CorpusMemory.from_pretrained(folder)
     killed = nursery.kill_after(folder, seconds)
     started = (folder / "started").exists()
     (folder / "started").unlink(missing_ok=True)
     memory = CorpusMemory.from_pretrained(folder, verify=True)
-    added = len(memory) - 5
-    assert added == 8000 if not killed else added in (0, 8000)
-    assert torch.equal(memory[:5], old[:]) and memory.texts[:5] == list(old.texts)
-    assert (memory[5:] == 7.0).all() and memory.texts[5:] == [f"new{i}" for i in range(added)]
-    half = len(names(folder)) - 1 - 2 * len(read_json(folder)["shards"])
-    memory.append(make_memory(1, first=5, shape=(2, 64)))
+    kept = slice(1, None, 2) if nursery.deletes else slice(None)
+    new = make_memory(400, shape=(2, 64))[:][kept]
+    if killed and len(memory) == 400:
+        assert same(memory, old)
+    else:
+        assert torch.equal(memory[: len(new)], new) and memory.texts[: len(new)] == old.texts[kept]
+        assert (memory[len(new) :] == 7.0).all()
+        assert memory.texts[len(new) :] == [f"new{i}" for i in range(8000)]
+    assert same(reader, old)
+    half = left_over(folder)
+    memory.append(make_memory(1, first=400, shape=(2, 64)))
     memory.save_pretrained(folder)
-    assert len(CorpusMemory.from_pretrained(folder)) == 6 + added
-    assert len(names(folder)) == 1 + 2 * len(read_json(folder)["shards"])
+    assert len(CorpusMemory.from_pretrained(folder)) == len(memory)
+    assert left_over(folder) == 0
     return killed and started and half > 0
 
 
-def test_kill_during_save(nursery, tmp_path):
-    for trial in range(5):
-        check_killed_save(nursery, tmp_path / str(trial), 0.01 + 0.02 * trial)
+def left_over(folder):
+    """How many files of the folder its manifest does not name."""
+    named = sum(1 for shard in read_json(folder)["shards"] for kind in KINDS if shard[kind] is not None)
+    return len(names(folder)) - 1 - named
+
+
+def test_kill_during_a_change(nursery, tmp_path):
+    for trial in range(4):
+        check_killed(nursery, tmp_path / str(trial), 0.02 + 0.04 * trial)
 
 
 @pytest.mark.slow
-def test_kill_during_save_at_many_moments(nursery, tmp_path):
-    halves = [check_killed_save(nursery, tmp_path / str(trial), 0.01 * trial) for trial in range(60)]
+def test_kill_during_a_change_at_many_moments(nursery, tmp_path):
+    halves = [check_killed(nursery, tmp_path / str(trial), 0.008 * trial) for trial in range(60)]
     assert sum(halves) >= 5

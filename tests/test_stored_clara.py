@@ -1,6 +1,9 @@
 """Saving a memory again: appended, deleted, unchanged, replaced, changed by another."""
 
 import pytest
+import torch
+from clara import storage_clara
+from clara.formats_clara import FORMATS, pack, unpack
 from clara.manifest_clara import MANIFEST
 from clara.memory_clara import CorpusMemory, CorpusMemoryWriter
 from store_helpers import make_memory, read_json, same
@@ -148,6 +151,78 @@ def test_no_deleted_passage_goes_to_another_folder(tmp_path):
     memory.save_pretrained(tmp_path / "b")
     assert CorpusMemory.from_pretrained(tmp_path / "b").document_ids == ["d0", "d6"]
     assert same(CorpusMemory.from_pretrained(tmp_path / "a"), make_memory(7))
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_every_format_is_stored_appended_to_and_deleted_from(tmp_path, dtype):
+    memory = CorpusMemory(make_memory(5)[:], list("abcde"), list("abcde"), fingerprint="f", dtype=dtype)
+    assert memory.stored_dtype == dtype and dtype in repr(memory)
+    memory.save_pretrained(tmp_path, max_shard_size=100)
+    assert read_json(tmp_path)["dtype"] == dtype
+    loaded = CorpusMemory.from_pretrained(tmp_path)
+    assert same(loaded, memory) and loaded.stored_dtype == dtype
+    for other in FORMATS:
+        name = f"new {other}"
+        added = CorpusMemory(torch.randn(1, 2, 4), [name], [name], fingerprint="f", dtype=other)
+        loaded.append(added)
+        expected = unpack(pack(added[:], dtype), dtype)
+        torch.testing.assert_close(loaded[-1], expected[0], rtol=1e-6, atol=0)
+        assert loaded.stored_dtype == dtype and loaded.dtype == memory.dtype
+    loaded.delete(["b", "new int8"])
+    loaded.save_pretrained(tmp_path)
+    again = CorpusMemory.from_pretrained(tmp_path)
+    assert same(again, loaded) and len(again) == 5 + len(FORMATS) - 2
+    again.compact()
+    assert same(CorpusMemory.from_pretrained(tmp_path), loaded) and same(again, loaded)
+
+
+def test_a_format_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="`dtype` must be one of"):
+        CorpusMemory(torch.ones(1, 1, 2), ["a"], dtype="int2")
+    with pytest.raises(ValueError, match="width 3 is odd"):
+        CorpusMemory(torch.ones(1, 1, 3), ["a"], dtype="int4")
+
+
+def test_compact_leaves_no_byte_of_a_deleted_passage(tmp_path):
+    memory = make_memory(7)
+    memory.save_pretrained(tmp_path, max_shard_size=2 * 32)
+    memory.delete(["d1", "d5"])
+    memory.append(make_memory(2, first=10))
+    memory.delete(["d11"])
+    memory.save_pretrained(tmp_path)
+    reader = CorpusMemory.from_pretrained(tmp_path)
+    memory.compact()
+    assert [path.name.split("-")[0] for path in sorted(tmp_path.glob("*-*"))] == ["memory", "passages"]
+    assert [(shard["rows"], shard["live_rows"]) for shard in read_json(tmp_path)["shards"]] == [(6, 6)]
+    for loaded in (CorpusMemory.from_pretrained(tmp_path, verify=True), reader, memory):
+        assert loaded.document_ids == ["d0", "d2", "d3", "d4", "d6", "d10"]
+        assert loaded.texts[5] == "text 10" and same(loaded, memory)
+    assert torch.equal(memory.rows_of(torch.arange(6)), torch.arange(6))
+    memory.delete(["d0"])
+    memory.save_pretrained(tmp_path)
+    assert len(CorpusMemory.from_pretrained(tmp_path)) == 5
+    with pytest.raises(RuntimeError, match="changed by another writer"):
+        reader.compact()
+
+
+def test_compact_needs_a_folder(tmp_path):
+    with pytest.raises(ValueError, match="save it with `save_pretrained` first"):
+        make_memory(2).compact()
+
+
+def test_opening_while_a_writer_replaces_the_store(tmp_path, monkeypatch):
+    make_memory(5).save_pretrained(tmp_path)
+    writer, plain, calls = CorpusMemory.from_pretrained(tmp_path), storage_clara.open_shards, []
+
+    def open_late(folder, manifest, verify):
+        if not calls:
+            calls.append(1)
+            writer.delete(["d0"])
+            writer._save(tmp_path, anew=True)
+        return plain(folder, manifest, verify)
+
+    monkeypatch.setattr(storage_clara, "open_shards", open_late)
+    assert CorpusMemory.from_pretrained(tmp_path).document_ids == ["d1", "d2", "d3", "d4"]
 
 
 def test_the_second_of_two_deletes_is_told(tmp_path):
