@@ -4,6 +4,7 @@ An adapter is worn, never left on: outside a `wearing` block no adapter is activ
 base. PEFT's `set_adapter` is never called inside a step, since it flips `requires_grad` and drops gradients.
 """
 
+import copy
 import os
 import warnings
 from collections.abc import Iterable, Iterator
@@ -180,8 +181,12 @@ def save_adapter(
     folder: str,
     state: dict[str, Tensor] | None = None,
     dtype: torch.dtype | None = None,
+    base: str | None = None,
 ) -> None:
-    """Writes one adapter as a plain PEFT folder (safetensors and adapter_config.json)."""
+    """Writes one adapter as a plain PEFT folder (safetensors and adapter_config.json).
+
+    The base is called `base` there, and not by the folder it was read from.
+    """
     os.makedirs(folder, exist_ok=True)
     tensors = {
         key: t.detach().to("cpu", dtype).contiguous()
@@ -189,12 +194,9 @@ def save_adapter(
     }
     save_file(tensors, os.path.join(folder, WEIGHTS_FILE), metadata={"format": "pt"})
     peft_config = decoder.peft_config[name]
-    training = peft_config.inference_mode
-    peft_config.inference_mode = True
-    try:
-        peft_config.save_pretrained(folder)
-    finally:
-        peft_config.inference_mode = training
+    written = copy.copy(peft_config)
+    written.inference_mode, written.base_model_name_or_path = True, base
+    written.save_pretrained(folder)
 
 
 def load_adapter(decoder: nn.Module, path: str, name: str, **hub_kwargs: object) -> None:

@@ -16,6 +16,7 @@ from transformers.utils.hub import cached_file
 
 from .configuration_clara import TEXT_FIELDS, ClaraConfig
 from .embedded_clara import embedded_base_path, is_embedded
+from .pipeline_clara import CUSTOM_PIPELINES
 from .processing_clara import ClaraProcessor
 
 OWN_NAMES = ("memory_tokens", "memory_gain")
@@ -95,10 +96,17 @@ def base_state(decoder_state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save_config(model: Any, folder: str) -> None:
-    """Writes config.json, without how a plain base was quantised on loading: each load asks for that anew."""
+    """Writes config.json with the name of the pipeline.
+
+    Left out are how a plain base was quantised on loading, which each load asks for anew, and the folder that
+    the base's configuration was read from.
+    """
     config = copy.copy(model.config)
+    config.text_config = copy.copy(config.text_config)
+    config.text_config._name_or_path = ""
     config.dtype = str(model.dtype).removeprefix("torch.")
     config.architectures = [type(model).__name__]
+    config.custom_pipelines = CUSTOM_PIPELINES
     vars(config).pop("quantization_config", None)
     config.save_pretrained(folder)
 

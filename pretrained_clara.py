@@ -267,8 +267,10 @@ class ClaraPreTrainedModel(TrainableModel):
         remove_stale_weights(folder)
         save_config(self, folder)
         self.generation_config.save_pretrained(folder)
+        base_name = self.config.base_model_name_or_path
         for name in adapter_names(self.decoder):
-            save_adapter(self.decoder, name, os.path.join(folder, name), decoder_state, adapter_dtype)
+            place = os.path.join(folder, name)
+            save_adapter(self.decoder, name, place, decoder_state, adapter_dtype, base_name)
         if self.processor is not None:
             self.processor.save_pretrained(folder)
         if push_to_hub:

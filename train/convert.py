@@ -2,10 +2,7 @@
 
 import logging
 import os
-import shutil
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,6 +13,8 @@ from ..adapters_clara import save_adapter
 from ..checkpoint_clara import base_path, make_processor
 from ..configuration_clara import ADAPTERS, ClaraConfig
 from ..modeling_clara import ClaraForRetrievalGeneration
+from ..pipeline_clara import CUSTOM_PIPELINES
+from .folders import check_free, complete_folder
 from .official_base import StoredTensor, as_loaded, read_base, write_weights
 from .official_config import check_fields, extend_tokenizer, make_config, make_generation_config, memory_marks
 from .official_files import CONFIG, OfficialCheckpoint, read_official
@@ -55,8 +54,7 @@ def convert_official(
         ValueError: If a file is damaged or refused, or base and checkpoint do not fit each other.
     """
     target = Path(output)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"`output` {target} is there already: remove it or choose another folder.")
+    check_free(target)
     found = read_official(checkpoint, subfolder, revision=revision or "main")
     check_fields(found.fields, f"{found.name}/{CONFIG}")
     path, hub = base_path(base), {"revision": base_revision or "main"}
@@ -79,7 +77,7 @@ def convert_official(
     config.dtype = _base_dtype(weights, found)
     model.generation_config = make_generation_config(found.fields, _base_generation(config, path, hub))
     model.processor = make_processor(tokenizer, config)
-    with _complete_folder(target) as folder:
+    with complete_folder(target) as folder:
         write_weights(folder, tensors)
         _write_rest(model, found, folder)
     return target
@@ -103,6 +101,7 @@ def _write_rest(model: ClaraForRetrievalGeneration, found: OfficialCheckpoint, f
     """Everything but the root's weights: code, configurations, processor, adapters."""
     custom_object_save(model, folder, config=model.config)
     model.config.architectures = [type(model).__name__]
+    model.config.custom_pipelines = CUSTOM_PIPELINES
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     model.processor.save_pretrained(folder)
@@ -111,18 +110,5 @@ def _write_rest(model: ClaraForRetrievalGeneration, found: OfficialCheckpoint, f
         state = {
             key.replace(".weight", f".{name}.weight"): as_loaded(tensor) for key, tensor in tensors.items()
         }
-        save_adapter(model.decoder, name, str(folder / name), state)
-
-
-@contextmanager
-def _complete_folder(target: Path) -> Iterator[Path]:
-    """A folder that takes the name `target` when the block has ended; after an error nothing is left."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = target.parent / f".{target.name}.{uuid.uuid4().hex}"
-    folder.mkdir()
-    try:
-        yield folder
-        os.replace(folder, target)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+        base = model.config.base_model_name_or_path
+        save_adapter(model.decoder, name, str(folder / name), state, base=base)
