@@ -138,5 +138,6 @@ def find_memories(path: str) -> dict[str, str]:
     """Names and sources of the memories in the repository's folder and in CLARA_MEMORIES."""
     stores = sorted(Path(path, MEMORIES).glob(f"*/{STORE}"))
     entries = [entry.strip() for entry in os.getenv("CLARA_MEMORIES", "").split(",") if entry.strip()]
-    given = {entry.partition("=")[0]: entry.rpartition("=")[2] for entry in entries}
+    parts = [entry.partition("=") for entry in entries]
+    given = {name: source or name for name, _, source in parts}
     return {**{store.parent.name: str(store.parent) for store in stores}, **given}

@@ -256,21 +256,16 @@ class ClaraPreTrainedModel(TrainableModel):
             os.makedirs(folder, exist_ok=True)
             if self.is_remote_code():
                 custom_object_save(self, folder, config=self.config)
-        self.decoder.save_pretrained(
-            folder,
-            is_main_process=is_main_process,
-            state_dict={**base, **own},
-            max_shard_size=max_shard_size,
-        )
+        sizes = {"is_main_process": is_main_process, "max_shard_size": max_shard_size}
+        self.decoder.save_pretrained(folder, state_dict={**base, **own}, **sizes)
         if not is_main_process:
             return
         remove_stale_weights(folder)
         save_config(self, folder)
         self.generation_config.save_pretrained(folder)
-        base_name = self.config.base_model_name_or_path
         for name in adapter_names(self.decoder):
-            place = os.path.join(folder, name)
-            save_adapter(self.decoder, name, place, decoder_state, adapter_dtype, base_name)
+            written = (os.path.join(folder, name), decoder_state, adapter_dtype)
+            save_adapter(self.decoder, name, *written, base=self.config.base_model_name_or_path)
         if self.processor is not None:
             self.processor.save_pretrained(folder)
         if push_to_hub:

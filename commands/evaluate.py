@@ -136,6 +136,7 @@ def report(
     names: list[str],
 ) -> None:
     """Runs each system, then writes and prints the report."""
+    from ..evaluation.benchmarks import HUB_DATA
     from ..evaluation.plots import plot_quality
     from ..evaluation.reports import make_report, to_markdown, write_report
     from ..evaluation.runner import run_system
@@ -154,6 +155,8 @@ def report(
     k = arguments.retrieval_top_k
     cuts = [cut for cut in (1, 3, 5) if cut < k] + [k]
     scored = make_report(benchmark, predictions, stored, cuts, arguments.seed)
+    scored["model"] = workbench.settings(names[0])["model"]
+    scored["source"] = Path(arguments.file).name if arguments.file else HUB_DATA
     page = to_markdown(scored, shlex.join(["clara", *sys.argv[1:]]))
     write_report(arguments.output, scored, page)
     for cost, file in (("tokens_read", "tokens.png"), ("bytes_per_passage", "bytes.png")):

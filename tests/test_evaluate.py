@@ -5,6 +5,8 @@ import json
 
 import pytest
 from clara.commands import evaluate
+from clara.evaluation.language_models import ClaraModel
+from clara.modeling_clara import ClaraForRetrievalGeneration
 
 from .conftest import DOCUMENTS, QUESTIONS
 
@@ -46,6 +48,8 @@ def test_writes_predictions_tables_and_plots(checkpoint, rows, tmp_path, capsys)
     report = json.loads((output / "report.json").read_text())
     assert list(report["systems"]) == systems.split(",")
     assert report["questions"] == 4
+    model = ClaraForRetrievalGeneration.from_pretrained(checkpoint)
+    assert report["model"] == ClaraModel(model).fingerprint() and report["source"] == "rows.jsonl"
     assert (output / "report.md").is_file()
     assert (output / "tokens.png").is_file()
     assert (output / "bytes.png").is_file()

@@ -1,8 +1,12 @@
+import logging
 import shutil
 
 import pytest
+import torch
 from clara import hub_clara
 from clara.memory_clara import CorpusMemory
+from conftest import DOCUMENTS, make_model
+from hub_server import serve_hub
 from huggingface_hub import HfApi
 from huggingface_hub.errors import LocalEntryNotFoundError
 from store_helpers import make_memory, same
@@ -124,3 +128,25 @@ def test_what_cannot_be_reached_is_named(monkeypatch, error):
 def test_a_path_that_is_no_folder_is_no_repository(tmp_path):
     with pytest.raises(FileNotFoundError, match="neither a folder"):
         CorpusMemory.from_pretrained(tmp_path / "a" / "b")
+
+
+def test_a_memory_goes_to_a_hub_and_comes_back_by_its_name(shared_model, base, tmp_path, monkeypatch, caplog):
+    """Over HTTP, to a Hub on the loopback: one commit in a dataset repository, then `load_memory`."""
+    memory = shared_model.build_memory(DOCUMENTS, show_progress=False)
+    token = "hf_" + "s" * 34
+    with serve_hub(monkeypatch, token) as server, caplog.at_level(logging.DEBUG):
+        address = memory.push_to_hub("org/notes", private=True)
+        repository = server.repositories["datasets", "org/notes"]
+        assert repository.private and len(repository.commits) == 1
+        assert address.endswith(f"/commit/{repository.sha}") and "README.md" in repository.files
+        loaded = shared_model.load_memory("org/notes", cache_dir=str(tmp_path))
+        assert loaded.document_ids == memory.document_ids and torch.equal(loaded[:], memory[:])
+        assert shared_model.retrieve("Who found Titan?", loaded, 2).indices
+        with pytest.raises(ValueError, match="another compressor or base"):
+            make_model(base, compression_rate=32).load_memory("org/notes", cache_dir=str(tmp_path))
+        with pytest.raises(FileNotFoundError, match="'org/other' is neither a folder nor a dataset"):
+            shared_model.load_memory("org/other", cache_dir=str(tmp_path))
+        shared_model.build_memory(DOCUMENTS[:1], show_progress=False).push_to_hub("org/notes")
+        again = shared_model.load_memory("org/notes", cache_dir=str(tmp_path))
+        assert len(again) == 1 and len(repository.commits) == 2
+    assert token not in caplog.text and server.tokens == {f"Bearer {token}"}

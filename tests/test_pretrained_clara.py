@@ -128,6 +128,8 @@ def test_round_trip_is_exact(shared_model, checkpoint):
     model = Model.from_pretrained(checkpoint)
     assert same(model, shared_model)
     first, second = model.config.to_dict(), shared_model.config.to_dict()
+    for fields in (first, second):
+        fields["text_config"].pop("_name_or_path", None)
     differing = {key for key in first.keys() | second.keys() if first.get(key) != second.get(key)}
     assert differing <= {"_name_or_path", "architectures", "custom_pipelines"}
     assert model.generation_config.to_dict() == shared_model.generation_config.to_dict()
@@ -445,3 +447,14 @@ def test_the_processor_is_the_checkpoints(checkpoint, shared_model):
     expected = shared_model.processor.encode_prompts(QUESTIONS, 2)
     assert torch.equal(model.processor.encode_prompts(QUESTIONS, 2)["input_ids"], expected["input_ids"])
     assert AutoTokenizer.from_pretrained(checkpoint).get_vocab() == model.processor.tokenizer.get_vocab()
+
+
+def test_files_name_the_base_as_the_configuration_does_and_no_folder(shared_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(shared_model.config, "base_model_name_or_path", "org/base")
+    place = shared_model.name_or_path
+    shared_model.save_pretrained(tmp_path)
+    texts = {file: file.read_text(encoding="utf-8") for file in tmp_path.rglob("*config.json")}
+    assert len(texts) >= 5 and place and not [file for file, text in texts.items() if place in text]
+    for name in ADAPTERS:
+        adapter = json.loads(texts[tmp_path / name / "adapter_config.json"])
+        assert adapter["base_model_name_or_path"] == "org/base" and adapter["inference_mode"] is True

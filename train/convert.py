@@ -102,6 +102,7 @@ def _write_rest(model: ClaraForRetrievalGeneration, found: OfficialCheckpoint, f
     custom_object_save(model, folder, config=model.config)
     model.config.architectures = [type(model).__name__]
     model.config.custom_pipelines = CUSTOM_PIPELINES
+    model.config.text_config._name_or_path = ""
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     model.processor.save_pretrained(folder)

@@ -1,0 +1,113 @@
+"""Publish a checkpoint as a model repository on the Hub: assemble, check in a fresh process, upload.
+
+The folder holds the base's weights, the adapters, the processor, the code, handler.py, requirements.txt and
+README.md, rendered from model_card.md with what was measured (`--results`, reports of `clara evaluate`). With
+`--dry-run` it is assembled and checked and its files are listed, and nothing is sent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .models import load_model
+
+if TYPE_CHECKING:
+    from ..modeling_clara import ClaraForRetrievalGeneration
+
+CARD = "README.md"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `clara publish`."""
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder or Hub id of a CLaRa checkpoint")
+    parser.add_argument("--repo", required=True, metavar="ORG/NAME", help="the model repository")
+    parser.add_argument("--private", action="store_true", help="make the repository private")
+    parser.add_argument("--dry-run", action="store_true", help="stop before the upload")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="keep the assembled folder there")
+    parser.add_argument(
+        "--results",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="report.json of `clara evaluate`, or a folder of them; may be repeated",
+    )
+    parser.add_argument(
+        "--training-card",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="README.md of a training stage, in order; may be repeated (default: the checkpoint's)",
+    )
+    parser.add_argument(
+        "--dataset", action="append", default=[], metavar="ID", help="data set it was trained on (Hub id)"
+    )
+    parser.add_argument(
+        "--base-model", metavar="ID", help="Hub id of the base, where the checkpoint names none"
+    )
+    parser.add_argument(
+        "--widgets", type=int, default=3, metavar="N", help="example answers in the card (default: 3)"
+    )
+    parser.add_argument("--device", help="such as cpu or cuda:0 (default: the accelerator if there is one)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Assembles, checks, lists and uploads."""
+    from ..train.folders import complete_folder, list_files
+    from ..train.publishing.hub import check_repo_id, upload_model
+
+    check_repo_id(arguments.repo)
+    with tempfile.TemporaryDirectory(prefix="clara-publish-") as temporary:
+        target = arguments.output or Path(temporary) / "model"
+        with complete_folder(target) as folder:
+            assemble(arguments, folder)
+        files = list_files(target)
+        for name, size in files.items():
+            print(f"{size:>14,}  {name}")
+        print(f"{sum(files.values()):>14,}  bytes in {len(files)} files")
+        if arguments.dry_run:
+            print(f"Checked in a fresh process; nothing was sent to {arguments.repo} (--dry-run).")
+        else:
+            print(f"Published: {upload_model(target, arguments.repo, arguments.private)}")
+
+
+def assemble(arguments: argparse.Namespace, folder: Path) -> None:
+    """Writes everything into an empty folder and checks it in a fresh process."""
+    from ..train.publishing.check import check_folder
+    from ..train.publishing.folder import check_no_local_paths, write_model
+
+    model, trained = load_model(arguments.checkpoint, arguments.device)
+    if not trained:
+        raise ValueError(f"`CHECKPOINT` {arguments.checkpoint} is a plain causal LM, not a CLaRa checkpoint.")
+    write_model(model, folder)
+    write_card(arguments, model, folder)
+    check_no_local_paths(folder, [arguments.checkpoint] if Path(arguments.checkpoint).exists() else [])
+    check_folder(folder, model)
+
+
+def write_card(arguments: argparse.Namespace, model: ClaraForRetrievalGeneration, folder: Path) -> None:
+    """Writes README.md and the files of `.eval_results` from what was measured."""
+    from ..evaluation.language_models import ClaraModel
+    from ..train.publishing.card import read_datasets, render_model_card
+    from ..train.publishing.examples import make_examples, model_facts
+    from ..train.publishing.folder import TEMPLATE
+    from ..train.publishing.results import read_reports, write_eval_results
+
+    reports = read_reports(arguments.results, ClaraModel(model).fingerprint())
+    own = Path(arguments.checkpoint, CARD)
+    files = arguments.training_card or [file for file in [own] if file.is_file()]
+    cards = [file.read_text(encoding="utf-8") for file in files]
+    text = render_model_card(
+        TEMPLATE.read_text(encoding="utf-8"),
+        arguments.repo,
+        model_facts(model, arguments.base_model),
+        reports,
+        make_examples(model, arguments.widgets),
+        cards,
+        arguments.dataset or [name for card in cards for name in read_datasets(card)],
+    )
+    (folder / CARD).write_text(text, encoding="utf-8")
+    write_eval_results(folder, reports)

@@ -1,0 +1,78 @@
+"""model_card.md: its Python blocks run in order on a published folder, and it says no more than is so."""
+
+import re
+import shutil
+import sys
+
+import pytest
+from clara.train.publishing.card import PLACEHOLDER, SECTIONS
+from clara.train.publishing.folder import TEMPLATE, write_model
+from clara.train.publishing.results import results_table
+from conftest import ROOT
+from huggingface_hub import ModelCard
+
+FENCE = re.compile(r"^```python\n(.*?)^```\s*$", re.DOTALL | re.MULTILINE)
+SHIPPED = ROOT / "checkpoints" / "clara-smollm2-135m-16x"
+
+
+@pytest.fixture
+def text():
+    return TEMPLATE.read_text(encoding="utf-8")
+
+
+def run_blocks(text, folder, capsys):
+    namespace = {"__name__": "__main__"}
+    printed = []
+    for match in FENCE.finditer(text):
+        line = text[: match.start(1)].count("\n")
+        code = match[1].replace(PLACEHOLDER, str(folder))
+        exec(compile("\n" * line + code, str(TEMPLATE), "exec"), namespace)
+        printed.append(capsys.readouterr().out.strip().splitlines())
+    return printed
+
+
+def test_its_blocks_run_on_a_published_folder(text, shared_model, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "published"
+    folder.mkdir()
+    write_model(shared_model, folder)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "handler", raising=False)
+    auto, pipe, memory, endpoint = run_blocks(text, folder, capsys)
+    monkeypatch.delitem(sys.modules, "handler", raising=False)
+    assert auto[0] and pipe[0]
+    assert memory[0] in ("['forth']", "['titan']") and memory[1].startswith("[{'answer'")
+    assert endpoint[0].startswith("{'answer'") and endpoint[1].startswith("[{'answer'")
+    assert endpoint[2] == "unknown_memory"
+    assert (tmp_path / "my_memory" / "corpus_memory.json").exists()
+    shutil.rmtree(folder)
+
+
+def test_the_head_is_complete(text):
+    data = ModelCard(text).data
+    assert (data.library_name, data.pipeline_tag, data.license) == (
+        "transformers",
+        "text-generation",
+        "apache-2.0",
+    )
+    assert data.language == ["en"] and "custom_code" in data.tags
+
+
+def test_every_section_can_be_filled_and_every_subject_is_there(text):
+    for name in SECTIONS:
+        assert text.count(f"<!-- begin: {name} -->") == text.count(f"<!-- end: {name} -->") == 1
+    headings = re.findall(r"^##+ (.+)$", text, re.MULTILINE)
+    needed = ["How to use", "Intended use", "Limits", "Out of scope", "Bias", "Training", "Evaluation"]
+    assert set(needed + ["Environment", "Citation", "Pipeline", "Inference Endpoints"]) <= set(headings)
+
+
+@pytest.mark.skipif(SHIPPED.is_dir(), reason="a checkpoint is shipped")
+def test_without_a_checkpoint_it_claims_nothing(text):
+    assert "**State: untrained.**" in text and results_table([]) in text
+    data = ModelCard(text).data
+    assert data.eval_results is None and not hasattr(data, "widget") and data.datasets is None
+
+
+@pytest.mark.skipif(not SHIPPED.is_dir(), reason="no checkpoint is shipped")
+def test_with_a_checkpoint_it_is_not_called_untrained(text):
+    assert "**State: untrained.**" not in text and hasattr(ModelCard(text).data, "widget")

@@ -1,0 +1,51 @@
+"""Facts about a model's weights, and example answers that it really gives."""
+
+import pytest
+import torch
+from clara.train.publishing.examples import make_examples, model_facts, read_samples
+
+
+def test_facts_by_hand(shared_model, base):
+    facts = model_facts(shared_model)
+    assert facts["base_name"] is None and facts["base_model"] is None
+    assert facts["trained"] == ["compressor", "query_reasoner", "generator"]
+    assert facts["config"]["compression_rate"] == 16 and facts["config"]["num_memory_tokens"] == 4
+    assert facts["memory_bytes"] == 4 * 32 * 4 and facts["dtype"] == "float32"
+    # rank 4 on q, k, v, o, gate, up, down of two layers, width 32, 2 of 4 heads of 8 for keys, 48 inside
+    layer = 4 * ((32 + 32) + (32 + 16) * 2 + (32 + 32) + (32 + 48) * 2 + (48 + 32))
+    assert facts["adapter_parameters"] == 2 * layer
+    assert facts["base_parameters"] == sum(p.numel() for p in shared_model.decoder.parameters()) - 6 * layer
+    assert str(base) not in str(facts)
+    assert model_facts(shared_model, "org/base")["base_model"] == "org/base"
+
+
+@torch.no_grad()
+def test_untrained_adapters_and_a_copied_reasoner_are_seen(model):
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.zero_()
+    facts = model_facts(model)
+    assert facts["trained"] == [] and facts["reasoner_is_copy"]
+    for name, parameter in model.named_parameters():
+        if "lora_B.generator" in name:
+            parameter.fill_(0.1)
+    assert model_facts(model)["trained"] == ["generator"]
+
+
+def test_examples_are_evenly_spaced_and_generated_by_the_model(shared_model):
+    documents, questions = read_samples()
+    examples = make_examples(shared_model, 2)
+    chosen = [questions[0], questions[len(questions) // 2]]
+    assert [row["question"] for row in examples] == [row["question"] for row in chosen]
+    assert [row["gold"] for row in examples] == [row["answers"][0] for row in chosen]
+    memory = shared_model.build_memory(documents, show_progress=False)
+    out = shared_model.generate([row["question"] for row in chosen], memory, return_dict_in_generate=True)
+    assert [row["answer"] for row in examples] == out.answers
+    assert [row["documents"][0]["id"] for row in examples] == [ids[0] for ids in out.document_ids]
+
+
+def test_no_examples_and_too_many(shared_model):
+    assert make_examples(shared_model, 0) == []
+    for count in (-1, 1000):
+        with pytest.raises(ValueError, match="must be from 0 to the"):
+            make_examples(shared_model, count)

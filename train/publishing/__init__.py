@@ -1,0 +1,1 @@
+"""From a checkpoint to a repository on the Hub: the folder, its card, its check, the upload."""

@@ -1,0 +1,85 @@
+"""What a card shows of a model: facts measured on its weights, answers that it generated."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...adapters_clara import adapter_state
+from ...configuration_clara import ADAPTERS
+from ...modeling_clara import ClaraForRetrievalGeneration
+from .card import EMBEDDED_BASES, FIELDS, base_id
+
+SAMPLES = Path(__file__).resolve().parents[2] / "data" / "samples"
+
+
+def model_facts(model: ClaraForRetrievalGeneration, base_model: str | None = None) -> dict[str, Any]:
+    """What the card says of a model, from its weights and configuration.
+
+    Args:
+        model: The model that is published.
+        base_model: Hub id of its base, where the configuration names none.
+    """
+    config = model.config
+    states = {name: adapter_state(model.decoder, name) for name in ADAPTERS}
+    raised = {
+        name: any(bool(tensor.any()) for key, tensor in state.items() if "lora_B" in key)
+        for name, state in states.items()
+    }
+    pairs = zip(states["compressor"].values(), states["query_reasoner"].values(), strict=True)
+    width = config.get_text_config().hidden_size
+    base = [p for name, p in model.decoder.named_parameters() if ".lora_" not in name]
+    name = config.base_model_name_or_path
+    return {
+        "base_name": name if name in EMBEDDED_BASES else base_id(name),
+        "base_model": base_model or base_id(name),
+        "config": {field: getattr(config, field) for field in FIELDS},
+        "trained": [name for name in ADAPTERS if raised[name]],
+        "reasoner_is_copy": all(torch.equal(first, second) for first, second in pairs),
+        "base_parameters": sum(p.numel() for p in base),
+        "adapter_parameters": sum(tensor.numel() for tensor in states["compressor"].values()),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "memory_bytes": config.num_memory_tokens * width * model.dtype.itemsize,
+        "fingerprint": model.memory_fingerprint(),
+    }
+
+
+def read_samples() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Documents and questions of the sample corpus, which is never trained on."""
+    names = ("corpus.jsonl", "questions.jsonl")
+    rows = [(SAMPLES / name).read_text(encoding="utf-8").splitlines() for name in names]
+    documents, questions = ([json.loads(line) for line in lines] for lines in rows)
+    return documents, questions
+
+
+def make_examples(
+    model: ClaraForRetrievalGeneration, count: int, show_progress: bool = False
+) -> list[dict[str, Any]]:
+    """Answers to evenly spaced questions of the sample corpus, greedily, from all its documents.
+
+    Args:
+        model: The model that is published.
+        count: How many; 0 gives none.
+        show_progress: Show a progress bar of the compression.
+
+    Raises:
+        ValueError: If there are not so many questions.
+    """
+    documents, questions = read_samples()
+    if not 0 <= count <= len(questions):
+        raise ValueError(f"`count` must be from 0 to the {len(questions)} sample questions, got {count}.")
+    if not count:
+        return []
+    memory = model.build_memory(documents, show_progress=show_progress)
+    chosen = [questions[row * len(questions) // count] for row in range(count)]
+    out = model.generate([row["question"] for row in chosen], memory, return_dict_in_generate=True)
+    return [
+        {
+            "question": row["question"],
+            "answer": answer,
+            "gold": row["answers"][0],
+            "documents": [{"id": ids[0]}],
+        }
+        for row, answer, ids in zip(chosen, out.answers, out.document_ids, strict=True)
+    ]

@@ -1,0 +1,151 @@
+"""Measured results as the Hub shows them, out of the reports that `clara evaluate` writes."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
+
+REPORT = "report.json"
+NOT_MEASURED = "not measured"
+BENCHMARKS = {
+    "nq": ("Natural Questions", "google-research-datasets/nq_open"),
+    "hotpotqa": ("HotpotQA", "hotpotqa/hotpot_qa"),
+    "musique": ("MuSiQue", "dgslibisey/MuSiQue"),
+    "2wiki": ("2WikiMultihopQA", "xanhho/2WikiMultihopQA"),
+}
+SETTINGS = ("normal", "oracle")
+METRICS = {"exact_match": "EM", "token_f1": "F1", "cover_exact_match": "cover EM"}
+NEEDED = ("benchmark", "setting", "questions", "documents", "systems", "model", "source")
+
+Report = Mapping[str, Any]
+
+
+def read_reports(paths: Iterable[str | Path], fingerprint: str) -> list[Report]:
+    """Reads reports of one model.
+
+    Args:
+        paths: `report.json` files, or folders that hold some at any depth.
+        fingerprint: Identity of the model that is published.
+
+    Raises:
+        FileNotFoundError: If a path holds no report.
+        ValueError: If a report is damaged, of another model, or one of two on the same benchmark and setting.
+    """
+    files = [file for path in paths for file in _files(Path(path))]
+    reports: dict[tuple[str, str], Report] = {}
+    for file in files:
+        report = {**_read(file), "date": _date(file)}
+        if report["model"] != fingerprint:
+            raise ValueError(
+                f"{file} was measured on another model (fingerprint {report['model'][:12]}…, this one is "
+                f"{fingerprint[:12]}…): evaluate this checkpoint, or leave the report out."
+            )
+        key = (report["benchmark"], report["setting"])
+        if key in reports:
+            raise ValueError(f"{file} is a second report on {key[0]} {key[1]}: name one of them.")
+        reports[key] = report
+    return list(reports.values())
+
+
+def _files(path: Path) -> list[Path]:
+    found = [path] if path.is_file() else sorted(path.rglob(REPORT))
+    if not found:
+        raise FileNotFoundError(f"`results` {path} holds no {REPORT} of `clara evaluate`.")
+    return found
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        report = json.loads(file.read_text(encoding="utf-8"))
+        missing = [key for key in NEEDED if key not in report]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file} is no report of `clara evaluate`, or it is damaged: {error}") from error
+    if missing:
+        raise ValueError(f"{file} lacks {missing}: evaluate again with this version's `clara evaluate`.")
+    return report
+
+
+def _date(file: Path) -> str:
+    return datetime.fromtimestamp(file.stat().st_mtime, tz=timezone.utc).date().isoformat()
+
+
+def results_table(reports: Sequence[Report]) -> str:
+    """A row for each benchmark, setting and system; what was not measured says so."""
+    by_key = {(report["benchmark"], report["setting"]): report for report in reports}
+    header = ["benchmark", "setting", "questions", "system", *METRICS.values(), "recall", "tokens read"]
+    rows = []
+    for name, (title, _) in BENCHMARKS.items():
+        for setting in SETTINGS:
+            report = by_key.get((name, setting))
+            if report is None:
+                rows.append([title, setting, "–", "clara", *[NOT_MEASURED] * 5])
+            else:
+                rows += [[title, setting, str(report["questions"]), *row] for row in _systems(report)]
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in lines)
+
+
+def _systems(report: Report) -> Iterable[list[str]]:
+    for system, row in report["systems"].items():
+        metrics = row["metrics"]
+        recalls = [name for name in metrics if name.startswith("recall@")]
+        last = max(recalls, key=lambda name: int(name.partition("@")[2]), default="")
+        found = f"{_percent(metrics[last])} @{last.partition('@')[2]}" if last else "–"
+        shown = [_percent(metrics.get(metric)) for metric in METRICS]
+        yield [system, *shown, found, f"{row['tokens_read']:.0f}"]
+
+
+def _percent(interval: Mapping[str, float] | None) -> str:
+    if interval is None:
+        return "–"
+    return f"{100 * interval['mean']:.1f} [{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]"
+
+
+def model_index(reports: Sequence[Report], system: str = "clara") -> list[EvalResult]:
+    """The results of `system` for the head of the card."""
+    return [
+        EvalResult(
+            task_type="question-answering",
+            task_name="Retrieval-augmented question answering",
+            dataset_type=dataset,
+            dataset_name=f"{title} ({report['setting']}, {report['questions']} questions)",
+            metric_type=metric,
+            metric_name=METRICS[metric],
+            metric_value=value,
+        )
+        for report, title, dataset, metric, value in _values(reports, system)
+    ]
+
+
+def write_eval_results(folder: Path, reports: Sequence[Report], system: str = "clara") -> None:
+    """Writes `.eval_results/BENCHMARK-SETTING.yaml`, one file a report; without reports nothing."""
+    for report in reports:
+        entries = [
+            EvalResultEntry(
+                dataset_id=dataset,
+                task_id=f"{report['benchmark']}_{report['setting']}_{metric}",
+                value=value,
+                date=report["date"],
+                notes=f"{METRICS[metric]} in percent, {title}, {report['setting']} pools, "
+                f"{report['questions']} questions of {report['source']}, {report['documents']} documents",
+            )
+            for _, title, dataset, metric, value in _values([report], system)
+        ]
+        file = folder / ".eval_results" / f"{report['benchmark']}-{report['setting']}.yaml"
+        file.parent.mkdir(exist_ok=True)
+        text = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True)
+        file.write_text(text, encoding="utf-8")
+
+
+def _values(reports: Sequence[Report], system: str) -> Iterable[tuple[Report, str, str, str, float]]:
+    for report in reports:
+        if system not in report["systems"]:
+            raise ValueError(f"the report on {report['benchmark']} has no system {system!r}.")
+        title, dataset = BENCHMARKS[report["benchmark"]]
+        for metric in METRICS:
+            mean = report["systems"][system]["metrics"][metric]["mean"]
+            yield report, title, dataset, metric, round(100 * mean, 2)
