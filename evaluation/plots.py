@@ -1,17 +1,35 @@
 """Pictures of a report: answer quality against tokens read by the generator and against bytes stored."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from .reports import TITLES
 
 AXES = {
     "tokens_read": "tokens read by the generator per question",
     "bytes_per_passage": "bytes stored per passage",
 }
+MARKS = {
+    "": "o",
+    "clara": "s",
+    "corpus": "P",
+    "bm25": "^",
+    "bm25_corpus": "<",
+    "dense": "D",
+    "dense_corpus": "d",
+    "given": "v",
+    "shuffled": "X",
+}
+TICKS = [0, *(step * 10**power for power in range(1, 8) for step in (1, 3))]
+ALIKE = 0.1  # costs closer than e^0.1 share a column; its points stand a hundredth of the axis apart
 
 
 def plot_quality(report: Mapping[str, Any], cost: str, path: Path, metric: str = "token_f1") -> None:
     """Writes a PNG with one point per system: its cost, and its mean with the 95 % interval.
+
+    What reads decides the colour, what retrieves the mark. Systems of one cost stand beside each other.
 
     Args:
         report: of `reports.make_report`.
@@ -23,28 +41,54 @@ def plot_quality(report: Mapping[str, Any], cost: str, path: Path, metric: str =
         ValueError: `cost` is unknown.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, FuncFormatter
 
     if cost not in AXES:
         raise ValueError(f"`cost` must be one of {', '.join(AXES)}, got {cost!r}.")
+    systems = report["systems"]
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
-    for number, (name, row) in enumerate(report["systems"].items()):
+    readers = list(dict.fromkeys(name.split("_")[0] for name in systems))
+    places = spread({name: row[cost] for name, row in systems.items()})
+    for name, row in systems.items():
+        reader, _, rest = name.partition("_")
         interval = row["metrics"][metric]
         mean, low, high = (100 * interval[key] for key in ("mean", "low", "high"))
         axes.errorbar(
-            row[cost],
+            places[name],
             mean,
             yerr=[[mean - low], [high - mean]],
-            fmt="osD^vP*X"[number % 8],
-            color=f"C{number % 10}",
-            capsize=3,
-            clip_on=False,
+            fmt=MARKS.get(rest, "*"),
+            color=f"C{readers.index(reader)}",
+            elinewidth=1,
+            capsize=2,
             label=name,
         )
     axes.set_xscale("symlog", linthresh=10)
+    axes.xaxis.set_major_locator(FixedLocator(TICKS))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    smallest, largest = min(places.values()), max(places.values())
+    axes.set_xlim(-2 if smallest < 10 else smallest / 1.3, largest * 1.3 + 1)
     axes.set_ylim(bottom=0)
-    axes.set(xlabel=AXES[cost], ylabel=f"{metric} (%)", title=f"{report['benchmark']}, {report['setting']}")
+    title = f"{report['benchmark']}, {report['setting']}: {report['questions']} questions, 95 % intervals"
+    axes.set(xlabel=AXES[cost], ylabel=f"{TITLES.get(metric, metric)} (%)", title=title)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.01, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
+
+
+def spread(costs: Mapping[str, float]) -> dict[str, float]:
+    """Places on a logarithmic axis: systems of nearly one cost beside each other around it."""
+    columns: list[list[str]] = []
+    for name in sorted(costs, key=costs.get):
+        last = columns[-1][-1] if columns else None
+        if last is None or math.log(1 + costs[name]) - math.log(1 + costs[last]) > ALIKE:
+            columns.append([])
+        columns[-1].append(name)
+    step = 0.01 * math.log((1 + max(costs.values())) / (1 + min(costs.values())))
+    return {
+        name: costs[name] * math.exp(step * (place - (len(column) - 1) / 2))
+        for column in columns
+        for place, name in enumerate(sorted(column, key=list(costs).index))
+    }

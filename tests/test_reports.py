@@ -4,7 +4,7 @@ import json
 
 import pytest
 from clara.evaluation.benchmarks import Benchmark, Example
-from clara.evaluation.plots import plot_quality
+from clara.evaluation.plots import plot_quality, spread
 from clara.evaluation.reports import make_report, score_predictions, to_markdown, write_report
 from clara.evaluation.systems import Prediction
 
@@ -74,6 +74,15 @@ def test_plots(report, tmp_path, cost):
     pytest.importorskip("matplotlib")
     plot_quality(report, cost, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_points_of_one_cost_stand_beside_each_other():
+    places = spread({"a": 100.0, "b": 100.0, "c": 101.0, "far": 200.0, "zero": 0.0})
+    assert places["far"] == 200 and places["zero"] == 0
+    assert places["a"] < places["b"] < places["c"]
+    assert places["b"] == 100
+    assert places["a"] > 90
+    assert places["c"] < 110
 
 
 def test_bad_input(report, tmp_path):
