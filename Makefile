@@ -5,6 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 QUESTIONS ?= 6
 WORKERS ?= 2
+EXPERIMENTS ?= outputs/experiments
 
 CORE := $(VENV)/.core
 APP := $(VENV)/.app
@@ -30,6 +31,22 @@ test: $(BASE) $(TOOLS)
 
 test-slow: $(BASE) $(TOOLS)
 	$(BIN)/python -m pytest -q -m slow
+
+# Every experiment in a small form on the rows that ship with the repository: that it runs, not a result.
+SMALL = $(BIN)/clara experiment $(1) --output $(EXPERIMENTS) $(2)
+FEW := --limit 6 --max-new-tokens 8
+
+experiments: $(BASE) $(TOOLS)
+	$(call SMALL,topk-gradients,--problems 4 --draws 50 --temperatures 0.02 0.2)
+	$(call SMALL,scale,--widths 64 128 --repeats 1)
+	$(call SMALL,similarity,--documents 24)
+	$(call SMALL,memory-controls,--limit 6)
+	$(call SMALL,logit-lens,--limit 6)
+	$(call SMALL,k-at-test,$(FEW) --ks 1 3 5 --pool-size 6)
+	$(call SMALL,facts-by-rate,$(FEW) --memory-tokens 16 4 --rewrites 1)
+	$(call SMALL,passage-order,$(FEW))
+	$(call SMALL,joint-training,$(FEW) --steps 2 --pool-size 6 --runs $(EXPERIMENTS)/runs)
+	$(call SMALL,ablations,--limit 4 --max-new-tokens 4 --steps 1 --pool-size 6 --runs $(EXPERIMENTS)/runs)
 
 lint: $(TOOLS)
 	$(BIN)/ruff check .

@@ -70,4 +70,4 @@ def test_too_few_documents(tmp_path):
         json.dumps({"question": "q", "golden_answers": ["a"], "docs": ["x"], "pos_index": [0]}) + "\n"
     )
     with pytest.raises(ValueError, match="at least two are needed"):
-        experiment.sample_documents(str(file), 5, 0)
+        experiment.drawn_documents(str(file), 5, 0)

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from clara.data.readers import read_questions
 from clara.data.records import QuestionRecord
 from clara.inspecting_clara import likeliest_tokens
 from clara.modeling_clara import ClaraForRetrievalGeneration
 
 from ..metrics import normalize_answer
+from ..sample_rows import question_rows
 from ..statistics import bootstrap_interval
 from ..tables import markdown_table
 
@@ -98,7 +98,7 @@ SHOWN_WORDS, SHOWN_QUESTIONS = 15, 10
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the experiment's options."""
-    parser.add_argument("--file", required=True, help="question rows with positives")
+    parser.add_argument("--file", help="question rows with positives (default: sample corpus)")
     parser.add_argument("--limit", type=int, default=100, metavar="N", help="questions (default: 100)")
     parser.add_argument("--top", type=int, default=50, help="tokens of each memory token (default: 50)")
     parser.add_argument("--seed", type=int, default=0, help="of the intervals")
@@ -110,11 +110,10 @@ def measure(arguments: argparse.Namespace, model: ClaraForRetrievalGeneration) -
     Raises:
         ValueError: fewer than two questions of the file name positives.
     """
-    records = [record for record in read_questions(arguments.file) if record.positives][: arguments.limit]
+    records, source = question_rows(None if arguments.file is None else [arguments.file])
+    records = [record for record in records if record.positives][: arguments.limit]
     if len(records) < 2:
-        raise ValueError(
-            f"`file` {arguments.file} has {len(records)} questions with positives: two are needed."
-        )
+        raise ValueError(f"`file` {source} has {len(records)} questions with positives: two are needed.")
     decoded = [decode(model, record.question, arguments.top) for record in records]
     shares: dict[str, list[float]] = {name: [] for name in TEXTS}
     for row, record in enumerate(records):
@@ -124,7 +123,7 @@ def measure(arguments: argparse.Namespace, model: ClaraForRetrievalGeneration) -
                 shares[name].append(len(wanted & found) / len(wanted))
     return {
         "questions": len(records),
-        "file": Path(arguments.file).name,
+        "file": source,
         "top": arguments.top,
         "seed": arguments.seed,
         "shares": {

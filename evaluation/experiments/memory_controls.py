@@ -11,11 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from clara.data.readers import read_questions
 from clara.modeling_clara import ClaraForRetrievalGeneration
 from tqdm.auto import tqdm
 
 from ...train.controls import answer_loss, control_rows, shifted
+from ..sample_rows import question_rows
 from ..statistics import bootstrap_interval, paired_bootstrap
 from ..tables import markdown_table
 
@@ -25,7 +25,7 @@ KINDS = ("own", "shuffled", "none")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the experiment's options."""
-    parser.add_argument("--files", nargs="+", required=True, help="question rows with positives")
+    parser.add_argument("--files", nargs="+", help="question rows with positives (default: sample corpus)")
     parser.add_argument("--limit", type=int, default=100, metavar="N", help="questions a file (default: 100)")
     parser.add_argument("--seed", type=int, default=0)
 
@@ -33,11 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def measure(arguments: argparse.Namespace, model: ClaraForRetrievalGeneration) -> dict[str, Any]:
     """Loss of the answers by kind of memory for every file, as JSON values."""
     results = {}
-    for file in arguments.files:
-        rows = control_rows(read_questions(file), arguments.limit)
-        losses = row_losses(model, rows, arguments.seed, Path(file).stem)
+    for file in arguments.files or [None]:
+        records, source = question_rows(None if file is None else [file])
+        rows = control_rows(records, arguments.limit)
+        losses = row_losses(model, rows, arguments.seed, source)
         own = losses["own"]
-        results[Path(file).stem] = {
+        results[source.removesuffix(".jsonl")] = {
             "questions": len(rows),
             "loss": {kind: asdict(bootstrap_interval(losses[kind], seed=arguments.seed)) for kind in KINDS},
             "shuffled_minus_own": asdict(paired_bootstrap(losses["shuffled"], own, seed=arguments.seed)),

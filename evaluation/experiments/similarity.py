@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from clara.data.readers import read_questions
 from clara.modeling_clara import ClaraForRetrievalGeneration
 from torch import Tensor
 from torch.nn import functional
 
 from ..baselines import load_sentence_encoder
+from ..sample_rows import question_rows
 from ..statistics import bootstrap_interval
 from ..tables import markdown_table
 
@@ -28,7 +28,7 @@ READINGS = ("flattened", "centred", "pooled")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the experiment's options."""
-    parser.add_argument("--file", required=True, help="question rows whose documents are compared")
+    parser.add_argument("--file", help="question rows whose documents are compared (default: sample corpus)")
     parser.add_argument("--documents", type=int, default=500, metavar="N", help="documents (default: 500)")
     parser.add_argument("--ks", type=int, nargs="+", default=[1, 5, 10], help="neighbours (default: 1 5 10)")
     parser.add_argument("--encoder", help="sentence encoder (default: all-MiniLM-L6-v2)")
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def measure(arguments: argparse.Namespace, model: ClaraForRetrievalGeneration) -> dict[str, Any]:
     """Overlap and rank correlation of each reading with the sentence encoder, as JSON values."""
-    texts = sample_documents(arguments.file, arguments.documents, arguments.seed)
+    texts, source = drawn_documents(arguments.file, arguments.documents, arguments.seed)
     memory = model.build_memory(texts)
     firsts = [row for row, order in enumerate(memory.orders) if order == 0]
     memories = memory.gather(torch.tensor(firsts)).float()
@@ -48,7 +48,7 @@ def measure(arguments: argparse.Namespace, model: ClaraForRetrievalGeneration) -
     readings = {name: similarities(memories, name).numpy() for name in READINGS}
     return {
         "documents": len(texts),
-        "file": Path(arguments.file).name,
+        "file": source,
         "seed": arguments.seed,
         "chance": {str(k): k / (len(texts) - 1) for k in arguments.ks},
         "readings": {
@@ -67,17 +67,18 @@ def measure(arguments: argparse.Namespace, model: ClaraForRetrievalGeneration) -
     }
 
 
-def sample_documents(file: str, count: int, seed: int) -> list[str]:
-    """Distinct documents of a file's rows, drawn at random.
+def drawn_documents(file: str | None, count: int, seed: int) -> tuple[list[str], str]:
+    """Distinct documents of a file's rows or of the sample corpus, drawn at random, and their source.
 
     Raises:
         ValueError: the file has fewer than two documents.
     """
-    texts = list(dict.fromkeys(text for record in read_questions(file) for text in record.documents))
+    records, source = question_rows(None if file is None else [file])
+    texts = list(dict.fromkeys(text for record in records for text in record.documents))
     if len(texts) < 2:
-        raise ValueError(f"`file` {file} has {len(texts)} documents: at least two are needed to compare.")
+        raise ValueError(f"`file` {source} has {len(texts)} documents: at least two are needed to compare.")
     order = np.random.default_rng(seed).permutation(len(texts))[:count]
-    return [texts[index] for index in sorted(order)]
+    return [texts[index] for index in sorted(order)], source
 
 
 def similarities(memory: Tensor, reading: str) -> Tensor:
