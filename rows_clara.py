@@ -6,7 +6,9 @@ width.
 """
 
 import json
+import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from .formats_clara import KINDS, Part, pack, parts_of, unpack
 CHECKSUMS = "checksums"
 HEADER_BYTES = 512
 HEADER_LIMIT = 100_000_000
+ANNOUNCED_ROWS = 8
 
 
 class PackedMemory:
@@ -119,9 +122,18 @@ class MemoryFile:
                 first, stop, _ = chosen.indices(self._rows)
                 self._checked.check_range(start + first * part.row_bytes, start + stop * part.row_bytes)
             else:
+                self._announce(start + chosen * part.row_bytes, part.row_bytes)
                 self._checked.check_ranges(start + chosen * part.row_bytes, part.row_bytes)
             parts.append(torch.from_numpy(np.array(values[chosen])).view(KINDS[part.code][0]))
         return tuple(parts)
+
+    def _announce(self, starts: np.ndarray, size: int) -> None:
+        """Asks the system to read these bytes now, all at once, and not more around each of them."""
+        if len(starts) < ANNOUNCED_ROWS or not hasattr(os, "posix_fadvise"):
+            return
+        with suppress(FileNotFoundError), self._path.open("rb") as file:  # a name may be gone, the map stays
+            for start in (self._offset + starts).tolist():
+                os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
 
     def __getstate__(self) -> dict:
         kept = ("dtype", "_path", "_rows", "_shape", "_offset")

@@ -1,4 +1,4 @@
-"""Measure speed against the alternatives: compression, latency, generation, search, training steps.
+"""Measure speed against the alternatives: compression, latency, generation, search, training steps, store.
 
 Every ratio comes from one run in which the compared variants take turns. Nothing else should run beside it.
 With `--output` the folder gets `bench.json` and `bench.md`, written anew after each benchmark.
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .bench_corpus import add_store_arguments, store_sections
 from .models import EMBEDDED, SHIPPED, is_checkpoint
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `clara bench`."""
-    parser.add_argument("benchmark", nargs="?", choices=(*BENCHMARKS, "all"), default="all")
+    parser.add_argument("benchmark", nargs="?", choices=(*BENCHMARKS, "store", "all"), default="all")
     parser.add_argument(
         "--model",
         metavar="PATH_OR_ID",
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     files.add_argument("--questions", type=Path, metavar="FILE", help="question rows")
     files.add_argument("--corpus", type=Path, metavar="FILE", help="documents that fill their pools, by BM25")
     files.add_argument("--pretraining", type=Path, nargs="+", metavar="FILE", help="pretraining rows")
+    add_store_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -86,7 +88,7 @@ def check(arguments: argparse.Namespace) -> None:
             "`--model`."
         )
     files = (arguments.questions, arguments.corpus, arguments.pretraining)
-    if any(files) and not all(files):
+    if any(files) and not all(files) and arguments.benchmark != "store":
         raise ValueError("`--questions`, `--corpus` and `--pretraining` go together: give all three or none.")
 
 
@@ -132,6 +134,9 @@ def measured(
         "generation": bench_generation,
         "search": bench_search,
     }
+    if arguments.benchmark == "store":
+        yield from store_sections(arguments, model)
+        return
     names = BENCHMARKS if arguments.benchmark == "all" else (arguments.benchmark,)
     for name in names:
         if name in benches:

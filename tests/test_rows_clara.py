@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 
 import pytest
@@ -120,3 +121,17 @@ def test_refuses_a_payload_cut_or_grown(tmp_path, change):
     path.write_bytes(content[:change] if change < 0 else content + b"x")
     with pytest.raises(ValueError, match="it was cut or altered"):
         MemoryFile(path, (5, 2, 4), "float32")
+
+
+def test_many_rows_are_announced_before_they_are_read(tmp_path, monkeypatch):
+    path, announced = memory_file(tmp_path, count=20), []
+    monkeypatch.setattr(os, "posix_fadvise", lambda *given: announced.append(given[1:]), raising=False)
+    monkeypatch.setattr(os, "POSIX_FADV_WILLNEED", 3, raising=False)
+    file = MemoryFile(path, (20, 2, 4), "float32")
+    assert torch.equal(file[tensor(range(0, 20, 2))], make_memory(20)[::2])
+    assert announced == [(HEADER_BYTES + 32 * row, 32, 3) for row in range(0, 20, 2)]
+    file[tensor([1, 2])]
+    file[0:20]
+    assert len(announced) == 10
+    path.unlink()
+    assert torch.equal(file[tensor(range(8))], make_memory(20)[:8])

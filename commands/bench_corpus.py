@@ -1,0 +1,114 @@
+"""`clara bench store`: real documents and questions compressed once, then the store measured at scale."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .demo import SAMPLES
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..evaluation.speed.report import Section
+    from ..memory_clara import CorpusMemory
+    from ..modeling_clara import ClaraForRetrievalGeneration
+
+SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000)
+KINDS = ("flat", "sq8", "ivf_sq8", "rabitq", "ivf_rabitq")
+STORED = ("bfloat16", "float16", "float32", "int8", "int4")
+
+
+def add_store_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `clara bench store` to those of `clara bench`."""
+    group = parser.add_argument_group("store (with `--questions`: rows with `question`; not part of `all`)")
+    group.add_argument(
+        "--documents", type=Path, nargs="+", metavar="FILE", help="real ones (default: the sample corpus)"
+    )
+    group.add_argument("--real", type=int, default=4000, metavar="N", help="documents compressed at most")
+    group.add_argument("--asked", type=int, default=128, metavar="N", help="questions at most")
+    group.add_argument(
+        "--sizes", type=int, nargs="+", default=SIZES, metavar="N", help="passages (default: 10k … 1M)"
+    )
+    group.add_argument("--folder", type=Path, help="for the stores, 18 KB a passage (default: temporary)")
+    group.add_argument("--kind", choices=KINDS, help="of index (default: by size)")
+    group.add_argument("--dimensions", type=int, default=256, metavar="N", help="of a sketch (default: 256)")
+    group.add_argument("--perturbation", choices=("noise", "mixed"), default="noise", help="of the copies")
+    group.add_argument("--stored", choices=STORED, default="bfloat16", help="format of the stored memories")
+
+
+def store_sections(arguments: argparse.Namespace, model: ClaraForRetrievalGeneration) -> Iterator[Section]:
+    """Compresses, enlarges, measures; writes the curve into the output folder."""
+    from ..evaluation.speed.store import Plan, bench_store, plot_curve
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.folder or Path(temporary)
+        real = real_memory(model, arguments, folder / "real")
+        plan = Plan(
+            folder,
+            tuple(arguments.sizes),
+            arguments.kind,
+            arguments.dimensions,
+            arguments.perturbation,
+            arguments.stored,
+            arguments.repeats,
+            show_progress=True,
+        )
+        section = bench_store(real, question_memories(model, arguments), plan)
+    if arguments.output:
+        plot_curve(json.loads(section.facts["curve"]), arguments.output / "store.png")
+    yield section
+
+
+def real_memory(
+    model: ClaraForRetrievalGeneration, arguments: argparse.Namespace, folder: Path
+) -> CorpusMemory:
+    """Memories of the first `--real` documents, kept in the folder for the next run.
+
+    Raises:
+        ValueError: If the folder holds those of other documents or another model.
+    """
+    from ..data.documents import read_documents
+
+    documents = read_documents(arguments.documents or [SAMPLES / "corpus.jsonl"])
+    chosen = list(islice(documents, arguments.real))
+    if (folder / "corpus_memory.json").is_file():
+        memory = model.load_memory(str(folder))
+        parents = set(memory.parents)
+        if {str(document["id"]) for document in chosen} != parents:
+            raise ValueError(f"{folder} holds memories of other documents: remove it or name another folder.")
+        return memory
+    memory = model.build_memory(chosen, batch_size=16)
+    memory.save_pretrained(folder)
+    return memory
+
+
+def question_memories(model: ClaraForRetrievalGeneration, arguments: argparse.Namespace) -> Tensor:
+    """Memories (B, M, H) of the first `--asked` different questions."""
+    import torch
+
+    from ..data.readers import read_rows
+
+    rows = read_rows(arguments.questions or SAMPLES / "questions.jsonl")
+    questions = list(islice(dict.fromkeys(question_of(row) for _, row in rows), arguments.asked))
+    parts = [questions[start : start + 16] for start in range(0, len(questions), 16)]
+    with torch.no_grad():
+        encoded = (model.processor.encode_questions(part).to(model.device) for part in parts)
+        return torch.cat([model.reason(**batch).float().cpu() for batch in encoded])
+
+
+def question_of(row: dict[str, Any]) -> str:
+    """The question of a row.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    question = row.get("question")
+    if not isinstance(question, str):
+        raise ValueError(f"`--questions` needs rows with a text `question`, got {sorted(row)}.")
+    return question

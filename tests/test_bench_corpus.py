@@ -1,0 +1,55 @@
+"""`clara bench store` as a user types it, on a tiny model."""
+
+import argparse
+import json
+
+import pytest
+from clara.commands import bench_corpus
+from clara.commands.main import main
+from conftest import DOCUMENTS, QUESTIONS
+
+pytest.importorskip("faiss")
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """Files of documents and questions."""
+    documents, questions = tmp_path / "documents.jsonl", tmp_path / "questions.jsonl"
+    lines = [json.dumps({"id": f"d{row}", "text": text}) for row, text in enumerate(DOCUMENTS)]
+    documents.write_text("\n".join(lines) + "\n")
+    lines = [json.dumps({"question": text}) for text in [*QUESTIONS, "What is basalt?"]]
+    questions.write_text("\n".join(lines) + "\n")
+    return documents, questions
+
+
+def test_measures_and_writes(rows, checkpoint, tmp_path, capsys, monkeypatch):
+    from clara.evaluation.speed import roofline
+
+    plain = roofline.measure_roof
+    monkeypatch.setattr(roofline, "measure_roof", lambda device, dtype: plain(device, dtype, 32))
+    words = ["bench", "store", "--model", checkpoint, "--device", "cpu", "--repeats", "1"]
+    words += ["--documents", str(rows[0]), "--questions", str(rows[1]), "--sizes", "30", "60"]
+    words += ["--folder", str(tmp_path / "stores"), "--output", str(tmp_path / "out"), "--dimensions", "8"]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    assert "Two-stage search, up to 60 passages" in printed
+    document = json.loads((tmp_path / "out" / "bench.json").read_text())
+    assert document["sections"][0]["facts"]["real passages"] == 6
+    assert (tmp_path / "out" / "store.png").is_file()
+    assert main(words) == 0  # the real memories are kept, and the largest store
+
+
+def test_other_documents_in_the_folder(rows, shared_model, tmp_path):
+    options = argparse.Namespace(documents=[rows[0]], real=4)
+    assert len(bench_corpus.real_memory(shared_model, options, tmp_path / "real")) == 4
+    assert len(bench_corpus.real_memory(shared_model, options, tmp_path / "real")) == 4
+    options.real = 5
+    with pytest.raises(ValueError, match="holds memories of other documents"):
+        bench_corpus.real_memory(shared_model, options, tmp_path / "real")
+
+
+def test_question_rows(rows, shared_model):
+    options = argparse.Namespace(questions=rows[1], asked=3)
+    assert bench_corpus.question_memories(shared_model, options).shape[0] == 3
+    with pytest.raises(ValueError, match="needs rows with a text `question`, got \\['q'\\]"):
+        bench_corpus.question_of({"q": "x"})
