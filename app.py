@@ -279,6 +279,8 @@ def launch(blocks: gr.Blocks, **options: Any) -> Any:
         input_border_width="1px",
         input_border_color="*neutral_300",
         input_background_fill="white",
+        block_background_fill="transparent",
+        block_background_fill_dark="transparent",
         body_text_color_subdued="#526071",
         body_text_color_subdued_dark="#a9b6c6",
         block_info_text_color="#526071",
@@ -286,7 +288,7 @@ def launch(blocks: gr.Blocks, **options: Any) -> Any:
         button_primary_background_fill="#0f766e",
         button_primary_background_fill_hover="#115e59",
         button_primary_background_fill_dark="#0f766e",
-        button_primary_background_fill_hover_dark="#0d9488",
+        button_primary_background_fill_hover_dark="#115e59",
         button_primary_text_color="white",
     )
     settings = {"css": CSS, "theme": theme, "max_file_size": "2mb", "footer_links": [], "ssr_mode": False}

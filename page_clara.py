@@ -16,7 +16,8 @@ CSS = """
 .clara-card { background: var(--background-fill-primary); border: 1px solid var(--border-color-primary);
   border-radius: 12px !important; padding: 1.1rem 1.2rem !important; overflow: visible !important; }
 .clara-card .form { gap: 1.2rem; background: transparent; border: 0; overflow: visible; }
-.clara-card button.lg { white-space: nowrap; }
+#compress, #sample, #ask { white-space: nowrap; }
+#k { overflow: visible !important; }
 #files { border: 1px dashed var(--clara-grey) !important; border-radius: 8px; }
 .clara-step { font-size: 1.1rem; font-weight: 600; margin: 0; }
 .clara-step span { display: inline-block; width: 1.8em; height: 1.8em; line-height: 1.8em;
@@ -67,7 +68,8 @@ CSS = """
 @media (prefers-reduced-motion: no-preference) {
   .clara-writing::after { animation: blink 1s steps(2) infinite; } }
 @keyframes blink { 50% { opacity: 0; } }
-@media (max-width: 640px) { .clara-bars div { grid-template-columns: 6.2rem 1fr 3.4rem; }
+@media (max-width: 640px) { .gradio-container .main { padding: 1rem !important; }
+  .clara-bars div { grid-template-columns: 6.2rem 1fr 3.4rem; }
   .clara-card { padding: 0.9rem 0.8rem !important; } .clara-head h1 { font-size: 1.5rem; } }
 """
 
@@ -108,8 +110,13 @@ def progress(done: int, total: int) -> str:
 
 def stored(documents: int, passages: int, text_tokens: int, memory_tokens: int) -> str:
     """What is in memory now."""
-    words = f"{documents:,} documents, {passages:,} passages are in memory and can be asked."
+    words = f"{counted(documents, 'document')} ({counted(passages, 'passage')}) in memory, ready to be asked."
     return f'<div class="clara-status" role="status">{words}</div>' + token_bars(text_tokens, memory_tokens)
+
+
+def counted(number: int, word: str) -> str:
+    """A number with its noun."""
+    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
 
 
 def token_bars(text_tokens: int, memory_tokens: int) -> str:

@@ -139,6 +139,7 @@ class Waiting:
             while True:
                 event = await self._events.get()
                 if event.kind == FAILED:
+                    self.ticket = None
                     raise failure(event.value) from event.value
                 if event.kind == PIECE and first:
                     first = False

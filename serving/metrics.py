@@ -1,6 +1,7 @@
 """What Prometheus is told."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .engine import Engine
 
@@ -17,7 +18,9 @@ class Metrics:
     def __init__(self, engine: Engine) -> None:
         self.registry = CollectorRegistry()
         own = {"registry": self.registry}
-        self.requests = Counter("clara_requests", "Chat requests answered, by status.", ["status"], **own)
+        self.requests = Counter(
+            "clara_requests", "Chat requests, by the status of the response.", ["status"], **own
+        )
         self.prompt_tokens = Counter("clara_prompt_tokens", "Prompt tokens read, memories included.", **own)
         self.tokens = Counter("clara_generated_tokens", "Tokens written.", **own)
         self.cancelled = Counter("clara_cancelled", "Requests whose client went away.", **own)
@@ -33,3 +36,27 @@ class Metrics:
     def page(self) -> bytes:
         """The page in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class CountStatus:
+    """ASGI middleware: counts the responses of one path by their status.
+
+    Args:
+        app: The app behind it.
+        counter: With one label, the status.
+        path: The path.
+    """
+
+    def __init__(self, app: ASGIApp, counter: Counter, path: str) -> None:
+        self.app, self.counter, self.path = app, counter, path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on and notes how it was answered."""
+
+        async def noted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self.counter.labels(str(message["status"])).inc()
+            await send(message)
+
+        counted = scope["type"] == "http" and scope["path"] == self.path
+        await self.app(scope, receive, noted if counted else send)

@@ -16,6 +16,7 @@ from .desk import Desk, Waiting
 from .engine import Engine
 from .errors import ApiError, add_error_handlers, error_body
 from .limits import BodyLimit
+from .metrics import CountStatus
 from .schema import (
     AnswerMessage,
     ChatRequest,
@@ -32,6 +33,7 @@ from .schema import (
 from .tickets import DONE, FOUND, PIECE, Found
 
 ERRORS = {status: {"model": ErrorResponse} for status in (400, 404, 413, 422, 429, 500, 503)}
+CHAT = "/v1/chat/completions"
 DEFAULT_BODY = 1 << 20
 
 
@@ -63,10 +65,9 @@ def make_server(
     app = FastAPI(title="CLaRa", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.desk = Desk(engine, memories, model_name, max_new_tokens)
     app.add_middleware(BodyLimit, limit=max_body_bytes)
+    app.add_middleware(CountStatus, counter=app.state.desk.metrics.requests, path=CHAT)
     add_error_handlers(app)
-    app.add_api_route(
-        "/v1/chat/completions", chat, methods=["POST"], response_model=ChatResponse, responses=ERRORS
-    )
+    app.add_api_route(CHAT, chat, methods=["POST"], response_model=ChatResponse, responses=ERRORS)
     app.add_api_route("/v1/models", models, response_model=ModelList)
     app.add_api_route("/health", ready, response_model=Health, responses={503: {"model": Health}})
     app.add_api_route("/health/ready", ready, response_model=Health, responses={503: {"model": Health}})
@@ -78,17 +79,13 @@ def make_server(
 async def chat(body: ChatRequest, request: Request) -> Any:
     """Answers the last message from a mounted memory."""
     desk: Desk = request.app.state.desk
-    try:
-        name, *asked = await run_in_threadpool(desk.ticket, body)
-        waiting = desk.submit(name, *asked)
-        if body.stream:
-            stream = StreamingResponse(streamed(desk, body, name, waiting), media_type="text/event-stream")
-            stream.headers["Cache-Control"] = "no-cache"
-            return stream
-        found, done = await unless_gone(request, waiting)
-    except ApiError as error:
-        desk.metrics.requests.labels(str(error.status)).inc()
-        raise
+    name, *asked = await run_in_threadpool(desk.ticket, body)
+    waiting = desk.submit(name, *asked)
+    if body.stream:
+        stream = StreamingResponse(streamed(desk, body, name, waiting), media_type="text/event-stream")
+        stream.headers["Cache-Control"] = "no-cache"
+        return stream
+    found, done = await unless_gone(request, waiting)
     if done is None:
         desk.metrics.cancelled.inc()
         return Response(status_code=499)
@@ -150,7 +147,6 @@ async def streamed(desk: Desk, body: ChatRequest, name: str, waiting: Waiting) -
         if body.stream_options and body.stream_options.include_usage:
             yield data({**head, "choices": [], "usage": usage})
     except ApiError as error:
-        desk.metrics.requests.labels(str(error.status)).inc()
         yield data(error_body(error.status, str(error), error.param, error.code))
     finally:
         if waiting.ticket is not None and waiting.ticket.cancelled:
@@ -182,7 +178,6 @@ def facts(name: str, found: Found, body: ChatRequest) -> ClaraFacts:
 
 def count(desk: Desk, found: Found, tokens: int) -> Usage:
     """Tokens of one answer, which the metrics learn too."""
-    desk.metrics.requests.labels("200").inc()
     desk.metrics.prompt_tokens.inc(found.prompt_tokens)
     desk.metrics.tokens.inc(tokens)
     total = found.prompt_tokens + tokens

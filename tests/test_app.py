@@ -27,7 +27,7 @@ def test_pasted_and_uploaded_documents_are_compressed_and_uploads_deleted(page, 
     steps = list(page.compress("\n\n".join(DOCUMENTS[:2]), [str(upload)]))
     memory, status, choices, files = steps[-1]
     assert memory.document_ids == ["text 1", "text 2", "moon.txt"] and files is None
-    assert "3 documents, 3 passages" in status and "progress" in steps[0][1]
+    assert "3 documents (3 passages) in memory" in status and "progress" in steps[0][1]
     assert [value for _, value in choices.choices] == [0, 1, 2]
     assert not upload.exists()
 

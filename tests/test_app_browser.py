@@ -3,13 +3,17 @@
 `CLARA_SCREENSHOTS` names a folder that gets pictures of it at two widths, light and dark.
 """
 
+import contextlib
 import os
 import shutil
+import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from conftest import make_model
+from conftest import ROOT, make_model
 
 pytest.importorskip("gradio")
 pytest.importorskip("selenium")
@@ -33,7 +37,7 @@ TEXT = f"The Forth Bridge was opened in 1890.\n\nTitan was found in 1655. {EVIL}
 @pytest.fixture(scope="module")
 def url(base):
     app = import_app()
-    blocks = app.build(app.Page(make_model(base), trained=False))
+    blocks = app.build(app.Page(make_model(base, doc_max_length=160), trained=False))
     _, address, _ = app.launch(blocks, prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
     yield address
     blocks.close()
@@ -71,7 +75,12 @@ class Visit:
     def compress(self, text=TEXT):
         self.browser.find_element(By.CSS_SELECTOR, "#paste textarea").send_keys(text)
         self.click("#compress")
-        self.wait.until(lambda _: "can be asked" in self.text("#status"))
+        self.wait.until(lambda _: "ready to be asked" in self.text("#status"))
+
+    def look_inside(self):
+        self.click("#inside button")
+        self.wait.until(lambda _: any(button.is_displayed() for button in self.all("#look")))
+        self.click("#look")
 
     def click(self, selector):
         self.browser.find_element(By.CSS_SELECTOR, selector).click()
@@ -85,13 +94,11 @@ class Visit:
 def test_documents_question_answer_and_a_look_inside(browser, url):
     visit = Visit(browser, url)
     visit.compress()
-    assert "2 documents, 2 passages" in visit.text("#status")
+    assert "2 documents (2 passages)" in visit.text("#status")
     visit.ask()
     assert len(visit.all("#passages li")) == 2
     assert [bar.get_attribute("aria-label") for bar in visit.all("#answer .clara-bars")]
-    visit.click("#inside button")
-    visit.wait.until(lambda _: visit.all("#look")[0].is_displayed())
-    visit.click("#look")
+    visit.look_inside()
     visit.wait.until(lambda _: visit.all("#seen tr"))
     visit.click("#say")
     visit.wait.until(lambda _: visit.all("#said details"))
@@ -114,12 +121,38 @@ def test_a_file_is_uploaded_and_an_error_is_told(browser, url, tmp_path):
     good, bad = tmp_path / "moon.md", tmp_path / "bad.jsonl"
     good.write_text("# Titan\n\nA moon of Saturn.")
     bad.write_text('{"words": 1}')
-    for file, told in ((bad, "bad.jsonl, line 1"), (good, "1 documents, 1 passages")):
+    for file, told in ((bad, "bad.jsonl, line 1"), (good, "1 document (1 passage)")):
         visit.browser.find_element(By.CSS_SELECTOR, "#files input[type=file]").send_keys(str(file))
         visit.wait.until(lambda _, name=file.name: name.split(".")[0] in visit.text("#files"))
         visit.click("#compress")
         visit.wait.until(lambda _, words=told: words in visit.text("#status"))
         visit.wait.until(lambda _: visit.all("#files input[type=file]"))
+
+
+def test_the_page_runs_beside_a_published_model_alone(browser, checkpoint, tmp_path):
+    """As a Space does: the checkpoint's own code, and no installed `clara`."""
+    folder = shutil.copytree(checkpoint, tmp_path / "space")
+    for name in ("app.py", "page_clara.py", "visit_clara.py"):
+        shutil.copy(ROOT / name, folder)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    code = "import runpy, sys; sys.modules['clara'] = None; runpy.run_path('app.py', run_name='__main__')"
+    environment = {**os.environ, "GRADIO_SERVER_PORT": port, "GRADIO_ANALYTICS_ENABLED": "False"}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=folder, env=environment) as process:
+        try:
+            end = time.time() + 120
+            while time.time() < end and process.poll() is None:
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(port)), 1):
+                    break
+                time.sleep(0.2)
+            visit = Visit(browser, f"http://127.0.0.1:{port}")
+            assert not visit.all("#sample") and not visit.all(".clara-notice")
+            visit.compress("The Forth Bridge was opened in 1890.")
+            visit.ask()
+            assert visit.all("#passages li")
+        finally:
+            process.terminate()
 
 
 def test_asking_first_is_answered_kindly(browser, url):
@@ -151,8 +184,7 @@ def test_nothing_overflows_at_any_width_and_nothing_is_fetched_elsewhere(browser
     visit = Visit(browser, url, width, dark)
     visit.compress()
     visit.ask()
-    visit.click("#inside button")
-    visit.click("#look")
+    visit.look_inside()
     visit.wait.until(lambda _: visit.all("#seen tr"))
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     fetched = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")

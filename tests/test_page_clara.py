@@ -34,6 +34,10 @@ def test_token_bars_have_one_scale():
     assert re.findall(r"width:([\d.]+)%", page.token_bars(0, 0)) == ["0.0", "0.0"]
 
 
+def test_numbers_have_their_nouns():
+    assert "1 document (2,000 passages) in memory" in page.stored(1, 2000, 10, 5)
+
+
 def test_passages_are_in_order_with_their_scores():
     html = page.passages(["a", "b"], [0.75, -0.2], ["one " * 40, "two"])
     assert html.index(">a<") < html.index(">b<")

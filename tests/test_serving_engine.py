@@ -6,7 +6,7 @@ import threading
 import pytest
 from clara.serving.engine import ClosingError, Engine, QueueFullError
 from clara.serving.tickets import DONE, FAILED, FOUND, PIECE, Options, Ticket
-from conftest import DOCUMENTS, QUESTIONS
+from conftest import DOCUMENTS, QUESTIONS, make_model, save_base
 
 MANY = [f"{question} {word}" for word in ("", "Tell me now.", "Please.") for question in QUESTIONS]
 FIVE = Options(max_new_tokens=5)
@@ -63,6 +63,22 @@ def test_answers_are_those_of_generate_though_rows_come_and_go(engine, shared_mo
         wanted = shared_model.generate(one.ticket.question, memory, retrieval_top_k=k, max_new_tokens=n)
         assert one.done().answer == wanted
     assert engine.row_steps > engine.steps  # they did share steps
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "qwen3", "phi3", "granite"])
+def test_other_bases_too_with_their_sliding_windows_and_norms(kind, tmp_path):
+    model = make_model(save_base(tmp_path, kind))
+    store = model.build_memory(DOCUMENTS, show_progress=False)
+    engine = Engine(model, max_batch=2)
+    asked = [Asked(q, store, 3, Options(max_new_tokens=n)) for q, n in zip(QUESTIONS, (4, 9, 6), strict=True)]
+    for one in asked:
+        engine.submit(one.ticket)
+    engine.start()
+    for one in asked:
+        length = one.ticket.options.max_new_tokens
+        wanted = model.generate(one.ticket.question, store, retrieval_top_k=3, max_new_tokens=length)
+        assert one.done().answer == wanted
+    engine.close()
 
 
 def test_events_come_in_order_and_pieces_add_up(engine, shared_model, memory):

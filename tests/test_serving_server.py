@@ -210,6 +210,8 @@ def test_health_and_metrics(url):
     page = httpx.get(f"{url}/metrics").text
     for name in ("clara_requests_total", "clara_generated_tokens_total", "clara_request_seconds_bucket"):
         assert name in page
+    error_of(ask(url, max_tokens=0), 422)
+    assert 'clara_requests_total{status="422"}' in httpx.get(f"{url}/metrics").text
     assert "clara_running 0.0" in page and "process_resident_memory_bytes" in page
 
 
