@@ -43,6 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measures, prints the table, writes it."""
+    if arguments.max_queue < arguments.clients:
+        raise ValueError(
+            f"`--max-queue` must be at least `--clients` ({arguments.clients}), got {arguments.max_queue}: the "
+            "clients' own requests would be refused."
+        )
     with tempfile.TemporaryDirectory() as folder:
         result = measure(arguments, folder)
     page = render(result)

@@ -74,6 +74,11 @@ def test_sigterm_lets_taken_questions_be_answered(process):
         httpx.get(f"{url}/health")
 
 
+def test_the_load_test_needs_room_for_its_clients(capsys):
+    assert main(["bench-serve", "--clients", "16", "--max-queue", "8"]) == 2
+    assert "at least `--clients` (16), got 8" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_load_test_runs_and_writes_its_table(checkpoint, tmp_path, capsys):
     options = ["--clients", "4", "--seconds", "2", "--new-tokens", "8", "--repeats", "1", "--max-queue", "4"]
