@@ -45,8 +45,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Measures, prints the table, writes it."""
     if arguments.max_queue < arguments.clients:
         raise ValueError(
-            f"`--max-queue` must be at least `--clients` ({arguments.clients}), got {arguments.max_queue}: the "
-            "clients' own requests would be refused."
+            f"`--max-queue` must be at least `--clients` ({arguments.clients}), got {arguments.max_queue}: "
+            "the clients' own requests would be refused."
         )
     with tempfile.TemporaryDirectory() as folder:
         result = measure(arguments, folder)
