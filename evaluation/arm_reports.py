@@ -132,7 +132,7 @@ def render_arms(result: Mapping[str, Any]) -> str:
 
 
 def plot_arms(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """A row of bars for each comparison: retrieval, answers, loss."""
+    """A row of pictures for each comparison: retrieval, answers and loss of its arms."""
     from matplotlib.figure import Figure
 
     rows = sum(len(result["means"]) for result in results.values())
@@ -145,8 +145,10 @@ def plot_arms(results: Mapping[str, Mapping[str, Any]], path: Path) -> None:
             values = [result["means"][name].get(metric) for name in names]
             if all(values):
                 heights, bars = error_bars(values, 1 if metric == LOSS else 100)
-                axes.barh(names, heights, xerr=bars, capsize=3, color=[f"C{n}" for n in range(len(names))])
-            axes.invert_yaxis()
+                axes.errorbar(heights, range(len(names)), xerr=bars, fmt="o", capsize=3)
+            axes.set_yticks(range(len(names)), names)
+            axes.set_ylim(len(names) - 0.5, -0.5)
+            axes.grid(alpha=0.3)
             axes.tick_params(labelleft=axes is line[0])
             axes.set(xlabel="loss (nats)" if metric == LOSS else f"{metric.replace('_', ' ')} (%)")
         line[0].set_title(title, loc="left", fontsize="medium")

@@ -101,5 +101,5 @@ def render(result: Mapping[str, Any]) -> str:
 
 
 def plot(result: Mapping[str, Any], path: Path) -> None:
-    """Retrieval, answers and loss of the arms, a row of bars for each group."""
+    """Retrieval, answers and loss of the arms, a row for each group."""
     plot_arms({TITLES[name]: group for name, group in result.items()}, path)
