@@ -40,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--random-weights", action="store_true", help="make the preset, load nothing")
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: the accelerator if there is one)")
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights (default: the model's own)")
+    parser.add_argument(
+        "--attn-implementation",
+        metavar="NAME",
+        help="attention of transformers, such as eager (default: the model's own)",
+    )
     parser.add_argument("--output", type=Path, metavar="FOLDER")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="rounds (default: %(default)s)")
     files = parser.add_argument_group("rows for `train` (default: made of the sample corpus)")
@@ -61,6 +66,8 @@ def run(arguments: argparse.Namespace) -> None:
     check(arguments)
     device = torch.device(arguments.device or torch.accelerator.current_accelerator() or "cpu")
     model = load(arguments, device)
+    if arguments.attn_implementation:
+        model.set_attn_implementation(arguments.attn_implementation)
     facts = {"model": model_name(arguments), **environment(model), "repeats": arguments.repeats}
     roofs = [measure_roof(device, dtype) for dtype in dict.fromkeys([model.dtype, torch.float32])]
     sections: list[Section] = []

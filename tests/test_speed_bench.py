@@ -73,11 +73,13 @@ def test_one_benchmark_in_another_dtype(tiny, checkpoint, capsys):
         "cpu",
         "--dtype",
         "bfloat16",
+        "--attn-implementation",
+        "eager",
         "--repeats",
         "1",
     ]
     assert main(words) == 0
-    assert "dtype bfloat16" in capsys.readouterr().out
+    assert "dtype bfloat16 · attention eager" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

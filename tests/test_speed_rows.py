@@ -13,6 +13,7 @@ from clara.evaluation.speed.rows import (
     spread,
     trimmed,
 )
+from clara.evaluation.speed.workload import sample_texts
 
 from .conftest import DOCUMENTS
 from .speed_helpers import TINY
@@ -55,10 +56,11 @@ def test_pools_are_filled_with_the_best_others():
 
 def test_sample_rows_are_complete():
     rows = sample_rows(TINY, 2)
-    assert len(rows.questions) == 4 and len(rows.rich) == 4 and len(rows.plain) == 5
+    assert len(rows.questions) == 4 and len(rows.rich) == 4
     assert all(len(set(row.documents)) == TINY.candidates for row in rows.questions)
     assert {row.num_signals for row in rows.rich} == {3}
     assert {row.num_signals for row in rows.plain} == {1}
+    assert [row.document for row in rows.plain] == sample_texts()
 
 
 def write(path, rows):

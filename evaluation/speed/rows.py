@@ -19,7 +19,7 @@ class Rows:
     Attributes:
         questions: Each with a full pool of candidates.
         rich: Documents with three signals or more.
-        plain: Documents with one signal, their lengths as in the source.
+        plain: All documents, with one signal each.
         source: What a reader has to know of them.
     """
 
@@ -48,7 +48,7 @@ def sample_rows(sizes: Sizes, rounds: int) -> Rows:
     ]
     deal = cycle(asked)
     rich = [with_signals(text, deal, sizes.signals) for text in spread(texts, rounds * sizes.rows)]
-    plain = [with_signals(text, deal, 1) for text in spread(texts, sizes.bucket_rows)]
+    plain = [with_signals(text, deal, 1) for text in texts]
     return Rows(questions, rich, plain, "sample corpus, its questions dealt out to the documents")
 
 
@@ -84,7 +84,7 @@ def file_rows(questions: Path, corpus: Path, pretraining: Sequence[Path], sizes:
     return Rows(
         filled(asked, [record.document for record in read_corpus(corpus)], sizes.candidates),
         [trimmed(record, sizes.signals) for record in spread(rich, rounds * sizes.rows)],
-        [trimmed(record, 1) for record in spread(plain, sizes.bucket_rows)],
+        [trimmed(record, 1) for record in plain],
         f"{questions.name}, {corpus.name}, {', '.join(path.name for path in pretraining)}",
     )
 

@@ -44,9 +44,9 @@ class Sizes:
     searched: tuple[int, ...] = (1_000, 10_000)
     candidates: int = 20
     questions: int = 4
-    rows: int = 3
-    signals: int = 4
-    bucket_rows: int = 16
+    rows: int = 4
+    signals: int = 6
+    bucket_rows: int = 32
     bucket_batch: int = 4
 
 

@@ -139,6 +139,7 @@ def environment(model: Any) -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "dtype": str(model.dtype).removeprefix("torch."),
+        "attention": model.decoder.config._attn_implementation,
         "compression_rate": model.config.compression_rate,
         "lora_r": model.config.lora_r,
         "lora_dropout": model.config.lora_dropout,

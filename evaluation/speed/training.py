@@ -1,6 +1,8 @@
 """Pretraining steps: all signals of a row, length buckets, labelled logits alone."""
 
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from clara.data.collation import Item, PretrainingCollator, RecordDataset
@@ -86,14 +88,17 @@ def bench_buckets(model: Any, rows: Rows, sizes: Sizes, repeats: int, roof: Roof
     """Pretraining over the same rows in length buckets against any order with documents padded to 256."""
     step = Stepper(model, "pretraining")
     collate = collator(model)
-    seconds = times(bucket_runs(step, collate, rows.plain, sizes), repeats, model)
-    batch = collate([Item(index, 0, record) for index, record in enumerate(rows.plain)])
+    batches = bucketed(rows.plain, sizes)
+    items = [item for batch in batches for item in batch]
+    seconds = times(bucket_runs(step, collate, batches, sizes), repeats, model)
+    batch = collate(items)
     work = [Work(StepFlops(model)(batch), 0.0)]
     lengths = batch["document_attention_mask"].sum(-1)
-    units = {"documents": float(len(rows.plain))}
+    units = {"documents": float(len(items))}
     return Section(
         "buckets",
-        f"Pretraining steps over {len(rows.plain)} documents, {sizes.bucket_batch} a step",
+        f"Pretraining steps over {len(items)} documents, {sizes.bucket_batch} a step, "
+        f"the first of an epoch of {len(rows.plain)}",
         [line(name, values, units, work, roof) for name, values in seconds.items()],
         [ratio(f"{PADDED} against {BUCKETS}", seconds[PADDED], seconds[BUCKETS], NEEDED[PADDED])],
         {
@@ -104,25 +109,30 @@ def bench_buckets(model: Any, rows: Rows, sizes: Sizes, repeats: int, roof: Roof
     )
 
 
-def bucket_runs(
-    step: Stepper, collate: PretrainingCollator, records: Sequence[PretrainingRecord], sizes: Sizes
-) -> dict[str, Callable[[int], float]]:
-    """All rows once, in steps; returns the mean loss of the steps."""
+def bucketed(records: Sequence[PretrainingRecord], sizes: Sizes) -> list[list[Item]]:
+    """The first steps of an epoch over all records, in the trainer's length buckets."""
     dataset = RecordDataset(records)
+    order = EpochSampler(dataset, sizes.bucket_batch, bucket_by_length=True, seed=0)
+    return chunks([dataset[key] for key in islice(order, sizes.bucket_rows)], sizes.bucket_batch)
 
-    def run(bucketed: bool) -> float:
-        order = [dataset[key] for key in EpochSampler(dataset, sizes.bucket_batch, bucketed, seed=0)]
-        batches = [collate(items) for items in chunks(order, sizes.bucket_batch)]
-        if not bucketed:
-            batches = [padded(step.model, batch, sizes.padded) for batch in batches]
-        losses = [step(batch) * len(batch["labels"]) for batch in batches]
-        return sum(losses) / len(records)
 
-    return {BUCKETS: lambda _: run(True), PADDED: lambda _: run(False)}
+def bucket_runs(
+    step: Stepper, collate: PretrainingCollator, batches: Sequence[Sequence[Item]], sizes: Sizes
+) -> dict[str, Callable[[int], float]]:
+    """The rows of all batches once, in steps; returns the mean loss of the steps."""
+    items = [item for batch in batches for item in batch]
+    mixed = chunks(random.Random(0).sample(items, len(items)), sizes.bucket_batch)
+
+    def run(batches: Sequence[Sequence[Item]], width: int = 0) -> float:
+        collated = [padded(step.model, collate(batch), width) for batch in batches]
+        losses = [step(batch) * len(batch["labels"]) for batch in collated]
+        return sum(losses) / len(items)
+
+    return {BUCKETS: lambda _: run(batches), PADDED: lambda _: run(mixed, sizes.padded)}
 
 
 def padded(model: Any, batch: Mapping[str, Any], width: int) -> dict[str, Any]:
-    """A batch with its documents padded to `width`."""
+    """A batch with its documents padded to `width`, where they are shorter."""
     ids, mask = widen(model, (batch["document_input_ids"], batch["document_attention_mask"]), width)
     return {**batch, "document_input_ids": ids, "document_attention_mask": mask}
 
