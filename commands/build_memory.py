@@ -1,78 +1,226 @@
 """Compress documents from files into a corpus memory that `clara ask` answers from.
 
 Reads .txt, .md, .jsonl and .parquet files and folders of them. A text or Markdown file is one document; of
-the others each row is one, with `text` and optionally `id`, `title` and metadata.
+the others each row is one, with `text` and optionally `id`, `title` and metadata. The documents are cut into
+shards, which several processes or machines compress; a build that was stopped goes on at the shard where it
+stopped when the same command is given again. The store's bytes do not depend on the number of workers.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator
-from itertools import islice
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .display import quiet_executor, show_sizes
 from .models import add_model_arguments, load_model, warn_untrained
 
 if TYPE_CHECKING:
+    from ..data.bulk.plan import Plan
     from ..modeling_clara import ClaraForRetrievalGeneration
 
 FORMATS = ("float32", "bfloat16", "float16", "int8", "int4")
-BATCHES_PER_CHUNK = 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `clara build-memory`."""
-    parser.add_argument("paths", nargs="+", metavar="FILE_OR_FOLDER")
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="where the corpus memory goes")
+    add = parser.add_argument
+    add("paths", nargs="+", metavar="FILE_OR_FOLDER")
+    add("--output", required=True, metavar="FOLDER", help="where the corpus memory goes")
     add_model_arguments(parser)
-    parser.add_argument(
-        "--batch-size", type=int, default=16, metavar="N", help="passages compressed at once (default: 16)"
+    add("--batch-size", type=int, default=16, metavar="N", help="passages compressed at once (default: 16)")
+    add("--dtype", choices=FORMATS, help="of the stored memories (default: the model's)")
+    add("--workers", type=int, metavar="N", help="processes (default: one a core or GPU)")
+    add(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads of each worker (default: 1, or all cores if there is one shard)",
     )
-    parser.add_argument("--dtype", choices=FORMATS, help="of the stored memories (default: the model's)")
+    add("--shard-size", type=int, metavar="N", help="documents in a shard (default: 4096 or more)")
+    add("--executor", choices=("local", "slurm", "ray"), default="local", help="where the workers run")
+    add("--tasks", type=int, metavar="N", help="tasks of a cluster (default: one a shard)")
+    add(
+        "--executor-options",
+        type=json.loads,
+        default={},
+        metavar="JSON",
+        help="more arguments of the datatrove executor, such as Slurm's partition and time",
+    )
+    add("--restart", action="store_true", help="throw away what a stopped build has done")
+    add("--dry-run", action="store_true", help="only say how large the store would be in every mode")
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """Opens the model in a worker; with several GPUs, each worker of a machine takes the next one."""
+
+    name: str | None
+    device: str | None
+
+    def __call__(self) -> ClaraForRetrievalGeneration:
+        """Loads the model."""
+        import multiprocessing
+
+        import torch
+
+        device, count = self.device, torch.cuda.device_count()
+        worker = multiprocessing.current_process().name.rpartition("-")[2]
+        if device in (None, "cuda") and count > 1 and worker.isdecimal():
+            device = f"cuda:{int(worker) % count}"
+        return load_model(self.name, device)[0]
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Streams the documents through the compressor into the store."""
-    from ..data.documents import count_documents, read_documents
-
-    if arguments.batch_size < 1:
-        raise ValueError(f"`--batch-size` must be at least 1, got {arguments.batch_size}.")
-    total = count_documents(arguments.paths)
-    documents = read_documents(arguments.paths)
-    model, trained = load_model(arguments.model, arguments.device)
-    warn_untrained(trained)
-    passages = compress(model, documents, total, arguments)
-    print(f"{total} documents ({passages} passages) are in {arguments.output}.")
-
-
-def compress(
-    model: ClaraForRetrievalGeneration,
-    documents: Iterable[dict[str, Any]],
-    total: int,
-    arguments: argparse.Namespace,
-) -> int:
-    """Compresses chunk by chunk, so that only one chunk is in memory; returns the number of passages."""
+    """Plans the build, compresses the shards and joins them into the store."""
     from tqdm.auto import tqdm
 
-    from ..memory_clara import CorpusMemoryWriter
+    from ..data.bulk.plan import survey
+    from ..manifest_clara import MANIFEST
 
-    base = {"name": model.config.base_model_name_or_path, "revision": model.config.base_model_revision}
-    with (
-        CorpusMemoryWriter(
-            arguments.output, model.memory_fingerprint(), base, dtype=arguments.dtype
-        ) as writer,
-        tqdm(total=total, desc="compressing", unit="document") as bar,
-    ):
-        for chunk in chunks(documents, BATCHES_PER_CHUNK * arguments.batch_size):
-            part = model.build_memory(chunk, batch_size=arguments.batch_size, show_progress=False)
-            writer.add(part[:], part.texts, part.document_ids, part.metadata, part.parents, part.orders)
-            bar.update(len(chunk))
-            bar.set_postfix(passages=len(writer))
-        return len(writer.finish())
+    _check(arguments)
+    output = Path(arguments.output)
+    if not arguments.dry_run and (output / MANIFEST).exists():
+        raise FileExistsError(
+            f"{output} holds a stored corpus memory already: remove it, or build into another folder and "
+            "`append` that."
+        )
+    with tqdm(desc="reading", unit="document", delay=1) as bar:
+        corpus = survey(arguments.paths, arguments.shard_size, bar.update)
+    model, trained = load_model(arguments.model, arguments.device)
+    if arguments.dry_run:
+        show_sizes(*_sizes(corpus, model))
+        return
+    warn_untrained(trained)
+    plan = _plan(corpus, model, arguments)
+    del model
+    if arguments.executor == "local":
+        _build_here(output, plan, arguments)
+    else:
+        _build_elsewhere(output, plan, arguments)
 
 
-def chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Consecutive lists of at most `size` items."""
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
+def _check(arguments: argparse.Namespace) -> None:
+    for name in ("batch_size", "workers", "threads", "shard_size", "tasks"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise ValueError(f"`--{name.replace('_', '-')}` must be at least 1, got {value}.")
+
+
+def _sizes(corpus: Any, model: ClaraForRetrievalGeneration) -> tuple:
+    from ..data.bulk.sizes import count_passages, sizes
+
+    passages, exact = count_passages(corpus, model.processor.split_documents)
+    return corpus, passages, exact, sizes(passages, corpus.text_bytes, _shape(model))
+
+
+def _shape(model: ClaraForRetrievalGeneration) -> list[int]:
+    return [model.config.num_memory_tokens, model.config.get_text_config().hidden_size]
+
+
+def _plan(corpus: Any, model: ClaraForRetrievalGeneration, arguments: argparse.Namespace) -> Plan:
+    import os
+
+    from ..data.bulk.plan import Plan
+    from ..formats_clara import format_name
+
+    alone = len(corpus.starts) == 1
+    return Plan(
+        corpus,
+        model.memory_fingerprint(),
+        {"name": model.config.base_model_name_or_path, "revision": model.config.base_model_revision},
+        _shape(model),
+        format_name(arguments.dtype or model.dtype),
+        arguments.batch_size,
+        arguments.threads or ((os.cpu_count() or 1) if alone else 1),
+        model.device.type,
+    )
+
+
+def _begin(output: Path, plan: Plan, restart: bool) -> None:
+    from ..data.bulk.build import BUILD
+    from ..data.bulk.plan import begin
+
+    if restart:
+        shutil.rmtree(output / BUILD, ignore_errors=True)
+    begin(output / BUILD, plan)
+
+
+def _build_here(output: Path, plan: Plan, arguments: argparse.Namespace) -> None:
+    """Builds with processes of this machine, and says how far it is."""
+    from ..data.bulk.build import build_shards, join
+    from ..storage_clara import locked
+
+    workers = min(arguments.workers or _processors(plan.device), plan.num_shards)
+    open_model = OpenModel(arguments.model, arguments.device)
+    with locked(output):
+        _begin(output, plan, arguments.restart)
+        with _shown(output, plan):
+            if workers == 1:
+                build_shards(output, range(plan.num_shards), open_model)
+            else:
+                from ..data.bulk.pipeline import build_pipeline
+
+                with quiet_executor():
+                    build_pipeline(output, open_model, "local", workers)[0].run()
+        passages = join(output)
+    print(f"{plan.corpus.documents} documents ({passages} passages) are in {output}.")
+
+
+def _build_elsewhere(output: Path, plan: Plan, arguments: argparse.Namespace) -> None:
+    from ..data.bulk.pipeline import build_pipeline
+
+    _begin(output, plan, arguments.restart)
+    workers = arguments.workers or -1
+    open_model = OpenModel(arguments.model, arguments.device)
+    build_pipeline(
+        output, open_model, arguments.executor, workers, arguments.tasks, **arguments.executor_options
+    )[1].run()
+    done = "submitted; the memory will be" if arguments.executor == "slurm" else "the memory is"
+    print(f"{plan.corpus.documents} documents in {plan.num_shards} shards: {done} in {output}.")
+
+
+def _processors(device: str) -> int:
+    import importlib.util
+    import os
+
+    import torch
+
+    if importlib.util.find_spec("datatrove") is None:
+        return 1
+    return torch.cuda.device_count() if device == "cuda" else os.cpu_count() or 1
+
+
+@contextmanager
+def _shown(output: Path, plan: Plan) -> Iterator[None]:
+    """A bar of documents and remaining time, from the files that the workers write, while the block runs."""
+    from tqdm.auto import tqdm
+
+    from ..data.bulk.build import count_done
+
+    ended = threading.Event()
+    before = count_done(output, plan)
+    with tqdm(
+        total=plan.corpus.documents, initial=before, desc="compressing", unit="document", smoothing=0.05
+    ) as bar:
+
+        def watch() -> None:
+            while True:
+                over = ended.wait(0.5)
+                bar.update(count_done(output, plan) - bar.n)
+                if over:
+                    return
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()

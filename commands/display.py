@@ -1,6 +1,7 @@
 """What the commands show in a terminal: panels and tables."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from textwrap import shorten
 from typing import Any
 
@@ -113,3 +114,31 @@ def show_sources(found: dict[str, Any]) -> None:
         table.add_row(f"{item['score']:.3f}", Text(item["id"]), Text(text, style="dim"))
     console.print(table)
     console.print(f"{found['seconds']:.2f} s for search and answer")
+
+
+def show_sizes(corpus: Any, passages: int, exact: bool, sizes: Iterable[Any]) -> None:
+    """What a corpus would take in every mode of storage."""
+    about = "" if exact else "about "
+    console.print(
+        f"{corpus.documents:,} documents, {about}{passages:,} passages, {corpus.text_bytes:,} bytes of text, "
+        f"{len(corpus.starts)} shards of {corpus.shard_size:,} documents"
+    )
+    table = Table("mode", box=box.SIMPLE)
+    for name in ("bytes a passage", "bytes in all", "times the texts"):
+        table.add_column(name, justify="right")
+    for size in sizes:
+        table.add_row(size.mode, f"{size.each:,}", f"{size.total:,}", f"{size.texts:.2f}")
+    console.print(table)
+    console.print("Every mode also stores the texts, compressed; an index comes beside a mode of memories.")
+
+
+@contextmanager
+def quiet_executor() -> Iterator[None]:
+    """Keeps the log of a datatrove executor off the terminal."""
+    from loguru import logger
+
+    logger.disable("datatrove")
+    try:
+        yield
+    finally:
+        logger.enable("datatrove")

@@ -9,10 +9,12 @@ was cut off goes on where it was when the same command is given again; no finish
 import argparse
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from .display import quiet_executor
 
 STAGES = ("pretraining", "instruction_tuning", "end_to_end")
 
@@ -120,7 +122,10 @@ def _run_pipeline(arguments: argparse.Namespace) -> None:
 
     total = sum(1 for _ in islice(_items(arguments), arguments.limit))
     prices = (arguments.input_price, arguments.output_price)
-    with shown_progress(arguments.output, total, prices), nullcontext() if arguments.verbose else _quiet():
+    with (
+        shown_progress(arguments.output, total, prices),
+        nullcontext() if arguments.verbose else quiet_executor(),
+    ):
         executor.run()
     text = (Path(arguments.output) / "report.md").read_text(encoding="utf-8")
     print(text.split("\n## ")[0].strip())
@@ -175,15 +180,3 @@ def _items(arguments: argparse.Namespace) -> Iterator[Any]:
     from ..data.synthesis.sources import read_sources
 
     return read_passages(read_sources(arguments.documents), arguments.passage_words)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the executor's log off the terminal."""
-    from loguru import logger
-
-    logger.disable("datatrove")
-    try:
-        yield
-    finally:
-        logger.enable("datatrove")

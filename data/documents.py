@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def read_documents(paths: PathLike | Sequence[PathLike]) -> Iterator[dict[str, A
         ValueError: a named file has another suffix, a folder holds nothing to read, or (while reading) a file
             is not UTF-8, a row is malformed or a text is empty; the message says file and line.
     """
-    return _read_files(find_files(paths))
+    return read_files(find_files(paths))
 
 
 def count_documents(paths: PathLike | Sequence[PathLike]) -> int:
@@ -86,7 +86,8 @@ def _files_of(path: Path) -> list[Path]:
     return files
 
 
-def _read_files(files: list[tuple[Path, str]]) -> Iterator[dict[str, Any]]:
+def read_files(files: Iterable[tuple[Path, str]]) -> Iterator[dict[str, Any]]:
+    """Reads documents as `read_documents`, from files and names as of `find_files`."""
     for file, name in files:
         if file.suffix.lower() in (".jsonl", ".parquet"):
             yield from _row_documents(file, name)

@@ -102,11 +102,16 @@ class Nursery:
     def __init__(self, code):
         self._child = start_child(NURSERY.format(code=code))
 
-    def kill_after(self, folder, seconds):
-        """Starts `work(folder)`, kills it with signal 9 after a while; whether it was still at work then."""
+    def kill_after(self, folder, seconds, sign=None):
+        """Starts `work(folder)`, kills it with signal 9 a while after it makes the file `sign`.
+
+        Returns whether it was still at work then.
+        """
         self._child.stdin.write(f"{folder}\n")
         self._child.stdin.flush()
         pid = int(self._child.stdout.readline())
+        while sign is not None and not sign.exists():
+            time.sleep(0.001)
         time.sleep(seconds)
         os.kill(pid, signal.SIGKILL)
         status = int(self._child.stdout.readline())

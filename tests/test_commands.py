@@ -8,7 +8,6 @@ import time
 
 import pytest
 from clara.commands import demo, display
-from clara.commands.build_memory import chunks
 from clara.commands.main import find_commands, main
 from clara.commands.models import UNTRAINED, load_model
 from clara.memory_clara import CorpusMemory, CorpusMemoryWriter
@@ -102,6 +101,39 @@ def test_build_memory_takes_a_dtype_and_counts(files, tmp_path, checkpoint, caps
     assert captured.out == f"3 documents (3 passages) are in {output}.\n"
     assert "3/3" in captured.err
     assert str(CorpusMemory.from_pretrained(output).dtype) == "torch.bfloat16"
+
+
+def test_build_memory_says_how_large_the_store_would_be(files, tmp_path, checkpoint, capsys):
+    words = [
+        "build-memory",
+        str(files),
+        "--output",
+        str(tmp_path / "dry"),
+        "--model",
+        checkpoint,
+        "--dry-run",
+    ]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "5 documents" in shown and "1 shards of 4,096 documents" in shown
+    assert all(mode in shown for mode in ("bfloat16", "int8", "int4", "recompute", "index rabitq"))
+    assert not (tmp_path / "dry").exists()
+
+
+def test_build_memory_in_shards(files, store, tmp_path, checkpoint):
+    words = ["build-memory", str(files), "--output", str(tmp_path / "shards"), "--model", checkpoint]
+    assert main([*words, "--shard-size", "2", "--workers", "1", "--dtype", "int8"]) == 0
+    memory, expected = CorpusMemory.from_pretrained(tmp_path / "shards"), CorpusMemory.from_pretrained(store)
+    assert len(memory._shards) == 3 and memory.stored_dtype == "int8"
+    assert memory.document_ids == expected.document_ids and memory.texts == expected.texts
+    assert (memory[:] - expected[:]).abs().max() < 0.02 * expected[:].abs().max()
+
+
+@pytest.mark.parametrize("option", ["--batch-size", "--workers", "--shard-size", "--threads", "--tasks"])
+def test_build_memory_refuses_numbers_below_one(files, tmp_path, checkpoint, capsys, option):
+    words = ["build-memory", str(files), "--output", str(tmp_path / "a"), "--model", checkpoint, option, "0"]
+    assert main(words) == 2
+    assert f"`{option}` must be at least 1, got 0" in capsys.readouterr().err
 
 
 def test_build_memory_keeps_the_store_that_is_there(store, files, checkpoint, capsys):
@@ -239,10 +271,6 @@ def test_sources_keep_score_and_id_beside_long_texts(capsys):
     assert "1.25 s for search and answer" in shown
 
 
-def test_chunks():
-    assert list(chunks(range(5), 2)) == [[0, 1], [2, 3], [4]]
-
-
 @pytest.mark.slow
 def test_killed_build_leaves_no_store_that_loads(checkpoint, tmp_path):
     rows, output = tmp_path / "rows.jsonl", tmp_path / "store"
@@ -251,19 +279,20 @@ def test_killed_build_leaves_no_store_that_loads(checkpoint, tmp_path):
     code = f"from clara.commands.main import main; main({words!r})"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not list(output.glob("*.tmp")) and time.monotonic() < deadline:
+    while not list(output.glob("build/*/memory-*.tmp")) and time.monotonic() < deadline:
         assert process.poll() is None
         time.sleep(0.05)
     time.sleep(0.5)
     process.kill()
     process.wait()
-    assert list(output.glob("*.tmp"))
+    assert list(output.glob("build/*/memory-*.tmp"))
     with pytest.raises(FileNotFoundError):
         CorpusMemory.from_pretrained(output)
     rows.write_text(json.dumps({"text": "One document."}) + "\n")
-    assert main(words) == 0
+    assert main(words) == 2
+    assert main([*words, "--restart"]) == 0
     assert len(CorpusMemory.from_pretrained(output)) == 1
-    assert not list(output.glob("*.tmp"))
+    assert not list(output.glob("**/*.tmp"))
 
 
 def test_untrained_models_are_the_same_each_time(base):
