@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,9 @@ QUESTIONS = RECIPES / "tiny_questions.jsonl"
 TINY_POOL = 8
 
 
-def write_pools(files: Sequence[str], pool_size: int | None, folder: Path) -> str:
+def write_pools(
+    files: Sequence[str], pool_size: int | None, folder: Path, count: int | None = None, seed: int = 0
+) -> str:
     """Writes question rows whose pools have at most `pool_size` candidates, and returns the file's path.
 
     Args:
@@ -26,6 +29,8 @@ def write_pools(files: Sequence[str], pool_size: int | None, folder: Path) -> st
         pool_size: Candidates kept: the positives, then the others in the row's order; None: all, or 8 of the
             shipped rows.
         folder: Where the file is written, under a name that tells its content.
+        count: Rows at most, drawn from all files alike; None: all.
+        seed: Of that draw.
 
     Raises:
         ValueError: If a question has more positives than `pool_size`.
@@ -34,6 +39,8 @@ def write_pools(files: Sequence[str], pool_size: int | None, folder: Path) -> st
         records = tiny_questions(pool_size or TINY_POOL)
     else:
         records = [cut_pool(record, pool_size) for record in read_questions(list(files))]
+    if count is not None and count < len(records):
+        records = [records[place] for place in sorted(random.Random(seed).sample(range(len(records)), count))]
     return _write([question_row(record) for record in records], folder)
 
 

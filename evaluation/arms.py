@@ -4,9 +4,11 @@ An arm is a chain of phases, each one stage of the project's own trainer. What a
 beside its checkpoint, so that a run that was cut off goes on and another run's checkpoint is refused.
 """
 
+import hashlib
 import json
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -115,11 +117,7 @@ def phase_fields(plan: Plan, arm: Arm, phase: Phase, start: str | None) -> dict[
     """The fields of one training run: small ones or the recipe's, then the arm's, then the plan's."""
     given = dict(plan.recipes.get(phase.stage, SMALL))
     model_fields = {**(given.pop("model_fields", None) or {}), **phase.options.get("model_fields", {})}
-    rows = {"train_files": given.pop("train_files", None) or shipped_rows(plan.folder, phase.stage)}
-    if phase.pool_size is not None:
-        rows["train_files"] = [write_pools(rows["train_files"], phase.pool_size, plan.folder)]
-    if "signals" in phase.options:
-        rows["train_files"] = [write_signals(rows["train_files"], phase.options["signals"], plan.folder)]
+    files = training_rows(plan, phase, given)
     for name in ("model", "base", "output_dir", "num_train_epochs"):
         given.pop(name, None)
     if start is None:
@@ -128,13 +126,42 @@ def phase_fields(plan: Plan, arm: Arm, phase: Phase, start: str | None) -> dict[
         origin = {"model": start, "model_fields": dict(phase.options.get("model_fields", {}))}
     options = {name: value for name, value in phase.options.items() if name != "model_fields"}
     seed = plan.seed if arm.seed is None else arm.seed
+    rows: dict[str, Any] = {"train_files": files}
+    if phase.stage == "end_to_end":
+        rows["memory_folder"] = str(candidates_folder(plan, files, start, seed))
     common = {"stage": phase.stage, "max_steps": plan.steps, "seed": seed}
     return {**given, **QUIET, **rows, **options, **origin, **common}
 
 
-def shipped_rows(folder: Path, stage: str) -> list[str]:
-    """The rows that ship with the repository, for a stage without a recipe."""
-    return [str(PRETRAINING)] if stage == "pretraining" else [write_pools([str(QUESTIONS)], None, folder)]
+def training_rows(plan: Plan, phase: Phase, given: dict[str, Any]) -> list[str]:
+    """Files of a phase's rows: the recipe's or the shipped ones, as the phase cuts them.
+
+    Of questions as many are drawn as the steps will see, the same ones for every arm: end-to-end training
+    compresses the candidates of all its rows first.
+
+    Args:
+        plan: The plan.
+        phase: The phase.
+        given: Fields of its recipe; those of the rows are taken out.
+    """
+    files = given.pop("train_files", None)
+    limit = given.pop("train_limit", None)
+    if phase.stage == "pretraining":
+        files = files or [str(PRETRAINING)]
+        if limit is not None:
+            given["train_limit"] = limit
+        signals = phase.options.get("signals")
+        return files if signals is None else [write_signals(files, signals, plan.folder)]
+    step = given.get("per_device_train_batch_size", 8) * given.get("gradient_accumulation_steps", 1)
+    count = min(plan.steps * step, limit or plan.steps * step)
+    return [write_pools(files or [str(QUESTIONS)], phase.pool_size, plan.folder, count, plan.seed)]
+
+
+def candidates_folder(plan: Plan, files: Sequence[str], start: str | None, seed: int) -> Path:
+    """Where the candidates' memories lie: one folder for all arms of one compressor and the same rows."""
+    origin = [plan.base, seed] if start is None else [os.path.abspath(start)]
+    key = json.dumps([*origin, *(Path(file).name for file in files)])
+    return plan.folder.parent / f"candidates-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
 def train_phase(folder: Path, fields_: Mapping[str, Any], settings: list[Any]) -> str:

@@ -1,10 +1,12 @@
 """Arms: fields of a phase, training with parts frozen, going on, refusing another run's checkpoint."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from clara.adapters_clara import adapter_state
+from clara.data.readers import read_questions
 from clara.evaluation.arms import SETTINGS, Arm, Phase, Plan, phase_fields, trained
 
 
@@ -15,13 +17,17 @@ def plan(base, tmp_path, **kwargs):
 
 
 def test_an_arms_fields_win_over_the_recipes(base, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    rows = [{"question": f"q{n}", "answer": "a", "docs": [f"x{n}", "y"], "pos_index": [0]} for n in range(40)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe = {
         "stage": "end_to_end",
+        "per_device_train_batch_size": 2,
         "model": "elsewhere",
         "output_dir": "elsewhere",
         "learning_rate": 0.5,
         "num_train_epochs": 3,
-        "train_files": ["rows.jsonl"],
+        "train_files": [str(file)],
         "eval_files": ["dev.jsonl"],
         "model_fields": {"lora_r": 3},
     }
@@ -31,7 +37,14 @@ def test_an_arms_fields_win_over_the_recipes(base, tmp_path):
     assert found["model"] == "checkpoint"
     assert found["model_fields"] == {"retrieval_temperature": 0.5}
     assert (found["max_steps"], found["seed"], found["learning_rate"]) == (7, 4, 0.5)
-    assert (found["frozen"], found["train_files"], found["eval_files"]) == (["generator"], ["rows.jsonl"], [])
+    assert (found["frozen"], found["eval_files"]) == (["generator"], [])
+    drawn = list(read_questions(found["train_files"]))
+    assert len(drawn) == 14  # seven steps of two
+    assert len({record.question for record in drawn}) == 14
+    again = phase_fields(shared, Arm((Phase("end_to_end"),)), Phase("end_to_end"), "checkpoint")
+    assert again["train_files"] == found["train_files"]
+    assert again["memory_folder"] == found["memory_folder"]  # compressed once for both arms
+    assert phase_fields(shared, Arm(), phase, "other")["memory_folder"] != found["memory_folder"]
     assert "output_dir" not in found and "num_train_epochs" not in found
     new = phase_fields(shared, Arm((phase,)), phase, None)
     assert new["model_fields"] == {"lora_dropout": 0.0, "lora_r": 3, "retrieval_temperature": 0.5}
