@@ -9,6 +9,7 @@ from clara.encoding_clara import (
     ModelLock,
     alignment_loss,
     evaluating,
+    every_module,
     length_buckets,
     length_groups,
     mean_spans,
@@ -95,6 +96,14 @@ def test_lock_is_reentrant_and_copies_get_their_own():
         pass
     for other in (copy.deepcopy(lock), pickle.loads(pickle.dumps(lock))):
         assert other is not lock and other._lock is not lock._lock
+
+
+def test_every_module_comes_once():
+    shared = nn.Linear(1, 1)
+    model = nn.Sequential(shared, nn.Sequential(shared, nn.Dropout()), shared)
+    model.register_module("nothing", None)
+    found = list(every_module(model))
+    assert len(found) == 4 and set(found) == set(model.modules())
 
 
 def test_evaluating_restores_the_mode_of_every_module():
