@@ -9,6 +9,7 @@ from .tickets import Options
 Number = Annotated[float, Field(allow_inf_nan=False)]
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 LONGEST_ANSWER = 64
+LARGEST_SEED = 2**53 - 1  # every JSON reader takes it for the same number
 
 
 class Strict(BaseModel):
@@ -60,7 +61,7 @@ class ChatRequest(Strict):
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: Number | None = Field(None, ge=0, le=2)
     top_p: Number | None = Field(None, gt=0, le=1)
-    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
+    seed: int | None = Field(None, ge=-LARGEST_SEED, le=LARGEST_SEED)
     stop: StopText | list[StopText] | None = Field(None, max_length=100)
     n: Literal[1] | None = None
     user: str | None = Field(None, max_length=1000)

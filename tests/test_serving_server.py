@@ -120,6 +120,7 @@ def test_parts_are_joined_and_earlier_turns_counted(url):
         ({"min_tokens": 9, "max_tokens": 3}, 400, "min_tokens"),
         ({"temperature": -1}, 422, "temperature"),
         ({"n": 2}, 422, "n"),
+        ({"seed": 2**53}, 422, "seed"),
         ({"presence_penalty": 1.0}, 422, "presence_penalty"),
         ({"retrieval_top_k": 7}, 400, "retrieval_top_k"),
         ({"tools": []}, 422, "tools"),
