@@ -125,7 +125,8 @@ def to_expression(where: Mapping[str, Any], field: str = "metadata") -> str:
         if isinstance(condition, Mapping):
             parts += [f"{place} {sign} {_literal(bound)}" for sign, bound in condition.items()]
         elif _is_list(condition):
-            parts.append(f"{place} in [{', '.join(_literal(value) for value in condition)}]")
+            # Milvus knows `in` for columns only
+            parts.append(f"({' or '.join(f'{place} == {_literal(value)}' for value in condition)})")
         else:
             parts.append(f"{place} == {_literal(condition)}")
     return " and ".join(parts)

@@ -106,6 +106,11 @@ class SketchIndex:
         """Cells of the index; 0 for kinds without cells."""
         return self.searcher.nlist if self.kind.startswith("ivf") else 0
 
+    @property
+    def code_bytes(self) -> int:
+        """Bytes of a sketch in the index."""
+        return self.searcher.sa_code_size()
+
     def count_for(self, k: int) -> int:
         """Candidates C of a question that wants K documents."""
         return min(len(self), max(k, math.ceil(self.effort.candidates * k)))

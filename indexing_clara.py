@@ -60,11 +60,11 @@ def build_index(
     _check(memory, dimensions, questions, recall)
     width = memory.num_memory_tokens * memory.hidden_size
     sketch = learn_sketch(len(memory), width, memory.gather, dimensions, seed)
-    tests = _mixed(memory, seed) if questions is None else questions
+    tests = mixed_questions(memory, seed) if questions is None else questions
     rows = 1 + int(memory.rows_of(torch.tensor([len(memory) - 1])))
     with tempfile.TemporaryFile(dir=scratch) as file:
         sketches = np.memmap(file, np.float32, "w+", shape=(rows, sketch.dimensions))
-        truth = _pass(memory, sketch, tests, sketches, show_progress)
+        truth = sketch_rows(memory, sketch, tests, sketches, show_progress)
         index = SketchIndex(kind, sketch, make_searcher(kind, sketches, seed), Effort(1.0, 0))
         del sketches
     index.effort, found = choose_effort(index, tests, truth, 2 * width, recall)
@@ -86,7 +86,7 @@ def _check(memory: Any, dimensions: int, questions: Tensor | None, recall: float
         )
 
 
-def _mixed(memory: Any, seed: int) -> Tensor:
+def mixed_questions(memory: Any, seed: int) -> Tensor:
     """Test questions (T, M, H): means of two stored unit memories."""
     generator = torch.Generator().manual_seed(seed + 1)
     rows = sample_rows(len(memory), 2 * TESTS, generator)
@@ -96,7 +96,9 @@ def _mixed(memory: Any, seed: int) -> Tensor:
     return mixed.unflatten(1, (memory.num_memory_tokens, memory.hidden_size))
 
 
-def _pass(memory: Any, sketch: Sketch, tests: Tensor, sketches: np.ndarray, show_progress: bool) -> Tensor:
+def sketch_rows(
+    memory: Any, sketch: Sketch, tests: Tensor, sketches: np.ndarray, show_progress: bool
+) -> Tensor:
     """Writes the sketch of every row and returns the exact nearest rows (T, K) of the test questions."""
     unit = unit_rows(tests.cpu()).float()
     k = min(RECALL_AT, len(memory))
@@ -140,7 +142,7 @@ def choose_effort(
     most = min(len(index), k * CANDIDATES[-1])
     for cells in _cells(index.num_cells):
         ranks = _ranks(index.propose(tests, most, cells=cells), truth)
-        scanned = len(index) * (cells / index.num_cells if cells else 1.0) * index.searcher.sa_code_size()
+        scanned = len(index) * (cells / index.num_cells if cells else 1.0) * index.code_bytes
         for factor in CANDIDATES:
             found = (ranks < factor * k).float().mean(dim=1)
             cost = scanned + min(most, factor * k) * row_bytes

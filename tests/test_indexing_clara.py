@@ -24,7 +24,7 @@ def test_one_pass_gives_sketches_and_exact_neighbours(monkeypatch):
     tests = make_corpus(4, seed=1)[:]
     sketch = Sketch(torch.zeros(40), torch.eye(40)[:6], torch.eye(7))
     sketches = np.zeros((600, 7), np.float32)
-    truth = indexing_clara._pass(memory, sketch, tests, sketches, False)
+    truth = indexing_clara.sketch_rows(memory, sketch, tests, sketches, False)
     flat = memory[:].flatten(1)
     assert np.allclose(sketches, sketch.project(flat, flat.norm(dim=1)).numpy(), atol=1e-6)
     exact = memory.search(tests, 5, exact=True)[1]

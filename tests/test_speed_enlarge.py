@@ -67,7 +67,7 @@ def test_copies_keep_lengths_and_are_the_same_again(perturbation):
 def test_the_store_begins_with_the_real_memories(tmp_path, monkeypatch):
     monkeypatch.setattr(enlarge, "BLOCK_ROWS", 25)
     values = real_memories(10, width=40)
-    real = CorpusMemory(values, [f"text {row}" for row in range(10)], fingerprint="f")
+    real = CorpusMemory(values.bfloat16(), [f"text {row}" for row in range(10)], fingerprint="f")
     memory = write_enlarged(tmp_path / "large", real, 64, dtype="int8")
     assert len(memory) == 64 and memory.stored_dtype == "int8" and memory.fingerprint == "f"
     assert list(memory.texts[:10]) == list(real.texts) and memory.texts[63] == "copy 63"

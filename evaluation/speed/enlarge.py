@@ -115,6 +115,6 @@ def write_enlarged(
         for number, start in enumerate(range(kept, count, BLOCK_ROWS)):
             rows = min(BLOCK_ROWS, count - start)
             names = [f"copy {row}" for row in range(start, start + rows)]
-            writer.add(enlarger.copies(number, rows), names, names)
+            writer.add(enlarger.copies(number, rows).to(real.dtype), names, names)
             bar.update(rows)
         return writer.finish()
