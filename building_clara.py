@@ -4,6 +4,7 @@ Letters of the shapes: N passages, M memory tokens, H hidden width.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from .formats_clara import format_name, read_dtype
 from .memory_clara import CorpusMemory
 from .passages_clara import check_passages
 from .processing_clara import ClaraProcessor
+from .recompute_clara import RECOMPUTE
 
 
 class BuildingMixin:
@@ -47,6 +49,7 @@ class BuildingMixin:
             metadata: One mapping a document.
             batch_size: Passages compressed at once, grouped by length.
             dtype: Format of the stored memories: a float dtype, "int8" or "int4"; the model's by default.
+                "recompute" stores none and compresses passages when they are asked for.
             show_progress: Show a progress bar.
 
         Returns:
@@ -86,15 +89,25 @@ class BuildingMixin:
             passages.parents,
             passages.orders,
         )
-        check_passages(len(passages.texts), *columns)
+        checked = check_passages(len(passages.texts), *columns)
         dtype = format_name(dtype or self.dtype)
+        base = {"name": self.config.base_model_name_or_path, "revision": self.config.base_model_revision}
+        if dtype == RECOMPUTE:
+            shape = (self.config.num_memory_tokens, self.config.get_text_config().hidden_size)
+            return CorpusMemory.of_texts(
+                shape,
+                checked,
+                self.memory_fingerprint(),
+                base,
+                partial(self.compress_texts, dtype=torch.float32),
+            )
         memory = self.compress_texts(passages.texts, batch_size, read_dtype(dtype), show_progress)
         return CorpusMemory(
             memory,
             *columns,
             dtype=dtype,
             fingerprint=self.memory_fingerprint(),
-            base={"name": self.config.base_model_name_or_path, "revision": self.config.base_model_revision},
+            base=base,
         )
 
     @torch.no_grad()
@@ -123,7 +136,9 @@ class BuildingMixin:
         Raises:
             ValueError: If another compressor or base made it, or a file is missing, cut short or altered.
         """
-        return CorpusMemory.from_pretrained(path, fingerprint=self.memory_fingerprint(), **kwargs)
+        memory = CorpusMemory.from_pretrained(path, fingerprint=self.memory_fingerprint(), **kwargs)
+        memory.attach(partial(self.compress_texts, dtype=torch.float32))
+        return memory
 
     def _processor(self) -> ClaraProcessor:
         if self.processor is None:

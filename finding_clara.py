@@ -17,6 +17,7 @@ from .filters_clara import COLUMN_FIELDS, Where, check_where, passes, with_colum
 from .index_clara import SketchIndex
 from .index_files_clara import INDEX, holds_index, load_index, remove_index, save_index
 from .indexing_clara import RECALL, build_index
+from .recompute_clara import RECOMPUTE
 from .search_clara import (
     check_search,
     default_block_size,
@@ -70,7 +71,8 @@ class FindingMixin(StoredMemory):
 
         Raises:
             ValueError: If K is below 1 or above N, M or H of the query are not the memory's, `where` is no
-                filter, the index belongs to another store, or `exact` is False and there is no index.
+                filter, the index belongs to another store, or `exact` is False or texts alone are stored
+                and there is no index.
             ModuleNotFoundError: If there is an index, but no FAISS.
         """
         check_search(query, self._shape, len(self), retrieval_top_k, block_size)
@@ -79,6 +81,11 @@ class FindingMixin(StoredMemory):
         index = None if exact else self.index
         if index is None and exact is False:
             raise ValueError("`exact` is False, but there is no index: make one with `build_index`.")
+        if index is None and exact is None and self.stored_dtype == RECOMPUTE:
+            raise ValueError(
+                "This corpus memory stores texts alone and has no index: make one with `build_index`, or "
+                f"search with `exact=True`, which compresses all {len(self)} passages anew."
+            )
         k = retrieval_top_k if allowed is None else min(retrieval_top_k, int(allowed.sum()))
         if k == 0:
             return query.new_empty(len(query), 0).float(), query.new_empty(len(query), 0, dtype=torch.long)

@@ -1,7 +1,7 @@
 """The formats of stored memories: float32, float16, bfloat16, int8 and int4; packing and unpacking.
 
 int8 keeps one float32 scale a memory token; int4 packs two values in a byte and keeps one bfloat16 scale for
-up to 64 neighbouring values. Both are read as float32.
+up to 64 neighbouring values. Both are read as float32. Of the mode `recompute` nothing is stored but texts.
 
 Letters of the shapes: n memories, M memory tokens, H hidden width, G values that share a scale.
 """
@@ -14,11 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .recompute_clara import RECOMPUTE
+
 MEMORY, SCALE = "memory", "scale"
 GROUP = 64
 CHECKED_ROWS = 1024
 TORCH = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 FORMATS = (*TORCH, "int8", "int4")
+MODES = (*FORMATS, RECOMPUTE)
 # Safetensors' code, torch's dtype, and numpy's of the same width (it has no bfloat16).
 KINDS = {
     "F32": (torch.float32, np.float32),
@@ -50,14 +53,14 @@ def format_name(dtype: torch.dtype | str) -> str:
     Raises:
         ValueError: If memories cannot be stored so.
     """
-    names = {**{name: name for name in FORMATS}, **{kind: name for name, kind in TORCH.items()}}
+    names = {**{name: name for name in MODES}, **{kind: name for name, kind in TORCH.items()}}
     if isinstance(dtype, (str, torch.dtype)) and dtype in names:
         return names[dtype]
-    raise ValueError(f"`dtype` must be one of {', '.join(FORMATS)}, got {dtype}.")
+    raise ValueError(f"`dtype` must be one of {', '.join(MODES)}, got {dtype}.")
 
 
 def read_dtype(name: str) -> torch.dtype:
-    """The torch dtype in which memories of a format are read: their own, or float32 for int8 and int4."""
+    """The torch dtype in which memories of a format are read: their own, or float32."""
     return TORCH.get(name, torch.float32)
 
 
@@ -68,6 +71,8 @@ def parts_of(name: str, shape: tuple[int, int]) -> tuple[Part, ...]:
         ValueError: If the format is int4 and H is odd.
     """
     tokens, width = shape
+    if name == RECOMPUTE:
+        return ()
     if name in PLAIN_CODES:
         return (Part(MEMORY, PLAIN_CODES[name], (tokens, width)),)
     if name == "int8":

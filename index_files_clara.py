@@ -83,8 +83,8 @@ RULES: dict[str, Callable[[Any], bool]] = {
 
 
 def store_digest(shards: Sequence[ShardEntry]) -> str:
-    """SHA-256 over rows and digests of the shards' memories; deleting rows does not change it."""
-    lines = "".join(f"{entry.rows} {entry.memory.sha256}\n" for entry in shards)
+    """SHA-256 over rows and digests of the shards' memories (or texts); deleting rows changes nothing."""
+    lines = "".join(f"{entry.rows} {(entry.memory or entry.texts).sha256}\n" for entry in shards)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 

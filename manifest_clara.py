@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .formats_clara import FORMATS
+from .formats_clara import MODES
+from .recompute_clara import RECOMPUTE
 from .shards_clara import FileEntry, ShardEntry
 
 MANIFEST = "corpus_memory.json"
@@ -85,7 +86,7 @@ MANIFEST_RULES = {
     "base": (lambda value: value is None or isinstance(value, dict), "an object or null"),
     "num_memory_tokens": COUNT,
     "hidden_size": COUNT,
-    "dtype": (lambda value: isinstance(value, str) and value in FORMATS, f"one of {', '.join(FORMATS)}"),
+    "dtype": (lambda value: isinstance(value, str) and value in MODES, f"one of {', '.join(MODES)}"),
     "num_passages": COUNT,
     "shards": (lambda value: isinstance(value, list) and value, "a list of at least one shard"),
     "format": (lambda value: value == FORMAT, f"'{FORMAT}'"),
@@ -93,7 +94,7 @@ MANIFEST_RULES = {
 }
 OBJECT = (lambda value: isinstance(value, dict), "an object")
 SHARD_RULES = {
-    "memory": OBJECT,
+    "memory": (lambda value: value is None or isinstance(value, dict), "an object or null"),
     "texts": OBJECT,
     "deleted": (lambda value: value is None or isinstance(value, dict), "an object or null"),
     "rows": COUNT,
@@ -122,6 +123,10 @@ def parse_manifest(content: bytes, path: Path) -> Manifest:
     entries = tuple(
         _shard_entry(entry, f"{path}: shards[{number}]") for number, entry in enumerate(fields["shards"])
     )
+    if any((entry.memory is None) != (fields["dtype"] == RECOMPUTE) for entry in entries):
+        raise ValueError(
+            f"{path}: `memory` of a shard must be null where `dtype` is recompute, and only there."
+        )
     rows = sum(entry.live_rows for entry in entries)
     if rows != fields["num_passages"]:
         raise ValueError(f"{path} says `num_passages` {fields['num_passages']} but its shards hold {rows}.")

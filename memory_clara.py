@@ -15,6 +15,7 @@ from .finding_clara import FindingMixin
 from .formats_clara import check_memory, format_name
 from .manifest_clara import check_identity
 from .passages_clara import check_passages
+from .recompute_clara import RECOMPUTE, Compress, Recompressor, TextMemory
 from .rows_clara import PackedMemory
 from .shards_clara import Shard
 from .table_clara import MemoryTable
@@ -76,10 +77,35 @@ class CorpusMemory(FindingMixin):
         dtype: torch.dtype | str | None = None,
     ) -> None:
         memory = check_memory(memory)
+        if dtype == RECOMPUTE:
+            raise ValueError("`dtype` recompute stores no memory: use `of_texts` or `model.build_memory`.")
         columns = check_passages(len(memory), texts, document_ids, metadata, parents, orders)
         check_identity(fingerprint, base)
         shards = [Shard(PackedMemory.joined([memory], format_name(dtype or memory.dtype)), columns)]
         MemoryTable.__init__(self, shards, memory.shape[1:], shards[0].memory.dtype, fingerprint, base)
+
+    @classmethod
+    def of_texts(
+        cls,
+        shape: tuple[int, int],
+        columns: dict[str, list],
+        fingerprint: str | None,
+        base: dict | None,
+        compress: Compress | None = None,
+    ) -> "CorpusMemory":
+        """A memory that stores texts alone and compresses passages when they are asked for (`recompute`).
+
+        Args:
+            shape: (M, H).
+            columns: The passages, as `check_passages` gives them.
+            fingerprint: Identity of the model that compresses them.
+            base: Its base.
+            compress: Gives memories (k, M, H) for k texts.
+        """
+        memory = cls.__new__(cls)
+        shard = Shard(TextMemory(columns["text"], shape, Recompressor(compress)), columns)
+        MemoryTable.__init__(memory, [shard], shape, RECOMPUTE, fingerprint, base)
+        return memory
 
     def append(self, other: "CorpusMemory") -> None:
         """Adds the passages of another corpus memory, in place; its memories take this one's format.

@@ -21,6 +21,7 @@ from .formats_clara import KINDS, parts_of, unpack
 from .manifest_clara import MANIFEST, parse_manifest
 from .memory_clara import CorpusMemory
 from .passages_clara import COLUMNS
+from .recompute_clara import Recompressor, TextMemory
 from .rows_clara import HEADER_LIMIT, header_of
 from .shards_clara import FileEntry, Shard, ShardEntry
 from .table_clara import MemoryTable
@@ -70,6 +71,8 @@ class RemoteRows:
     Raises:
         ValueError: If the header is not that of such a file.
     """
+
+    source: Recompressor | None = None
 
     def __init__(self, file: RemoteFile, shape: tuple[int, int, int], dtype: str) -> None:
         self.dtype, self._file, self._rows, self._shape = dtype, file, shape[0], tuple(shape[1:])
@@ -132,14 +135,17 @@ def open_remote(address: str, fingerprint: str | None = None, **options: Any) ->
             f"{manifest.fingerprint}, expected {fingerprint}): build them again with this model."
         )
     shape = (manifest.num_memory_tokens, manifest.hidden_size)
-    shards = [_open_shard(system, root, entry, shape, manifest.dtype) for entry in manifest.shards]
+    source = Recompressor()
+    shards = [_open_shard(system, root, entry, shape, manifest.dtype, source) for entry in manifest.shards]
     memory = CorpusMemory.__new__(CorpusMemory)
     MemoryTable.__init__(memory, shards, shape, manifest.dtype, manifest.fingerprint, manifest.base)
     memory._entries = manifest.shards
     return memory
 
 
-def _open_shard(system: Any, root: str, entry: ShardEntry, shape: tuple[int, int], dtype: str) -> Shard:
+def _open_shard(
+    system: Any, root: str, entry: ShardEntry, shape: tuple[int, int], dtype: str, source: Recompressor
+) -> Shard:
     for file in entry.files():
         RemoteFile(system, f"{root}/{file.file}").check_size(file)
     texts = RemoteFile(system, f"{root}/{entry.texts.file}")
@@ -147,8 +153,11 @@ def _open_shard(system: Any, root: str, entry: ShardEntry, shape: tuple[int, int
         groups = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
     if sum(groups) != entry.rows:
         raise ValueError(f"{texts} has {sum(groups)} passages but the manifest says {entry.rows}.")
-    rows = RemoteRows(RemoteFile(system, f"{root}/{entry.memory.file}"), (entry.rows, *shape), dtype)
     columns = {name: ParquetColumn(texts, name, groups) for name in COLUMNS}
+    if entry.memory is None:
+        rows = TextMemory(columns["text"], shape, source)
+    else:
+        rows = RemoteRows(RemoteFile(system, f"{root}/{entry.memory.file}"), (entry.rows, *shape), dtype)
     kept = None
     if entry.deleted is not None:
         kept = read_tombstones(RemoteFile(system, f"{root}/{entry.deleted.file}"), entry)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .blocks_clara import BLOCK_BYTES, CheckedBytes, map_file
 from .formats_clara import KINDS, Part, pack, parts_of, unpack
+from .recompute_clara import Recompressor, TextMemory
 
 CHECKSUMS = "checksums"
 HEADER_BYTES = 512
@@ -26,6 +27,8 @@ ANNOUNCED_ROWS = 8
 
 class PackedMemory:
     """Memories (n, M, H) in RAM, in one of the formats."""
+
+    source: Recompressor | None = None
 
     def __init__(self, parts: tuple[Tensor, ...], dtype: str) -> None:
         self.dtype = dtype
@@ -51,8 +54,10 @@ class PackedMemory:
 class ChosenMemory:
     """The memories at some rows of others, in their order; nothing is copied."""
 
-    def __init__(self, memory: "PackedMemory | MemoryFile | ChosenMemory", rows: np.ndarray) -> None:
-        self.dtype = memory.dtype
+    def __init__(
+        self, memory: "PackedMemory | MemoryFile | TextMemory | ChosenMemory", rows: np.ndarray
+    ) -> None:
+        self.dtype, self.source = memory.dtype, memory.source
         self._memory, self._rows = memory, rows
 
     def __len__(self) -> int:
@@ -81,6 +86,8 @@ class MemoryFile:
     Raises:
         ValueError: If the header is not that of such a file.
     """
+
+    source: Recompressor | None = None
 
     def __init__(self, path: Path, shape: tuple[int, int, int], dtype: str, checked: bool = False) -> None:
         self.dtype = dtype

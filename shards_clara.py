@@ -19,6 +19,7 @@ from .blocks_clara import BlockChecksums, write_checked
 from .columns_clara import Selected, open_columns
 from .formats_clara import parts_of
 from .passages_clara import COLUMNS, PassageWriter
+from .recompute_clara import RECOMPUTE, Recompressor, TextMemory
 from .rows_clara import HEADER_BYTES, ChosenMemory, MemoryFile, PackedMemory, header_of
 
 READ_BYTES = 1 << 22
@@ -33,7 +34,7 @@ class Shard:
     that is all; length, `read` and `column` count only these.
     """
 
-    memory: PackedMemory | MemoryFile | ChosenMemory
+    memory: PackedMemory | MemoryFile | TextMemory | ChosenMemory
     columns: Mapping[str, Sequence]
     kept: np.ndarray | None = None
 
@@ -71,6 +72,8 @@ class Shard:
 
     def converted(self, dtype: str) -> "Shard":
         """The kept rows in RAM, in another format of memories."""
+        if dtype == RECOMPUTE:
+            raise ValueError("`other` stores memories, this one texts alone: build `other` as recompute too.")
         starts = range(0, len(self), COPIED_ROWS)
         pieces = (self.read(slice(start, min(len(self), start + COPIED_ROWS))) for start in starts)
         memory = PackedMemory.joined(pieces, dtype)
@@ -96,10 +99,11 @@ class FileEntry:
 class ShardEntry:
     """What the manifest says of one shard: its files, the rows in them, and how many of those are live.
 
-    `deleted` names the file that lists the rows which are not; None if all are.
+    `memory` is None where texts alone are stored. `deleted` names the file that lists the rows which are not
+    live; None if all are.
     """
 
-    memory: FileEntry
+    memory: FileEntry | None
     texts: FileEntry
     deleted: FileEntry | None
     rows: int
@@ -111,22 +115,30 @@ class ShardEntry:
 
 
 def open_shard(
-    memory_path: Path, texts_path: Path, shape: tuple[int, int, int], dtype: str, checked: bool = False
+    memory_path: Path | None,
+    texts_path: Path,
+    shape: tuple[int, int, int],
+    dtype: str,
+    checked: bool = False,
+    source: Recompressor | None = None,
 ) -> Shard:
     """Opens the files of one shard of n = shape[0] memories; reads headers, no row.
 
     Args:
-        memory_path: The memories.
+        memory_path: The memories; None where texts alone are stored.
         texts_path: The passages.
         shape: (n, M, H).
         dtype: The format of the memories.
         checked: Whether the files were compared with their checksums already.
+        source: What compresses the texts where they alone are stored.
 
     Raises:
         ValueError: If a file does not hold what the manifest says.
     """
-    memory = MemoryFile(memory_path, shape, dtype, checked)
-    return Shard(memory, open_columns(texts_path, shape[0]))
+    columns = open_columns(texts_path, shape[0])
+    if memory_path is None:
+        return Shard(TextMemory(columns["text"], shape[1:], source), columns)
+    return Shard(MemoryFile(memory_path, shape, dtype, checked), columns)
 
 
 def file_sha256(path: Path) -> str:
@@ -180,11 +192,12 @@ class ShardWriter:
 
     def write(self, parts: Sequence[Tensor], columns: Mapping[str, Sequence]) -> None:
         """Adds memories, packed into the tensors of the format, and the columns of their passages."""
-        write_checked(self._memory, _bytes_of(parts[0]), self._checksums)
+        for part in parts[:1]:
+            write_checked(self._memory, _bytes_of(part), self._checksums)
         for waiting, part in zip(self._waiting, parts[1:], strict=True):
             waiting.append(part.clone())
         self._passages.write({name: columns[name] for name in COLUMNS})
-        self.rows += len(parts[0])
+        self.rows += len(columns["text"])
 
     def close(self) -> ShardEntry:
         """Completes both files on the disk and returns their manifest entry."""
@@ -196,7 +209,11 @@ class ShardWriter:
         self._memory.write((HEADER_BYTES - 8).to_bytes(8, "little") + text.ljust(HEADER_BYTES - 8))
         self._memory.close()
         self._passages.close()
-        memory = publish(self._temporary[0], f"memory-{self._number:05d}", "safetensors")
+        memory = None
+        if self._parts:
+            memory = publish(self._temporary[0], f"memory-{self._number:05d}", "safetensors")
+        else:
+            self._temporary[0].unlink()
         texts = publish(self._temporary[1], f"passages-{self._number:05d}", "parquet")
         return ShardEntry(memory, texts, None, self.rows, self.rows)
 

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from .manifest_clara import MANIFEST, Manifest, is_count, parse_manifest
+from .recompute_clara import Recompressor
 from .shards_clara import FileEntry, Shard, ShardEntry, ShardWriter, file_sha256, open_shard, sync
 from .tombstones_clara import bury, read_tombstones
 
@@ -122,12 +123,12 @@ def open_shards(folder: Path, manifest: Manifest, verify: bool | None) -> list[S
     """
     if verify is None:
         verify = sum(file.bytes for entry in manifest.shards for file in entry.files()) < FULL_CHECK_BYTES
-    shards = []
+    shards, source = [], Recompressor()
     for entry in manifest.shards:
-        memory = _checked(folder, entry.memory, verify)
+        memory = None if entry.memory is None else _checked(folder, entry.memory, verify)
         texts = _checked(folder, entry.texts, verify)
         shape = (entry.rows, manifest.num_memory_tokens, manifest.hidden_size)
-        shard = open_shard(memory, texts, shape, manifest.dtype, verify)
+        shard = open_shard(memory, texts, shape, manifest.dtype, verify, source)
         if entry.deleted is not None:
             kept = read_tombstones(_checked(folder, entry.deleted, True), entry)
             shard = replace(shard, kept=kept)
@@ -228,7 +229,7 @@ class ShardSequence:
 
     def write(self, parts: Sequence[Tensor], columns: Mapping[str, Sequence]) -> None:
         """Adds n packed memories and the columns of their passages."""
-        start, rows = 0, len(parts[0])
+        start, rows = 0, len(columns["text"])
         while start < rows:
             if self._open is None:
                 self._open = ShardWriter(self._folder, len(self._entries), self._shape, self._dtype)
@@ -265,4 +266,4 @@ def rows_in(size: int | str, row_bytes: int) -> int:
     nbytes = int(match[1]) * UNITS[match[2].upper()] if match else size
     if not is_count(nbytes):
         raise ValueError(f"`max_shard_size` must be bytes above 0 or a text such as '500MB', got {size!r}.")
-    return max(1, nbytes // row_bytes)
+    return max(1, nbytes // max(1, row_bytes))

@@ -17,7 +17,7 @@ from .storage_clara import ShardSequence, commit, locked, open_store, read_manif
 from .table_clara import MemoryTable
 from .writer_clara import SHARD_SIZE
 
-COPY_BYTES = 1 << 26
+COPY_BYTES, COPY_ROWS = 1 << 26, 8192
 Memory = TypeVar("Memory", bound="StoredMemory")
 
 
@@ -70,12 +70,14 @@ class StoredMemory(MemoryTable):
         """
         if self._stored is None:
             raise ValueError("This memory has no folder to compact: save it with `save_pretrained` first.")
-        folder = Path(self._stored.folder)
+        folder, source = Path(self._stored.folder), self._shards[0].memory.source
         self._save(folder, max_shard_size, anew=True)
         manifest, digest, shards = open_store(folder, False)
         self._hold(shards)
         self._stored = Place(self._stored.folder, digest, len(self._shards))
         self._entries = manifest.shards
+        if source is not None and source.compress is not None:
+            self.attach(source.compress, source.size)
 
     def _save(
         self, folder: Path, max_shard_size: int | str = SHARD_SIZE, anew: bool = False
@@ -93,7 +95,7 @@ class StoredMemory(MemoryTable):
                 return self._stored.digest, first
             sequence = ShardSequence(folder, entries, rows_per_shard, self._shape, self.stored_dtype)
             try:
-                self._write_rows(sequence, first, max(1, COPY_BYTES // row_bytes))
+                self._write_rows(sequence, first, max(1, min(COPY_ROWS, COPY_BYTES // max(1, row_bytes))))
                 return commit(folder, self._manifest(sequence.bury(deleted))), first
             except BaseException:
                 sequence.abort()

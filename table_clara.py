@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .columns_clara import Column
 from .formats_clara import read_dtype
+from .recompute_clara import CACHE_ROWS, Compress
 from .shards_clara import Shard
 
 
@@ -160,6 +161,17 @@ class MemoryTable:
             shard = self._shards[place]
             found[rows] = shard.read(flat[rows] - (self._ends[place] - len(shard)))
         return found.view(*indices.shape, *self._shape).to(indices.device)
+
+    def attach(self, compress: Compress, cache_size: int = CACHE_ROWS) -> None:
+        """Says what compresses the passages of a store of texts alone; changes nothing for other ones.
+
+        Args:
+            compress: Gives memories (k, M, H) for k texts.
+            cache_size: Most memories that stay in RAM, the latest ones.
+        """
+        for shard in self._shards:
+            if shard.memory.source is not None:
+                shard.memory.source.compress, shard.memory.source.size = compress, cache_size
 
     def rows_of(self, indices: Tensor) -> Tensor:
         """The rows, int64 on the CPU, of passages at `indices` (from 0 to N - 1, any shape)."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..data.bulk.plan import Plan
     from ..modeling_clara import ClaraForRetrievalGeneration
 
-FORMATS = ("float32", "bfloat16", "float16", "int8", "int4")
+FORMATS = ("float32", "bfloat16", "float16", "int8", "int4", "recompute")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

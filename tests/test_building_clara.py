@@ -113,3 +113,18 @@ def test_a_training_model_compresses_without_dropout(model, memory):
     model.train()
     close(model.build_memory(DOCUMENTS, show_progress=False)[:], memory[:])
     assert all(module.training for module in model.modules())
+
+
+def test_texts_alone_are_compressed_when_they_are_asked_for(shared_model, memory, tmp_path):
+    built = shared_model.build_memory(DOCUMENTS, dtype="recompute", show_progress=False)
+    built.save_pretrained(tmp_path)
+    loaded = shared_model.load_memory(tmp_path)
+    close(loaded.gather(torch.tensor([4, 1])), memory[:][[4, 1]])
+    found = shared_model.retrieve(QUESTIONS, loaded, 2, exact=True)
+    assert found.indices == shared_model.retrieve(QUESTIONS, memory, 2).indices
+
+
+def test_int8_memories_of_a_model(shared_model, memory):
+    built = shared_model.build_memory(DOCUMENTS, dtype="int8", show_progress=False)
+    assert built.stored_dtype == "int8"
+    assert (built[:] - memory[:]).abs().max() <= memory[:].abs().max() / 200

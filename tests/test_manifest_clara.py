@@ -128,7 +128,7 @@ def test_refuses_swapped_names():
         {"live_rows": True},
         {"live_rows": 5},
         {"live_rows": 4},
-        {"memory": None},
+        {"memory": "memory-00000-aa.safetensors"},
         {"texts": "passages-00000-bb.parquet"},
         {"deleted": []},
         {"extra": 0},

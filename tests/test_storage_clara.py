@@ -98,7 +98,7 @@ def test_a_manifest_that_disagrees_with_the_headers(store, fields):
 def test_another_number_of_rows(store):
     edit_manifest(store, 0, rows=4, live_rows=4)
     edit_manifest(store, num_passages=8)
-    with pytest.raises(ValueError, match="must hold `memory`"):
+    with pytest.raises(ValueError, match="has 3 passages but the manifest says 4"):
         CorpusMemory.from_pretrained(store)
 
 

@@ -25,6 +25,7 @@ from ...formats_clara import pack
 from ...ids_clara import IdSet
 from ...manifest_clara import make_manifest
 from ...passages_clara import check_passages
+from ...recompute_clara import RECOMPUTE
 from ...shards_clara import FileEntry, ShardEntry, ShardWriter
 from ...storage_clara import commit, locked
 from .plan import Plan, read_plan, shard_documents, shard_length
@@ -136,8 +137,10 @@ def _write(writer: ShardWriter, chunk: list[dict[str, Any]], plan: Plan, model: 
         passages.parents,
         passages.orders,
     )
-    memory = model.compress_texts(passages.texts, plan.batch_size)
-    writer.write(pack(memory, plan.dtype), columns)
+    parts: tuple[Any, ...] = ()
+    if plan.dtype != RECOMPUTE:
+        parts = pack(model.compress_texts(passages.texts, plan.batch_size), plan.dtype)
+    writer.write(parts, columns)
 
 
 def join(output: Path) -> int:
