@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..modeling_clara import ClaraForRetrievalGeneration
 
 FORMATS = ("float32", "bfloat16", "float16", "int8", "int4", "recompute")
+INDEXES = ("auto", "none", "flat", "sq8", "ivf_sq8", "rabitq", "ivf_rabitq")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("paths", nargs="+", metavar="FILE_OR_FOLDER")
     add("--output", required=True, metavar="FOLDER", help="where the corpus memory goes")
+    parser.add_argument(
+        "--index", choices=INDEXES, default="auto", help="for search (default: from 100,000 passages on)"
+    )
     add_model_arguments(parser)
     add("--batch-size", type=int, default=16, metavar="N", help="passages compressed at once (default: 16)")
     add("--dtype", choices=FORMATS, help="of the stored memories (default: the model's)")
@@ -106,6 +110,20 @@ def run(arguments: argparse.Namespace) -> None:
         _build_elsewhere(output, plan, arguments)
 
 
+def build_index(output: Path, passages: int, kind: str) -> None:
+    """Builds the index asked for; `auto`: from 100,000 passages on, where FAISS is installed."""
+    from importlib.util import find_spec
+
+    from ..index_clara import INDEXED_FROM
+    from ..memory_clara import CorpusMemory
+
+    wanted = passages >= INDEXED_FROM and find_spec("faiss") is not None if kind == "auto" else kind != "none"
+    if wanted:
+        memory = CorpusMemory.from_pretrained(output, verify=False)
+        memory.build_index(None if kind == "auto" else kind, show_progress=True)
+        print(f"Its index ({memory.index.kind}): recall {memory.index.recall}.")
+
+
 def _check(arguments: argparse.Namespace) -> None:
     for name in ("batch_size", "workers", "threads", "shard_size", "tasks"):
         value = getattr(arguments, name)
@@ -171,6 +189,9 @@ def _build_here(output: Path, plan: Plan, arguments: argparse.Namespace) -> None
                     build_pipeline(output, open_model, "local", workers)[0].run()
         passages = join(output)
     print(f"{plan.corpus.documents} documents ({passages} passages) are in {output}.")
+    if arguments.dtype == "recompute" and arguments.index == "auto":
+        return  # texts only: an index is built through a model, which compresses once more
+    build_index(output, passages, arguments.index)
 
 
 def _build_elsewhere(output: Path, plan: Plan, arguments: argparse.Namespace) -> None:

@@ -1,14 +1,16 @@
 """Retrievers beside the baselines: the pool's own order, and the cosine of memories."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from clara.memory_clara import CorpusMemory
 from clara.retrieval_clara import cosine_scores
 
-from .baselines import Pools, best_of_pool, check_search
+from .baselines import Pools, Retriever, best_of_pool, check_search
 from .language_models import MemoryModel
+
+FUSION = 60
 
 
 class GivenRetriever:
@@ -56,3 +58,50 @@ class MemoryRetriever:
             rows.append((ranked, np.where(places >= 0, np.asarray(pool)[places], -1)))
         scores, indices = zip(*rows, strict=True)
         return np.stack(scores), np.stack(indices)
+
+
+class HybridRetriever:
+    """Fuses the ranks of memories and words: a document's score is the weighted sum of 1 / (60 + rank).
+
+    Reciprocal rank fusion (Cormack et al. 2009) needs no common scale of the two scores.
+
+    Args:
+        memories: the cosine of memories.
+        words: BM25; a document that shares no word with the question has no rank.
+        count: number of passages N.
+        weight: of the words, from 0 to 1; the memories have the rest.
+        depth: ranks of each that count in a search of the whole corpus; in a pool all do.
+
+    Raises:
+        ValueError: `weight` is not from 0 to 1.
+    """
+
+    def __init__(
+        self, memories: Retriever, words: Retriever, count: int, weight: float = 0.5, depth: int = 100
+    ) -> None:
+        if not 0 <= weight <= 1:
+            raise ValueError(f"`weight` must be from 0 to 1, got {weight}.")
+        self._parts = ((memories, 1 - weight, -np.inf), (words, weight, 0.0))
+        self._depth = min(depth, count)
+
+    def search(
+        self, questions: Sequence[str], retrieval_top_k: int, pools: Pools | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See `Retriever.search`. Scores are fused ranks."""
+        depth = max(retrieval_top_k, self._depth if pools is None else max(map(len, pools), default=1))
+        fused: list[dict[int, float]] = [{} for _ in questions]
+        for retriever, weight, lowest in self._parts:
+            ranked = zip(fused, *retriever.search(questions, depth, pools), strict=True)
+            for scores, values, row in ranked:
+                for rank, document in enumerate(row[values > lowest].tolist(), 1):
+                    scores[document] = scores.get(document, 0.0) + weight / (FUSION + rank)
+        best = [best_of_fused(scores, retrieval_top_k) for scores in fused]
+        return np.stack([scores for scores, _ in best]), np.stack([indices for _, indices in best])
+
+
+def best_of_fused(scores: Mapping[int, float], k: int) -> tuple[np.ndarray, np.ndarray]:
+    """(K,) scores and (K,) documents, best first, of equal ones the first; -inf and -1 at the end."""
+    documents = np.array(sorted(scores), np.int64)
+    ranked, places = best_of_pool(np.array([scores[key] for key in documents.tolist()], np.float64), k)
+    found = places >= 0
+    return ranked, np.where(found, documents[np.where(found, places, 0)], -1)

@@ -2,7 +2,7 @@
 
 | part | choices |
 |---|---|
-| retriever | `clara` (cosine of memories), `bm25`, `dense`, `given` (the pool's own order), none |
+| retriever | `clara` (cosine of memories), `bm25`, `hybrid` (both), `dense`, `given` (pool order), none |
 | reader | `memory`, `strangers` (memories from outside the pool), `text`, `tuned` (text, by a tuned model), |
 | | `cut` (first tokens only), none |
 | scope | `pool` (the question's candidates) or `corpus` (all passages of the benchmark) |
@@ -32,6 +32,8 @@ class Recipe:
 SYSTEMS = {
     "clara": Recipe("clara", "memory"),
     "clara_corpus": Recipe("clara", "memory", "corpus"),
+    "clara_hybrid": Recipe("hybrid", "memory"),
+    "clara_hybrid_corpus": Recipe("hybrid", "memory", "corpus"),
     "clara_given": Recipe("given", "memory"),
     "clara_bm25": Recipe("bm25", "memory"),
     "clara_shuffled": Recipe("clara", "strangers"),

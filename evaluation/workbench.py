@@ -11,7 +11,7 @@ from .baselines import BM25Retriever, DenseRetriever, Retriever, load_sentence_e
 from .benchmarks import Benchmark, check_choice
 from .language_models import MemoryModel, TextModel
 from .readers import ClosedBookReader, MemoryReader, Reader, TextReader, memory_bytes
-from .retrievers import GivenRetriever, MemoryRetriever
+from .retrievers import GivenRetriever, HybridRetriever, MemoryRetriever
 from .systems import SYSTEMS, System
 
 
@@ -114,7 +114,7 @@ class Workbench:
         """Bytes that a system keeps of a passage to search and read it, without BM25's word index."""
         recipe = SYSTEMS[name]
         stored = self._reader(recipe.reader).bytes_per_passage
-        if recipe.retriever == "clara" and recipe.reader not in ("memory", "strangers"):
+        if recipe.retriever in ("clara", "hybrid") and recipe.reader not in ("memory", "strangers"):
             stored += memory_bytes(self.memory)
         if recipe.retriever == "dense":
             stored += self._dense.bytes_per_passage
@@ -126,6 +126,9 @@ class Workbench:
             "given": GivenRetriever,
             "clara": lambda: MemoryRetriever(self._model, self.memory),
             "bm25": lambda: self._bm25,
+            "hybrid": lambda: HybridRetriever(
+                MemoryRetriever(self._model, self.memory), self._bm25, len(self.passages.texts)
+            ),
             "dense": lambda: self._dense,
         }
         return makers[name]()
