@@ -1,5 +1,6 @@
 """Small corpus memories, damaged stores and processes that are killed; shared by the tests of the store."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -113,7 +114,8 @@ class Nursery:
         while sign is not None and not sign.exists():
             time.sleep(0.001)
         time.sleep(seconds)
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it was done before
+            os.kill(pid, signal.SIGKILL)
         status = int(self._child.stdout.readline())
         if status not in (0, -signal.SIGKILL):
             raise RuntimeError(f"the worker failed with exit status {status}")
