@@ -17,7 +17,7 @@ export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo app test test-slow lint clean
+.PHONY: demo app experiments test test-slow lint clean
 .NOTPARALLEL:
 
 demo: $(BASE)

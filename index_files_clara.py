@@ -23,7 +23,7 @@ from .sketch_clara import Sketch
 INDEX = "corpus_index.json"
 FORMAT = "clara_corpus_index"
 FORMAT_VERSION = 1
-REBUILD = "build it again with `build_index` or `clara index`, or search with `exact=True`"
+REBUILD = "build it again with `build_index`, or search with `exact=True`"
 
 
 @dataclass(frozen=True)
