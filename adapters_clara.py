@@ -26,20 +26,20 @@ CONFIG_FILE = "adapter_config.json"
 
 
 def tuner_layers(decoder: nn.Module) -> Iterator[BaseTunerLayer]:
-    """The adapted layers of a decoder, each once, in its order.
+    """The adapted layers of a decoder, each once, in its order, nested ones included.
 
-    What lies inside of them is left out: most of a decoder's modules are there, and adapters change hands
+    The adapters inside of them are left out: most of a decoder's modules are there, and adapters change hands
     several times in an answer, and in every layer with activation checkpointing.
     """
     waiting, seen = [decoder], set()
     while waiting:
         module = waiting.pop()
-        if isinstance(module, BaseTunerLayer):
-            if module not in seen:
-                seen.add(module)
-                yield module
-        else:
+        if not isinstance(module, BaseTunerLayer):
             waiting.extend(reversed(list(module.children())))
+        elif module not in seen:
+            seen.add(module)
+            yield module
+            waiting.append(module.base_layer)
 
 
 def worn_adapters(decoder: nn.Module) -> list[str]:
