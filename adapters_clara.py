@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers.utils.hub import cached_file
 
 from .configuration_clara import ClaraConfig
+from .merging_clara import forget, wear_layer
 
 PEFT_PREFIX = "base_model.model."
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -50,7 +51,7 @@ def worn_adapters(decoder: nn.Module) -> list[str]:
 
 def _wear(decoder: nn.Module, names: list[str]) -> None:
     for layer in tuner_layers(decoder):
-        layer._active_adapter = list(names)
+        wear_layer(layer, names)
 
 
 @contextmanager
@@ -173,6 +174,7 @@ def load_adapter_state(decoder: nn.Module, name: str, tensors: dict[str, Tensor]
         raise ValueError(f"Adapter {name!r} does not fit {where}: {', '.join(told)} tensors.")
     for key, tensor in own.items():
         tensor.copy_(tensors[key])
+    forget(tuner_layers(decoder), [name])
 
 
 def save_adapter(

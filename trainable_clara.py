@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from torch import nn
 from transformers import PreTrainedModel
 
-from .adapters_clara import CheckpointContexts, adapter_names, adapter_parameters
+from .adapters_clara import CheckpointContexts, adapter_names, adapter_parameters, tuner_layers
+from .merging_clara import forget, merge
 
 
 class TrainableModel(PreTrainedModel):
@@ -27,7 +28,7 @@ class TrainableModel(PreTrainedModel):
     def set_trainable(
         self, adapters: Iterable[str], memory_tokens: bool, connector: bool | None = None
     ) -> None:
-        """Sets exactly what trains: the named adapters, the memory tokens, the connector.
+        """Sets exactly what trains: the named adapters, the memory tokens, the connector; unmerges all.
 
         Args:
             adapters: Names of the adapters that train; the others are frozen.
@@ -37,6 +38,7 @@ class TrainableModel(PreTrainedModel):
         Raises:
             ValueError: If an adapter is unknown.
         """
+        forget(tuner_layers(self.decoder))
         adapters = set(adapters)
         unknown = sorted(adapters - set(adapter_names(self.decoder)))
         if unknown:
@@ -50,6 +52,30 @@ class TrainableModel(PreTrainedModel):
         }
         for name, parameter in self.own_parameters().items():
             parameter.requires_grad_(wanted[name])
+
+    def merge_adapters(self, adapters: Iterable[str] = ("query_reasoner", "generator")) -> None:
+        """Makes inference with the named adapters as fast as the plain base, for a copy of the weights each.
+
+        The copies are rounded to the base's dtype, so in bfloat16 an answer may differ now and then. They are
+        used where no gradient is computed, and dropped when an adapter is loaded or set to train.
+
+        Args:
+            adapters: Any but the compressor: memories must not depend on such an option.
+
+        Raises:
+            ValueError: If an adapter is unknown or the compressor, or the base is quantised or offloaded.
+        """
+        adapters = list(adapters)
+        allowed = [name for name in adapter_names(self.decoder) if name != "compressor"]
+        if not set(adapters) <= set(allowed):
+            raise ValueError(f"`adapters` must be some of {allowed}, got {adapters}.")
+        with self.lock:
+            merge(tuner_layers(self.decoder), adapters)
+
+    def unmerge_adapters(self) -> None:
+        """Drops what `merge_adapters` made."""
+        with self.lock:
+            forget(tuner_layers(self.decoder))
 
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: dict | None = None, **kwargs: object

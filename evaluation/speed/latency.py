@@ -1,7 +1,9 @@
 """Latency of one question: from stored memories, against the same documents' text in the same template."""
 
+import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +21,8 @@ from .workload import sample_documents, sample_questions
 
 FIRST = "first_token"
 NEEDED = {5: 5.0}
-PATHS = ("memories", "text")
+PATHS = ("memories", "memories, merged", "text")
+FASTEST = "memories, merged"
 
 
 class FirstToken(BaseStreamer):
@@ -43,9 +46,9 @@ class FirstToken(BaseStreamer):
 def bench_latency(model: Any, sizes: Sizes, repeats: int, roof: Roof) -> Section:
     """Times the way from a question to its first token, and to the last, for several numbers of documents.
 
-    Both paths start at the question's string, warm, batch 1. The path from memories reads the question,
-    searches the store and answers; the path from text is given the documents that were found, so its own
-    search costs nothing.
+    All paths start at the question's string, warm, batch 1. The path from memories reads the question,
+    searches the store and answers, with adapters worn as they are or merged (`merge_adapters`, in a copy of
+    the model); the path from text is given the documents that were found, so its own search costs nothing.
 
     Args:
         model: A CLaRa model with its processor.
@@ -57,10 +60,12 @@ def bench_latency(model: Any, sizes: Sizes, repeats: int, roof: Roof) -> Section
     memory = model.build_memory(texts, batch_size=sizes.batch_size, show_progress=False)
     questions = [question for question, _, _ in sample_questions()]
     shape, lines, ratios, facts = shape_of(model), [], [], {}
+    merged = copy.deepcopy(model)
+    merged.merge_adapters()
     for count in sizes.documents:
         rounds = repeats if count <= 5 else max(1, repeats // 2)
         found = [model.retrieve(question, memory, count).indices for question in questions[:rounds]]
-        runs = latency_runs(model, memory, questions, found, sizes.new_tokens)
+        runs = latency_runs(model, merged, memory, questions, found, sizes.new_tokens)
         seconds = measure(runs, rounds, model.device)
         read = {path: tokens_read(model, questions[0], memory, found[0], path) for path in PATHS}
         lines += _lines(count, seconds, read, shape, sizes.new_tokens, roof)
@@ -75,14 +80,19 @@ def bench_latency(model: Any, sizes: Sizes, repeats: int, roof: Roof) -> Section
 
 
 def latency_runs(
-    model: Any, memory: CorpusMemory, questions: Sequence[str], found: Sequence[list[int]], new_tokens: int
+    model: Any,
+    merged: Any,
+    memory: CorpusMemory,
+    questions: Sequence[str],
+    found: Sequence[list[int]],
+    new_tokens: int,
 ) -> dict[str, Callable[[int], dict[str, float]]]:
-    """Both paths; each round asks the next question of those whose documents are in `found`."""
+    """All paths; each round asks the next question of those whose documents are in `found`."""
     count = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens}
 
-    def from_memories(number: int) -> dict[str, float]:
+    def from_memories(answering: Any, number: int) -> dict[str, float]:
         clock = FirstToken()
-        model.generate(questions[number], memory, len(found[number]), streamer=clock, **count)
+        answering.generate(questions[number], memory, len(found[number]), streamer=clock, **count)
         return {FIRST: clock.seconds}
 
     def from_text(number: int) -> dict[str, float]:
@@ -90,7 +100,8 @@ def latency_runs(
         read_text(model, questions[number], _texts(memory, found[number]), streamer=clock, **count)
         return {FIRST: clock.seconds}
 
-    return {"memories": from_memories, "text": from_text}
+    runs = partial(from_memories, model), partial(from_memories, merged), from_text
+    return dict(zip(PATHS, runs, strict=True))
 
 
 @torch.no_grad()
@@ -113,7 +124,7 @@ def read_text(
 
 def tokens_read(model: Any, question: str, memory: CorpusMemory, found: Sequence[int], path: str) -> int:
     """Length of the generator's prompt, memory slots included."""
-    if path == "memories":
+    if path != "text":
         return model.processor.encode_prompts([question], len(found))["input_ids"].shape[1]
     return len(text_prompt_ids(model.processor.tokenizer, question, _texts(memory, found)))
 
@@ -166,13 +177,12 @@ def _lines(
 
 
 def _ratios(count: int, seconds: Mapping[str, Mapping[str, Sequence[float]]], new_tokens: int) -> list[Ratio]:
-    text, memories = seconds["text"], seconds["memories"]
-    return [
-        ratio(
-            f"{count} documents, first token: text against memories",
-            text[FIRST],
-            memories[FIRST],
-            NEEDED.get(count),
-        ),
-        ratio(f"{count} documents, {new_tokens} tokens: text against memories", text[WALL], memories[WALL]),
-    ]
+    text, ratios = seconds["text"], []
+    for path in PATHS[:-1]:
+        name, needed = f"{count} documents, {{}}: text against {path}", NEEDED.get(count)
+        first = seconds[path][FIRST]
+        ratios.append(
+            ratio(name.format("first token"), text[FIRST], first, needed if path == FASTEST else None)
+        )
+        ratios.append(ratio(name.format(f"{new_tokens} tokens"), text[WALL], seconds[path][WALL]))
+    return ratios

@@ -1,0 +1,104 @@
+"""Merged adapters: the same answers, the base untouched, never used where they would be stale or wrong."""
+
+import pytest
+import torch
+from clara.adapters_clara import adapter_parameters, tuner_layers, wearing, worn_adapters
+from clara.merging_clara import MERGED, merge, merged_weight
+from conftest import DOCUMENTS, QUESTIONS, make_model
+
+
+@pytest.fixture
+def merged(base):
+    model = make_model(base)
+    with torch.no_grad():
+        for parameter in adapter_parameters(model.decoder):
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return model
+
+
+def test_a_merged_weight_by_hand(merged):
+    layer = next(tuner_layers(merged.decoder))
+    a, b = layer.lora_A["generator"].weight, layer.lora_B["generator"].weight
+    expected = layer.base_layer.weight + layer.scaling["generator"] * b @ a
+    torch.testing.assert_close(merged_weight(layer, "generator"), expected.detach())
+    assert (expected - layer.base_layer.weight).abs().max() > 1e-3
+
+
+def test_answers_and_choices_stay_and_the_base_is_untouched(merged):
+    memory = merged.build_memory(DOCUMENTS, show_progress=False)
+    before = {name: p.detach().clone() for name, p in merged.named_parameters()}
+    ids = torch.arange(3, 20).unsqueeze(0)
+    options = {"max_new_tokens": 8, "return_dict_in_generate": True}
+    alone, plain = merged.generate(QUESTIONS, memory, **options), merged(ids).logits
+    fingerprint = merged.memory_fingerprint()
+    merged.merge_adapters()
+    assert merged.memory_fingerprint() == fingerprint
+    out = merged.generate(QUESTIONS, memory, **options)
+    assert out.answers == alone.answers and out.document_ids == alone.document_ids
+    torch.testing.assert_close(out.scores, alone.scores)
+    assert all(torch.equal(p, before[name]) for name, p in merged.named_parameters())
+    assert torch.equal(merged(ids).logits, plain)
+
+
+def test_the_copy_is_what_computes(merged):
+    memory = merged.build_memory(DOCUMENTS, show_progress=False)
+    expected = merged.retrieve(QUESTIONS[0], memory).scores
+    merged.merge_adapters()
+    for layer in tuner_layers(merged.decoder):
+        layer.__dict__[MERGED]["query_reasoner"].zero_()
+    assert not torch.allclose(merged.retrieve(QUESTIONS[0], memory).scores, expected)
+    merged.unmerge_adapters()
+    assert torch.equal(merged.retrieve(QUESTIONS[0], memory).scores, expected)
+
+
+def test_nested_wearing_takes_the_copies_off_and_on(merged):
+    merged.merge_adapters()
+    layer = next(tuner_layers(merged.decoder))
+    own = layer.base_layer.weight.detach().clone()
+    copies = layer.__dict__[MERGED]
+    with torch.no_grad(), wearing(merged.decoder, "generator"):
+        assert layer.merged and torch.equal(layer.base_layer.weight, copies["generator"])
+        with wearing(merged.decoder, "compressor"):
+            assert not layer.merged and torch.equal(layer.base_layer.weight, own)
+        with wearing(merged.decoder, "query_reasoner"):
+            assert torch.equal(layer.base_layer.weight, copies["query_reasoner"])
+        assert worn_adapters(merged.decoder) == ["generator"]
+        assert torch.equal(layer.base_layer.weight, copies["generator"])
+    assert not layer.merged and torch.equal(layer.base_layer.weight, own)
+
+
+def test_gradients_and_training_mode_go_without_copies(merged):
+    merged.merge_adapters()
+    layer = next(tuner_layers(merged.decoder))
+    with wearing(merged.decoder, "generator"):
+        assert not layer.merged
+    merged.train()
+    with torch.no_grad(), wearing(merged.decoder, "generator"):
+        assert not layer.merged
+
+
+def test_loading_and_training_drop_the_copies(merged, tmp_path):
+    merged.merge_adapters()
+    merged.set_trainable(["generator"], memory_tokens=False)
+    assert not any(MERGED in layer.__dict__ for layer in tuner_layers(merged.decoder))
+
+
+def test_a_model_moved_since_is_told_to_merge_again(merged):
+    merged.merge_adapters()
+    merged.to(torch.bfloat16)
+    with pytest.raises(RuntimeError, match="call `merge_adapters` again"):
+        merged.retrieve(QUESTIONS[0], merged.build_memory(DOCUMENTS, show_progress=False))
+    merged.merge_adapters()
+    merged.retrieve(QUESTIONS[0], merged.build_memory(DOCUMENTS, show_progress=False))
+
+
+def test_what_cannot_be_merged_is_refused(merged):
+    with pytest.raises(ValueError, match=r"`adapters` must be some of .*, got \['compressor'\]"):
+        merged.merge_adapters(["compressor"])
+    with pytest.raises(ValueError, match=r"got \['reader'\]"):
+        merged.merge_adapters(["reader"])
+    layer = next(tuner_layers(merged.decoder))
+    layer.base_layer.weight = torch.nn.Parameter(layer.base_layer.weight.to(torch.int8), requires_grad=False)
+    with pytest.raises(ValueError, match="plain linear layers only, got Linear with a weight of torch.int8"):
+        merge(tuner_layers(merged.decoder), ["generator"])
+    assert not any(MERGED in other.__dict__ for other in tuner_layers(merged.decoder))
