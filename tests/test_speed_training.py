@@ -136,6 +136,8 @@ def test_sees_memory_that_is_given_back():
         pytest.skip("this system does not tell a process's peak")
     assert 0.8 * size < found < 3 * size
     assert resident_peak() > size
+    again = peak_bytes(lambda: [torch.ones(1 << 16) for _ in range(256)], torch.device("cpu"))
+    assert again > 0.5 * size, "heap that was used before counts again"
 
 
 def test_reports_all_four_comparisons(still):

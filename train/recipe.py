@@ -25,8 +25,7 @@ class ScriptArguments:
         model_fields: Fields of `ClaraConfig`, of a new model or over a checkpoint's (such as
             retrieval_temperature).
         dtype: Dtype the model is loaded in, such as "bfloat16"; the checkpoint's by default.
-        attn_implementation: Attention of transformers, such as "eager", which trains in bfloat16 on a CPU
-            faster than "sdpa".
+        attn_implementation: Attention of transformers, such as "eager" or "sdpa"; its own choice by default.
         train_files: Files or a `datasets` name with configuration, read in this order.
         corpus_files: Pretraining: unlabelled documents beside them, read after them (reconstruction).
         eval_files: Held-out question rows (in pretraining each gives its first gold document).
