@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .demo import SAMPLES
+from ..data.sample_corpus import CORPUS, QUESTIONS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,7 +75,7 @@ def real_memory(
     """
     from ..data.documents import read_documents
 
-    documents = read_documents(arguments.documents or [SAMPLES / "corpus.jsonl"])
+    documents = read_documents(arguments.documents or [CORPUS])
     chosen = list(islice(documents, arguments.real))
     if (folder / "corpus_memory.json").is_file():
         memory = model.load_memory(str(folder))
@@ -94,7 +94,7 @@ def question_memories(model: ClaraForRetrievalGeneration, arguments: argparse.Na
 
     from ..data.readers import read_rows
 
-    rows = read_rows(arguments.questions or SAMPLES / "questions.jsonl")
+    rows = read_rows(arguments.questions or QUESTIONS)
     questions = list(islice(dict.fromkeys(question_of(row) for _, row in rows), arguments.asked))
     parts = [questions[start : start + 16] for start in range(0, len(questions), 16)]
     with torch.no_grad():

@@ -20,7 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .demo import SAMPLES, timed
+from ..data.sample_corpus import CORPUS, sample_questions
+from .demo import timed
 from .models import add_model_arguments, load_model
 
 MUST = (("p95_over_ideal", 2.0, "at most"), ("throughput_over_one", 3.0, "at least"))
@@ -63,11 +64,9 @@ def measure(arguments: argparse.Namespace, folder: str) -> dict[str, Any]:
     from ..data.documents import read_documents
     from ..serving.load import run_burst, run_load
 
-    questions = [
-        json.loads(line)["question"] for line in (SAMPLES / "questions.jsonl").open(encoding="utf-8")
-    ]
+    questions = [row["question"] for row in sample_questions()]
     model, trained = load_model(arguments.model, arguments.device)
-    memory = model.build_memory(list(read_documents(SAMPLES / "corpus.jsonl")), show_progress=False)
+    memory = model.build_memory(list(read_documents(CORPUS)), show_progress=False)
     memory.save_pretrained(folder)
     new = arguments.new_tokens
     fields = {"model": "clara", "max_tokens": new, "min_tokens": new}

@@ -15,13 +15,12 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
+from ..data.sample_corpus import CORPUS, sample_documents, sample_questions
 from .models import UNTRAINED, add_model_arguments, load_model
 
 if TYPE_CHECKING:
     from ..memory_clara import CorpusMemory
     from ..modeling_clara import ClaraForRetrievalGeneration
-
-SAMPLES = Path(__file__).resolve().parents[1] / "data" / "samples"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,8 +75,7 @@ def read_questions(count: int) -> list[dict[str, Any]]:
     Raises:
         ValueError: `count` is below 1 or above the number of questions.
     """
-    documents = [json.loads(line) for line in (SAMPLES / "corpus.jsonl").open(encoding="utf-8")]
-    rows = [json.loads(line) for line in (SAMPLES / "questions.jsonl").open(encoding="utf-8")]
+    documents, rows = sample_documents(), sample_questions()
     if not 1 <= count <= len(rows):
         raise ValueError(f"`--questions` must be between 1 and {len(rows)}, got {count}.")
     chosen = [rows[index * len(rows) // count] for index in range(count)]
@@ -110,7 +108,7 @@ def build_store(model: ClaraForRetrievalGeneration, folder: Path) -> tuple[Corpu
     """Compresses the sample corpus, stores it in `folder` and opens the store again."""
     from ..data.documents import read_documents
 
-    documents = list(read_documents(SAMPLES / "corpus.jsonl"))
+    documents = list(read_documents(CORPUS))
     built, compress_seconds = timed(model.build_memory, documents)
     _, save_seconds = timed(built.save_pretrained, str(folder))
     memory, load_seconds = timed(model.load_memory, str(folder))

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from clara.data.readers import read_corpus, read_questions, read_rows
+from clara.data.readers import read_questions
 from clara.data.records import QuestionRecord
+from clara.data.sample_corpus import sample_questions as question_lines
+from clara.data.sample_corpus import sample_texts
 
-SAMPLES = Path(__file__).resolve().parents[1] / "data" / "samples"
 SAMPLE_NAME = "sample corpus"
 
 
@@ -38,9 +39,9 @@ def sample_questions(pool_size: int = 10) -> list[QuestionRecord]:
     Neighbours in the corpus are of one subject (bridges, composers, moons), so the pools are not easy. The
     gold documents do not always come first: a pool keeps the order of the corpus.
     """
-    texts = sample_documents()
+    texts = sample_texts()
     records = []
-    for _, row in read_rows(SAMPLES / "questions.jsonl"):
+    for row in question_lines():
         gold = row["positives"]
         following = ((gold[0] + step) % len(texts) for step in range(len(texts)))
         pool = sorted(islice(dict.fromkeys([*gold, *following]), max(pool_size, len(gold))))
@@ -56,9 +57,9 @@ def sample_long_questions(passages: Sequence[int] = (2, 4, 8)) -> list[QuestionR
     Args:
         passages: Numbers of passages of a long document, dealt out to the questions in turn.
     """
-    texts = sample_documents()
+    texts = sample_texts()
     records = []
-    for number, (_, row) in enumerate(read_rows(SAMPLES / "questions.jsonl")):
+    for number, row in enumerate(question_lines()):
         count = passages[number % len(passages)]
         gold = row["positives"]
         start = min(max(0, gold[0] - number % count), len(texts) - count)
@@ -66,8 +67,3 @@ def sample_long_questions(passages: Sequence[int] = (2, 4, 8)) -> list[QuestionR
         document = "\n\n".join(texts[place] for place in places)
         records.append(QuestionRecord(row["question"], tuple(row["answers"]), (document,), (0,)))
     return records
-
-
-def sample_documents() -> list[str]:
-    """The documents of the sample corpus, in the order of the file."""
-    return [record.document for record in read_corpus(SAMPLES / "corpus.jsonl")]

@@ -12,7 +12,9 @@ import time
 import torch
 from clara.manifest_clara import MANIFEST
 from clara.memory_clara import CorpusMemory
+from clara.passages_clara import PassageWriter, check_passages
 
+PLACES = ("ram", "disk", "both")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -30,6 +32,31 @@ def make_memory(count=5, first=0, dtype=torch.float32, fingerprint="f", shape=(2
         base={"name": "tiny", "revision": None},
         **kwargs,
     )
+
+
+def seven_passages(place, folder):
+    """Seven passages: in "ram", in three shards on "disk", or on "both", five on disk and two in RAM."""
+    memory = make_memory(7 if place != "both" else 5)
+    if place != "ram":
+        memory.save_pretrained(folder, max_shard_size=3 * 32)
+        memory = CorpusMemory.from_pretrained(folder)
+    if place == "both":
+        memory.append(make_memory(2, first=5))
+    return memory
+
+
+def columns_of(count, first=0):
+    """The columns of `count` passages called by their numbers."""
+    names = [str(first + row) for row in range(count)]
+    return check_passages(count, names, names, [{"n": name} for name in names])
+
+
+def write_columns(path, *parts):
+    """Writes a table of passages, part after part."""
+    writer = PassageWriter(path)
+    for part in parts:
+        writer.write(part)
+    writer.close()
 
 
 def same(first, second):

@@ -1,8 +1,6 @@
 """Bulk builds by several processes, on Slurm and on Ray."""
 
 import os
-import stat
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -15,19 +13,11 @@ from clara.data.bulk.build import BUILD, join
 from clara.data.bulk.pipeline import build_pipeline
 from clara.data.bulk.plan import begin, survey
 from clara.memory_clara import CorpusMemory
+from slurm_helpers import slurm_path
 from test_bulk_build import Model, contents
 from test_bulk_plan import make_plan, write
 
 TESTS = str(Path(__file__).parent)
-SBATCH = """#!/bin/bash
-script="${@: -1}"
-array=$(sed -n 's/^#SBATCH --array=\\([0-9]*-[0-9]*\\).*/\\1/p' "$script")
-export SLURM_NODELIST=localhost SLURM_CPUS_PER_TASK=1 SLURM_MEM_PER_CPU=2000 SLURM_GPUS_ON_NODE=0
-for task in $(seq ${array%-*} ${array#*-}); do
-    SLURM_ARRAY_TASK_ID=$task bash "$script" > "$script.out" 2>&1 || exit 1
-done
-echo "Submitted batch job 1"
-"""
 
 
 def open_model(folder):
@@ -96,12 +86,7 @@ def test_a_task_builds_every_shard_of_its_number(planned, here):
 
 @pytest.mark.slow
 def test_slurm_builds_and_joins(planned, here, tmp_path, monkeypatch):
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    for name, text in (("sbatch", SBATCH), ("scontrol", "#!/bin/bash\necho localhost\n")):
-        (tools / name).write_text(text)
-        (tools / name).chmod(stat.S_IRWXU)
-    monkeypatch.setenv("PATH", f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", slurm_path(tmp_path))
     options = {"partition": "cpu", "time": "1:00:00", "with_srun": False, "env_command": "true"}
     build_pipeline(planned("slurm"), Model, "slurm", **options)[1].run()
     assert contents(tmp_path / "slurm") == here

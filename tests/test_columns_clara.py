@@ -4,31 +4,20 @@ import pyarrow.parquet as pq
 import pytest
 from clara import columns_clara
 from clara.columns_clara import Column, Selected, arrow_chunks, open_columns
-from clara.passages_clara import COLUMNS, ROWS_PER_GROUP, PassageWriter, check_passages
-
-
-def columns_of(count, first=0):
-    names = [str(first + row) for row in range(count)]
-    return check_passages(count, names, names, [{"n": name} for name in names])
-
-
-def write(path, *parts):
-    writer = PassageWriter(path)
-    for part in parts:
-        writer.write(part)
-    writer.close()
+from clara.passages_clara import COLUMNS, ROWS_PER_GROUP
+from store_helpers import columns_of, write_columns
 
 
 @pytest.mark.parametrize("count", [1, ROWS_PER_GROUP - 1, ROWS_PER_GROUP, 2 * ROWS_PER_GROUP + 1])
 def test_round_trip(tmp_path, count):
-    write(tmp_path / "a.parquet", columns_of(count))
+    write_columns(tmp_path / "a.parquet", columns_of(count))
     columns = open_columns(tmp_path / "a.parquet", count)
     assert {name: list(columns[name]) for name in COLUMNS} == columns_of(count)
     assert columns["text"][count - 1] == str(count - 1)
 
 
 def test_one_group_is_read_and_kept(tmp_path, monkeypatch):
-    write(tmp_path / "a", columns_of(3 * ROWS_PER_GROUP))
+    write_columns(tmp_path / "a", columns_of(3 * ROWS_PER_GROUP))
     column = open_columns(tmp_path / "a", 3 * ROWS_PER_GROUP)["text"]
     read, plain = [], pq.ParquetFile.read_row_groups
     monkeypatch.setattr(
@@ -43,7 +32,7 @@ def test_one_group_is_read_and_kept(tmp_path, monkeypatch):
 
 def test_chunks_hold_the_column_in_order(tmp_path, monkeypatch):
     monkeypatch.setattr(columns_clara, "GROUPS_AT_ONCE", 2)
-    write(tmp_path / "a", columns_of(3000))
+    write_columns(tmp_path / "a", columns_of(3000))
     column = open_columns(tmp_path / "a", 3000)["document_id"]
     chunks = list(arrow_chunks(column))
     assert [len(chunk) for chunk in chunks] == [2048, 952]
@@ -56,7 +45,7 @@ def test_chunks_hold_the_column_in_order(tmp_path, monkeypatch):
 
 
 def test_selected_rows_of_a_column(tmp_path):
-    write(tmp_path / "a", columns_of(5))
+    write_columns(tmp_path / "a", columns_of(5))
     for column in (list("01234"), open_columns(tmp_path / "a", 5)["text"]):
         chosen = Selected(column, np.array([1, 2, 4]))
         assert len(chosen) == 3 and list(chosen) == ["1", "2", "4"]
@@ -67,14 +56,14 @@ def test_selected_rows_of_a_column(tmp_path):
 
 
 def test_a_table_whose_name_was_removed_stays_readable(tmp_path):
-    write(tmp_path / "a", columns_of(2))
+    write_columns(tmp_path / "a", columns_of(2))
     column = open_columns(tmp_path / "a", 2)["text"]
     (tmp_path / "a").unlink()
     assert list(column) == ["0", "1"]
 
 
 def test_an_altered_page_is_met_when_it_is_read(tmp_path):
-    write(tmp_path / "a", columns_of(2000))
+    write_columns(tmp_path / "a", columns_of(2000))
     content = bytearray((tmp_path / "a").read_bytes())
     with pq.ParquetFile(tmp_path / "a") as file:
         chunk = file.metadata.row_group(1).column(COLUMNS.index("text"))
@@ -94,7 +83,7 @@ def test_refuses_what_is_not_parquet(tmp_path, content):
 
 
 def test_refuses_another_number_of_rows(tmp_path):
-    write(tmp_path / "a", columns_of(3))
+    write_columns(tmp_path / "a", columns_of(3))
     with pytest.raises(ValueError, match="has 3 passages but the manifest says 4"):
         open_columns(tmp_path / "a", 4)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from clara.memory_clara import CorpusMemory, is_corpus_memory
-from store_helpers import DTYPES, make_memory, read_json, same
+from store_helpers import DTYPES, PLACES, make_memory, read_json, same, seven_passages
 from torch import tensor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -170,16 +170,9 @@ def test_append_to_itself_is_refused():
         memory.append(memory)
 
 
-@pytest.fixture(params=["ram", "disk", "both"])
+@pytest.fixture(params=PLACES)
 def seven(request, tmp_path):
-    """Seven passages in RAM, in three shards on disk, or five on disk and two in RAM."""
-    memory = make_memory(7 if request.param != "both" else 5)
-    if request.param != "ram":
-        memory.save_pretrained(tmp_path, max_shard_size=3 * 32)
-        memory = CorpusMemory.from_pretrained(tmp_path)
-    if request.param == "both":
-        memory.append(make_memory(2, first=5))
-    return memory
+    return seven_passages(request.param, tmp_path)
 
 
 def test_nothing_sees_what_was_deleted(seven):

@@ -2,7 +2,13 @@
 
 import pytest
 import torch
-from clara.adapters_clara import adapter_parameters, tuner_layers, wearing, worn_adapters
+from clara.adapters_clara import (
+    adapter_parameters,
+    copy_adapter,
+    tuner_layers,
+    wearing,
+    worn_adapters,
+)
 from clara.merging_clara import MERGED, merge, merged_weight
 from conftest import DOCUMENTS, QUESTIONS, make_model
 
@@ -77,8 +83,10 @@ def test_gradients_and_training_mode_go_without_copies(merged):
         assert not layer.merged
 
 
-def test_loading_and_training_drop_the_copies(merged, tmp_path):
+def test_loading_and_training_drop_the_copies(merged):
     merged.merge_adapters()
+    copy_adapter(merged.decoder, "compressor", "query_reasoner")
+    assert all(layer.__dict__[MERGED].keys() == {"generator"} for layer in tuner_layers(merged.decoder))
     merged.set_trainable(["generator"], memory_tokens=False)
     assert not any(MERGED in layer.__dict__ for layer in tuner_layers(merged.decoder))
 

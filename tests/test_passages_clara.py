@@ -1,19 +1,8 @@
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from clara.passages_clara import PassageWriter, check_passages
-
-
-def columns_of(count, first=0):
-    names = [str(first + row) for row in range(count)]
-    return check_passages(count, names, names, [{"n": name} for name in names])
-
-
-def write(path, *parts):
-    writer = PassageWriter(path)
-    for part in parts:
-        writer.write(part)
-    writer.close()
+from clara.passages_clara import check_passages
+from store_helpers import columns_of, write_columns
 
 
 @pytest.mark.parametrize(
@@ -56,7 +45,7 @@ def test_numpy_orders_are_refused_by_name_and_lists_of_them_convert():
 
 
 def test_bytes_do_not_depend_on_batches(tmp_path):
-    write(tmp_path / "a", columns_of(3000))
-    write(tmp_path / "b", columns_of(1, 0), columns_of(1998, 1), columns_of(1001, 1999))
+    write_columns(tmp_path / "a", columns_of(3000))
+    write_columns(tmp_path / "b", columns_of(1, 0), columns_of(1998, 1), columns_of(1001, 1999))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert pq.ParquetFile(tmp_path / "a").metadata.num_row_groups == 3

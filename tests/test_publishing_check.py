@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from clara.data.sample_corpus import sample_documents
 from clara.train.publishing import fresh
 from clara.train.publishing.check import SETTINGS, _compare, _environment, check_folder, run_fresh
-from clara.train.publishing.examples import read_samples
 from clara.train.publishing.folder import write_model
 from conftest import make_model, stir
 
@@ -42,7 +42,7 @@ def test_a_missing_file_is_noticed_although_the_package_has_it(folder, tmp_path,
     broken = Path(shutil.copytree(folder, tmp_path / "model"))
     (broken / name).unlink()
     with pytest.raises(RuntimeError, match="does not load in a fresh process"):
-        run_fresh(broken, {"question": "Who?", "documents": read_samples()[0][:5], "device": "cpu"})
+        run_fresh(broken, {"question": "Who?", "documents": sample_documents()[:5], "device": "cpu"})
 
 
 def test_the_fresh_process_gets_no_token_no_cache_and_no_memory(tmp_path, monkeypatch):

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from clara.train.publishing.examples import make_examples, model_facts, read_samples
+from clara.data.sample_corpus import sample_documents, sample_questions
+from clara.train.publishing.examples import make_examples, model_facts
 
 
 def test_facts_by_hand(shared_model, base):
@@ -33,7 +34,7 @@ def test_untrained_adapters_and_a_copied_reasoner_are_seen(model):
 
 
 def test_examples_are_evenly_spaced_and_generated_by_the_model(shared_model):
-    documents, questions = read_samples()
+    documents, questions = sample_documents(), sample_questions()
     examples = make_examples(shared_model, 2)
     chosen = [questions[0], questions[len(questions) // 2]]
     assert [row["question"] for row in examples] == [row["question"] for row in chosen]

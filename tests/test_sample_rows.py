@@ -3,17 +3,17 @@
 import json
 
 import pytest
+from clara.data.sample_corpus import sample_texts
 from clara.evaluation.sample_rows import (
     SAMPLE_NAME,
     question_rows,
-    sample_documents,
     sample_long_questions,
     sample_questions,
 )
 
 
 def test_sample_pools_hold_the_gold_documents_in_the_order_of_the_corpus():
-    corpus = sample_documents()
+    corpus = sample_texts()
     records = sample_questions(pool_size=6)
     assert len(records) > 80
     for record in records:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from clara.data.records import PretrainingRecord, QuestionRecord
+from clara.data.sample_corpus import sample_texts
 from clara.evaluation.speed.rows import (
     file_rows,
     filled,
@@ -13,7 +14,6 @@ from clara.evaluation.speed.rows import (
     spread,
     trimmed,
 )
-from clara.evaluation.speed.workload import sample_texts
 
 from .conftest import DOCUMENTS
 from .speed_helpers import TINY

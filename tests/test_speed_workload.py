@@ -1,6 +1,7 @@
 """The texts that are measured have the lengths that were asked for."""
 
 import pytest
+from clara.data.sample_corpus import sample_texts
 from clara.evaluation.speed import workload
 from clara.tokens_clara import plain_ids
 
@@ -35,6 +36,6 @@ def test_asks_for_no_more_than_there_is(tokenizer):
 
 
 def test_questions_name_the_passages_that_hold_their_answers():
-    texts = workload.sample_texts()
+    texts = sample_texts()
     for _, answer, positives in workload.sample_questions():
         assert any(answer in texts[index] for index in positives)

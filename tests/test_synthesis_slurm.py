@@ -1,7 +1,6 @@
 """The Slurm form of the pipeline, with an `sbatch` that runs the submitted scripts here."""
 
 import os
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -11,28 +10,14 @@ import pytest
 pytest.importorskip("datatrove")
 
 from clara.data.synthesis.finish import read_outcomes
+from slurm_helpers import slurm_path
 
 SAMPLES = Path(__file__).parents[1] / "data" / "samples" / "corpus.jsonl"
-SBATCH = """#!/bin/bash
-script="${@: -1}"
-array=$(sed -n 's/^#SBATCH --array=\\([0-9]*-[0-9]*\\).*/\\1/p' "$script")
-export SLURM_NODELIST=localhost SLURM_CPUS_PER_TASK=1 SLURM_MEM_PER_CPU=2000 SLURM_GPUS_ON_NODE=0
-for task in $(seq ${array%-*} ${array#*-}); do
-    SLURM_ARRAY_TASK_ID=$task bash "$script" > "$script.out" 2>&1 || exit 1
-done
-echo "Submitted batch job 1"
-"""
 
 
 @pytest.mark.slow
 def test_slurm_runs_all_tasks_and_then_the_gates(tmp_path):
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    for name, text in (("sbatch", SBATCH), ("scontrol", "#!/bin/bash\necho localhost\n")):
-        (tools / name).write_text(text)
-        (tools / name).chmod(stat.S_IRWXU)
-    here = Path(sys.executable).parent
-    environment = {**os.environ, "PATH": f"{tools}:{here}:{os.environ['PATH']}"}
+    environment = {**os.environ, "PATH": slurm_path(tmp_path)}
     clara = [
         sys.executable,
         "-c",

@@ -2,20 +2,13 @@ import pytest
 import torch
 from clara.memory_clara import CorpusMemory
 from clara.shards_clara import MemoryFile
-from store_helpers import DTYPES, make_memory
+from store_helpers import DTYPES, PLACES, make_memory, seven_passages
 from torch import tensor
 
 
-@pytest.fixture(params=["ram", "disk", "both"])
+@pytest.fixture(params=PLACES)
 def table(request, tmp_path):
-    """Seven passages in RAM, in three shards on disk, or five on disk and two in RAM."""
-    memory = make_memory(7 if request.param != "both" else 5)
-    if request.param != "ram":
-        memory.save_pretrained(tmp_path, max_shard_size=3 * 32)
-        memory = CorpusMemory.from_pretrained(tmp_path)
-    if request.param == "both":
-        memory.append(make_memory(2, first=5))
-    return memory
+    return seven_passages(request.param, tmp_path)
 
 
 def test_indexing(table):

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from clara.data.readers import read_corpus, read_pretraining, read_questions
 from clara.data.records import PretrainingRecord, QuestionRecord
+from clara.data.sample_corpus import sample_texts
 
 from .sizes import Sizes
-from .workload import sample_questions, sample_texts
+from .workload import sample_questions
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,11 @@
 """The texts that are measured: the sample corpus, cut to the lengths that a benchmark asks for."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from clara.data.readers import read_corpus, read_rows
+from clara.data import sample_corpus
+from clara.data.sample_corpus import sample_texts
 from clara.tokens_clara import plain_offsets
 from transformers import PreTrainedTokenizerBase
-
-SAMPLES = Path(__file__).resolve().parents[2] / "data" / "samples"
 
 
 def cut(tokenizer: PreTrainedTokenizerBase, text: str, tokens: int) -> str:
@@ -25,7 +23,7 @@ def sample_passages(tokenizer: PreTrainedTokenizerBase, count: int, tokens: tupl
     Raises:
         ValueError: If there are fewer than `count`.
     """
-    texts = [cut(tokenizer, record.document, tokens[1]) for record in read_corpus(SAMPLES / "corpus.jsonl")]
+    texts = [cut(tokenizer, text, tokens[1]) for text in sample_texts()]
     lengths = [len(offsets) for offsets in plain_offsets(tokenizer, texts)]
     kept = [text for text, length in zip(texts, lengths, strict=True) if tokens[0] <= length]
     return _first(kept, count, "passages")
@@ -37,7 +35,7 @@ def sample_documents(tokenizer: PreTrainedTokenizerBase, count: int, tokens: int
     Raises:
         ValueError: If the corpus has fewer than `count` passages.
     """
-    texts = [record.document for record in read_corpus(SAMPLES / "corpus.jsonl")]
+    texts = sample_texts()
     following = texts[1:] + texts[:1]
     joined = [f"{text} {after}" for text, after in zip(texts, following, strict=True)]
     return [cut(tokenizer, text, tokens) for text in _first(joined, count, "documents")]
@@ -45,13 +43,8 @@ def sample_documents(tokenizer: PreTrainedTokenizerBase, count: int, tokens: int
 
 def sample_questions() -> list[tuple[str, str, tuple[int, ...]]]:
     """Question, main answer and the lines of the passages that hold it."""
-    rows = (row for _, row in read_rows(SAMPLES / "questions.jsonl"))
+    rows = sample_corpus.sample_questions()
     return [(row["question"], row["answers"][0], tuple(row["positives"])) for row in rows]
-
-
-def sample_texts() -> list[str]:
-    """The sample corpus as it is."""
-    return [record.document for record in read_corpus(SAMPLES / "corpus.jsonl")]
 
 
 def _first(items: Sequence[str], count: int, name: str) -> list[str]:

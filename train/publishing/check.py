@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...data.sample_corpus import sample_documents, sample_questions
 from ...modeling_clara import ClaraForRetrievalGeneration
 from ..folders import copy_or_link
 from . import fresh
-from .examples import read_samples
 
 TIMEOUT = 3600
 TOLERANCE = 1e-3
@@ -34,8 +34,7 @@ def check_folder(folder: Path, model: ClaraForRetrievalGeneration) -> dict[str, 
         RuntimeError: If the folder does not load, or answers otherwise; the fresh process' last words are in
             the message.
     """
-    documents, questions = read_samples()
-    question, documents = questions[0]["question"], documents[:5]
+    question, documents = sample_questions()[0]["question"], sample_documents()[:5]
     found = run_fresh(folder, {"question": question, "documents": documents, "device": str(model.device)})
     out = model.generate(question, documents, return_dict_in_generate=True, **SETTINGS)
     expected = {"answer": out.answers, "ids": out.document_ids, "scores": out.scores.tolist()}

@@ -1,17 +1,14 @@
 """What a card shows of a model: facts measured on its weights, answers that it generated."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from ...adapters_clara import adapter_state
 from ...configuration_clara import ADAPTERS
+from ...data.sample_corpus import sample_documents, sample_questions
 from ...modeling_clara import ClaraForRetrievalGeneration
 from .card import EMBEDDED_BASES, FIELDS, base_id
-
-SAMPLES = Path(__file__).resolve().parents[2] / "data" / "samples"
 
 
 def model_facts(model: ClaraForRetrievalGeneration, base_model: str | None = None) -> dict[str, Any]:
@@ -45,14 +42,6 @@ def model_facts(model: ClaraForRetrievalGeneration, base_model: str | None = Non
     }
 
 
-def read_samples() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Documents and questions of the sample corpus, which is never trained on."""
-    names = ("corpus.jsonl", "questions.jsonl")
-    rows = [(SAMPLES / name).read_text(encoding="utf-8").splitlines() for name in names]
-    documents, questions = ([json.loads(line) for line in lines] for lines in rows)
-    return documents, questions
-
-
 def make_examples(
     model: ClaraForRetrievalGeneration, count: int, show_progress: bool = False
 ) -> list[dict[str, Any]]:
@@ -66,7 +55,7 @@ def make_examples(
     Raises:
         ValueError: If there are not so many questions.
     """
-    documents, questions = read_samples()
+    documents, questions = sample_documents(), sample_questions()
     if not 0 <= count <= len(questions):
         raise ValueError(f"`count` must be from 0 to the {len(questions)} sample questions, got {count}.")
     if not count:
