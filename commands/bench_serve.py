@@ -32,6 +32,9 @@ MAIN = "import sys; from clara.commands.main import main; sys.exit(main())"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `clara bench-serve`."""
     add_model_arguments(parser)
+    parser.add_argument(
+        "--merge-adapters", action="store_true", help="in the server and in the ideal batches"
+    )
     parser.add_argument("--clients", type=int, default=16, metavar="N", help="(default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=120, help="of each part (default: %(default)s)")
     parser.add_argument(
@@ -66,6 +69,8 @@ def measure(arguments: argparse.Namespace, folder: str) -> dict[str, Any]:
 
     questions = [row["question"] for row in sample_questions()]
     model, trained = load_model(arguments.model, arguments.device)
+    if arguments.merge_adapters:
+        model.merge_adapters()
     memory = model.build_memory(list(read_documents(CORPUS)), show_progress=False)
     memory.save_pretrained(folder)
     new = arguments.new_tokens
@@ -83,6 +88,7 @@ def measure(arguments: argparse.Namespace, folder: str) -> dict[str, Any]:
     return {
         "model": arguments.model or "default",
         "trained": trained,
+        "merged": arguments.merge_adapters,
         "clients": arguments.clients,
         "seconds": arguments.seconds,
         "new_tokens": new,
@@ -94,6 +100,7 @@ def measure(arguments: argparse.Namespace, folder: str) -> dict[str, Any]:
         "throughput_over_one": many.throughput / one.throughput,
         "resident_first_half": max(many.samples[:half] or [0]),
         "resident_second_half": max(many.samples[half:] or [0]),
+        "resident_each_second": many.samples,
         "burst": {"requests": beyond, "statuses": burst.statuses, "429_without_retry_after": silent},
     }
 
@@ -132,6 +139,7 @@ def server(arguments: argparse.Namespace, folder: str) -> Iterator[tuple[str, An
     for name in ("model", "device"):
         if getattr(arguments, name):
             command += [f"--{name}", getattr(arguments, name)]
+    command += ["--merge-adapters"] if arguments.merge_adapters else []
     process = subprocess.Popen(command)
     url = f"http://127.0.0.1:{port}"
     try:

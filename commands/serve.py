@@ -7,12 +7,19 @@ the host as it is, or put a proxy with one before it. SIGTERM lets what was take
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 from .models import add_model_arguments, load_model, warn_untrained
+
+# On a CPU torch compiles its kernels for each shape that it meets, and every number of prompts and of their
+# tokens is a new one. oneDNN and torch's layer above it both keep the last 1,024 kernels, in bfloat16 of some
+# 0.6 MB: a server would grow by that for minutes. A step uses ten or so; one more takes half a millisecond.
+KERNEL_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+KERNELS = 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="corpus memory, folder or Hub dataset repository; may be repeated (default name: the folder's)",
     )
     add_model_arguments(parser)
+    parser.add_argument(
+        "--merge-adapters",
+        action="store_true",
+        help="faster answers for two more copies of the base's weights (`model.merge_adapters`)",
+    )
     parser.add_argument("--model-name", default="clara", help="the model's own name (default: %(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="(default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="(default: %(default)s)")
@@ -43,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Serves until it is told to stop."""
+    bound_kernel_caches()
     import uvicorn
 
     from ..serving.engine import Engine
@@ -51,6 +64,8 @@ def run(arguments: argparse.Namespace) -> None:
     folders = named_folders(arguments.memory)
     model, trained = load_model(arguments.model, arguments.device)
     warn_untrained(trained)
+    if arguments.merge_adapters:
+        model.merge_adapters()
     memories = {name: model.load_memory(folder) for name, folder in folders.items()}
     engine = Engine(model, arguments.max_batch, arguments.max_queue)
     app = make_server(
@@ -64,6 +79,12 @@ def run(arguments: argparse.Namespace) -> None:
         timeout_graceful_shutdown=arguments.drain_seconds,
         log_level="warning" if not sys.stderr.isatty() else "info",
     )
+
+
+def bound_kernel_caches() -> None:
+    """Lets torch keep fewer compiled kernels; it reads this when it is loaded. What is set already, stays."""
+    for name in KERNEL_CACHES:
+        os.environ.setdefault(name, str(KERNELS))
 
 
 def leave(*_: Any) -> None:

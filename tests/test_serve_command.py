@@ -1,6 +1,7 @@
-"""`clara serve` as a process: names of memories, a memory of another model, SIGTERM, the load test."""
+"""`clara serve` as a process: names, memories, merged adapters, kernels kept, SIGTERM, the load test."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -10,9 +11,11 @@ import time
 
 import httpx
 import pytest
+from clara.adapters_clara import tuner_layers
 from clara.commands.bench_serve import MAIN, render
 from clara.commands.main import main
-from clara.commands.serve import named_folders
+from clara.commands.serve import KERNEL_CACHES, KERNELS, bound_kernel_caches, named_folders
+from clara.merging_clara import MERGED
 from conftest import DOCUMENTS, make_model, save_base
 from serving_helpers import ask
 
@@ -31,6 +34,67 @@ def test_a_memory_of_another_model_is_refused(checkpoint, tmp_path, capsys):
     arguments = ["serve", "--model", checkpoint, "--memory", str(tmp_path / "memory")]
     assert main(arguments) == 2
     assert "another compressor" in capsys.readouterr().err
+
+
+# `clara serve` up to an error, then twice the same shapes, more of them than torch may keep kernels for.
+SHAPES = """
+import sys
+from clara.commands.main import main
+from clara.commands.serve import KERNELS
+assert "torch" not in sys.modules
+if sys.argv[1] == "served":
+    main(["serve", "--memory", "=x"])
+import torch
+weight = torch.zeros(64, 64, dtype=torch.bfloat16)
+for turn in "first", "second":
+    print("turn", turn, flush=True)
+    for rows in range(64, 64 + 2 * KERNELS):
+        torch.nn.functional.linear(torch.zeros(rows, 64, dtype=torch.bfloat16), weight)
+"""
+
+
+def kernels_made(how):
+    """How many kernels oneDNN made in either turn, by its own record."""
+    environment = {name: value for name, value in os.environ.items() if name not in KERNEL_CACHES}
+    environment["ONEDNN_VERBOSE"] = "profile_create"
+    done = subprocess.run(
+        [sys.executable, "-c", SHAPES, how], env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    return [turn.count("create:cache_miss") for turn in done.stdout.split("turn ")[1:]]
+
+
+@pytest.mark.slow
+def test_kernels_of_old_shapes_are_forgotten_lest_the_server_grows():
+    first, second = kernels_made("plain")
+    if first < 2 * KERNELS:
+        pytest.skip("torch makes no oneDNN kernels for bfloat16 on this machine")
+    assert second == 0  # all of them were kept
+    first, second = kernels_made("served")
+    assert second == first >= 2 * KERNELS
+
+
+def test_bounds_that_the_environment_sets_stay(monkeypatch):
+    ours, theirs = KERNEL_CACHES
+    monkeypatch.setenv(ours, "7")
+    monkeypatch.setenv(theirs, "")
+    monkeypatch.delenv(theirs)
+    bound_kernel_caches()
+    assert (os.environ[ours], os.environ[theirs]) == ("7", str(KERNELS))
+
+
+@pytest.mark.parametrize(("flags", "merged"), [([], False), (["--merge-adapters"], True)])
+def test_adapters_are_merged_where_that_is_asked_for(
+    flags, merged, checkpoint, shared_model, tmp_path, monkeypatch
+):
+    shared_model.build_memory(DOCUMENTS, show_progress=False).save_pretrained(tmp_path / "sights")
+    served = []
+    monkeypatch.setattr("uvicorn.run", lambda app, **options: served.append(app.state.desk))
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    assert main(["serve", "--model", checkpoint, "--memory", str(tmp_path / "sights"), *flags]) == 0
+    layers = list(tuner_layers(served[0].engine.model.decoder))
+    kept = {name for layer in layers for name in layer.__dict__.get(MERGED, ())}
+    assert kept == ({"query_reasoner", "generator"} if merged else set())
 
 
 @pytest.fixture

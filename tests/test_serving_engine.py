@@ -4,6 +4,7 @@ import queue
 import threading
 
 import pytest
+import torch
 from clara.serving.engine import ClosingError, Engine, QueueFullError
 from clara.serving.tickets import DONE, FAILED, FOUND, PIECE, Options, Ticket
 from conftest import DOCUMENTS, QUESTIONS, make_model, save_base
@@ -79,6 +80,21 @@ def test_other_bases_too_with_their_sliding_windows_and_norms(kind, tmp_path):
         wanted = model.generate(one.ticket.question, store, retrieval_top_k=3, max_new_tokens=length)
         assert one.done().answer == wanted
     engine.close()
+
+
+def test_merged_adapters_answer_alike_and_documents_are_compressed_as_before(base):
+    model = make_model(base)
+    store = model.build_memory(DOCUMENTS, show_progress=False)
+    wanted = model.generate(QUESTIONS, store, retrieval_top_k=2, max_new_tokens=9)
+    model.merge_adapters()
+    engine = Engine(model, max_batch=2)
+    asked = ask(engine, QUESTIONS, store, options=Options(max_new_tokens=9))
+    engine.start()
+    assert [one.done().answer for one in asked] == wanted
+    engine.close()
+    again = model.build_memory(DOCUMENTS, show_progress=False)
+    assert again.fingerprint == store.fingerprint
+    assert all(torch.equal(again[row], store[row]) for row in range(len(store)))
 
 
 def test_events_come_in_order_and_pieces_add_up(engine, shared_model, memory):
