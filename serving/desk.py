@@ -23,6 +23,9 @@ class Desk:
         memories: Mounted `CorpusMemory`s by name; the first is the default.
         model_name: A request's `model` may be this, or the name of a memory.
         max_new_tokens: Longest answer that may be asked for.
+
+    Raises:
+        ValueError: If there is no memory, or `model_name` is the name of one that is not the first.
     """
 
     def __init__(
@@ -30,6 +33,11 @@ class Desk:
     ) -> None:
         if not memories:
             raise ValueError("`memories` is empty: mount at least one memory.")
+        if model_name in memories and model_name != next(iter(memories)):
+            raise ValueError(
+                f"`model_name` {model_name!r} stands for the first memory and is the name of another one: "
+                "give one of them another name."
+            )
         self.engine, self.memories, self.model_name = engine, dict(memories), model_name
         self.max_new_tokens = max_new_tokens
         self.metrics = Metrics(engine)

@@ -41,6 +41,12 @@ def error_of(response, status):
     return response.json()["error"]
 
 
+def test_the_models_name_is_not_another_memorys(shared_model):
+    make_app(shared_model, model_name="sights")  # the first memory, for which it stands anyway
+    with pytest.raises(ValueError, match="`model_name` 'one' stands for the first memory"):
+        make_app(shared_model, model_name="one")
+
+
 def test_an_answer_with_its_sources(url, shared_model):
     response = ask(url, QUESTIONS[1], max_tokens=9, retrieval_top_k=2)
     assert response.status_code == 200
