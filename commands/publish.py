@@ -3,14 +3,19 @@
 The folder holds the base's weights, the adapters, the processor, the code, handler.py, requirements.txt and
 README.md, rendered from model_card.md with what was measured (`--results`, reports of `clara evaluate`). With
 `--dry-run` it is assembled and checked and its files are listed, and nothing is sent.
+
+`--space` publishes a Gradio Space too, the page of `make app` on this model, as a repository of its own.
+Without CHECKPOINT nothing but the Space is published: it shows the model that lies in `--repo` already.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .models import load_model
 
@@ -22,11 +27,19 @@ CARD = "README.md"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `clara publish`."""
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder or Hub id of a CLaRa checkpoint")
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", nargs="?", help="folder or Hub id of a CLaRa checkpoint"
+    )
     parser.add_argument("--repo", required=True, metavar="ORG/NAME", help="the model repository")
-    parser.add_argument("--private", action="store_true", help="make the repository private")
+    parser.add_argument("--space", metavar="ORG/NAME", help="the Space's repository, if there is to be one")
+    parser.add_argument("--private", action="store_true", help="make the repositories private")
     parser.add_argument("--dry-run", action="store_true", help="stop before the upload")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="keep the assembled folder there")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="keep the assembled folder there, the Space's in FOLDER-space",
+    )
     parser.add_argument(
         "--results",
         action="append",
@@ -54,24 +67,74 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: the accelerator if there is one)")
 
 
+class Part(NamedTuple):
+    """One repository to publish: what fills its folder, and what sends that."""
+
+    repo: str
+    folder: Path
+    fill: Callable[[argparse.Namespace, Path], None]
+    upload: Callable[[], str]
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Assembles, checks, lists and uploads."""
-    from ..train.folders import complete_folder, list_files
-    from ..train.publishing.hub import check_repo_id, upload_model
+    from ..train.folders import check_free, complete_folder
 
-    check_repo_id(arguments.repo)
     with tempfile.TemporaryDirectory(prefix="clara-publish-") as temporary:
-        target = arguments.output or Path(temporary) / "model"
-        with complete_folder(target) as folder:
-            assemble(arguments, folder)
-        files = list_files(target)
-        for name, size in files.items():
-            print(f"{size:>14,}  {name}")
-        print(f"{sum(files.values()):>14,}  bytes in {len(files)} files")
-        if arguments.dry_run:
-            print(f"Checked in a fresh process; nothing was sent to {arguments.repo} (--dry-run).")
-        else:
-            print(f"Published: {upload_model(target, arguments.repo, arguments.private)}")
+        parts = plan(arguments, arguments.output or Path(temporary) / "model")
+        for part in parts:
+            check_free(part.folder)
+        for part in parts:
+            with complete_folder(part.folder) as folder:
+                part.fill(arguments, folder)
+            show_files(part.folder)
+        for part in parts:
+            if arguments.dry_run:
+                checked = "Checked in a fresh process; nothing" if part.fill is assemble else "Nothing"
+                print(f"{checked} was sent to {part.repo} (--dry-run).")
+            else:
+                print(f"Published: {part.upload()}")
+
+
+def plan(arguments: argparse.Namespace, target: Path) -> list[Part]:
+    """The repositories to publish, the model's before the Space's.
+
+    Raises:
+        ValueError: If a name is none of a repository, or there is nothing to publish.
+    """
+    from ..train.publishing.hub import check_repo_id, upload_model, upload_space
+
+    repo, space, private = arguments.repo, arguments.space, arguments.private
+    check_repo_id(repo)
+    parts = []
+    if arguments.checkpoint:
+        parts.append(Part(repo, target, assemble, partial(upload_model, target, repo, private)))
+    if space:
+        check_repo_id(space, "--space")
+        folder = target.with_name(f"{target.name}-space")
+        parts.append(Part(space, folder, assemble_space, partial(upload_space, folder, space, repo, private)))
+    if not parts:
+        raise ValueError("`CHECKPOINT` is missing: name one, or a `--space` to publish that alone.")
+    return parts
+
+
+def show_files(folder: Path) -> None:
+    """Prints every file of an assembled folder with its bytes, and their sum."""
+    from ..train.folders import list_files
+
+    files = list_files(folder)
+    for name, size in files.items():
+        print(f"{size:>14,}  {name}")
+    print(f"{sum(files.values()):>14,}  bytes in {len(files)} files")
+
+
+def assemble_space(arguments: argparse.Namespace, folder: Path) -> None:
+    """Writes the Space into an empty folder."""
+    from ..train.publishing.folder import check_no_local_paths
+    from ..train.publishing.space import write_space
+
+    write_space(folder, arguments.repo)
+    check_no_local_paths(folder, [])
 
 
 def assemble(arguments: argparse.Namespace, folder: Path) -> None:

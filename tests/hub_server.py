@@ -10,20 +10,21 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlparse
 
-KINDS = {"models": "", "datasets": "datasets/"}
+KINDS = {"models": "", "datasets": "datasets/", "spaces": "spaces/"}
 API = re.compile(
-    r"/api/(models|datasets)/([^/]+/[^/]+?)(?:/(preupload|commit|revision|tree|branch)/([^/]+)(/.*)?)?"
+    r"/api/(models|datasets|spaces)/([^/]+/[^/]+?)(?:/(preupload|commit|revision|tree|branch)/([^/]+)(/.*)?)?"
 )
 RESOLVE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
 
 @dataclass
 class Repository:
-    """Files, visibility, and one entry for each commit: message, paths added, paths deleted."""
+    """Files, visibility, a Space's variables; for each commit its message, paths added, paths deleted."""
 
     private: bool = False
     files: dict[str, bytes] = field(default_factory=dict)
     commits: list[tuple[str, list[str], list[str]]] = field(default_factory=list)
+    variables: dict[str, str] = field(default_factory=dict)
 
     @property
     def sha(self):
@@ -49,6 +50,11 @@ class Hub:
             self.repositories.setdefault((kind, name), Repository(private=bool(private)))
             url = f"{self.url}/{KINDS[kind]}{name}"
             return (409, {"error": "exists", "url": url}) if known else (200, {"url": url})
+        if path.endswith("/variables"):
+            given = json.loads(body)
+            variables = self.repositories["spaces", path[len("/api/spaces/") : -len("/variables")]].variables
+            variables[given["key"]] = given["value"]
+            return 200, {}
         kind, name, action, _, _ = API.fullmatch(path).groups()
         if action == "preupload":
             rows = [{"path": f["path"], "uploadMode": "regular"} for f in json.loads(body)["files"]]

@@ -58,10 +58,16 @@ def _name_auto_classes(file: Path) -> None:
     file.write_text(text + "\n", encoding="utf-8")
 
 
-def requirements(files: Iterable[Path]) -> list[str]:
-    """The packages that Python files import, with this package's own version ranges, in order."""
+def requirements(files: Iterable[Path], extra: str | None = None) -> list[str]:
+    """The packages that Python files import, with this package's own version ranges, in order.
+
+    Args:
+        files: Python files.
+        extra: An extra of this package whose ranges count too.
+    """
     named = {module.split(".")[0] for file in files for module in _imports(file)}
-    ranges = [entry for entry in requires("clara") or [] if "extra ==" not in entry]
+    parts = [entry.partition(";") for entry in requires("clara") or []]
+    ranges = [entry for entry, _, rule in parts if "extra" not in rule or f'"{extra}"' in rule]
     wanted = {name.replace("-", "_").lower() for name in named - sys.stdlib_module_names}
     kept = [entry for entry in ranges if _distribution(entry) in wanted]
     return sorted(kept, key=str.lower)

@@ -1,25 +1,27 @@
-"""The upload of an assembled folder to the Hub, in one commit."""
+"""The upload of an assembled folder to the Hub, a model's or a Space's, in one commit."""
 
 import re
 from pathlib import Path
 
 from huggingface_hub import HfApi
 
+# The Space's variable that names the model; app.py reads it.
+MODEL_VARIABLE = "CLARA_MODEL"
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*[A-Za-z0-9]")
 # Files of an earlier publication that this one may not have; memories and whatever else lies there stay.
 REPLACED = ("model*.safetensors", "model.safetensors.index.json", "*_clara.py", ".eval_results/*.yaml")
 
 
-def check_repo_id(repo_id: str) -> None:
-    """Checks a repository's name before anything is done.
+def check_repo_id(repo_id: str, argument: str = "--repo") -> None:
+    """Checks a repository's name, as `argument` gave it, before anything is done.
 
     Raises:
         ValueError: If it is not `ORG/NAME`, or is a folder here.
     """
     if not REPO_ID.fullmatch(repo_id) or ".." in repo_id or "--" in repo_id or len(repo_id) > 96:
-        raise ValueError(f"`--repo` must be ORG/NAME, got {repo_id!r}.")
+        raise ValueError(f"`{argument}` must be ORG/NAME, got {repo_id!r}.")
     if Path(repo_id).exists():
-        raise ValueError(f"`--repo` {repo_id} is a path on this machine: name a repository, ORG/NAME.")
+        raise ValueError(f"`{argument}` {repo_id} is a path on this machine: name a repository, ORG/NAME.")
 
 
 def upload_model(folder: Path, repo_id: str, private: bool = False, message: str | None = None) -> str:
@@ -41,11 +43,7 @@ def upload_model(folder: Path, repo_id: str, private: bool = False, message: str
     """
     api = HfApi()
     api.create_repo(repo_id, private=private or None, exist_ok=True)
-    if private and not api.model_info(repo_id).private:
-        raise ValueError(
-            f"`--private` was asked for, but {repo_id} is there already and public: nothing was sent. Change "
-            "its visibility on the Hub, or leave `--private` out."
-        )
+    _check_private(repo_id, private and not api.model_info(repo_id).private)
     commit = api.upload_folder(
         repo_id=repo_id,
         folder_path=folder,
@@ -53,3 +51,43 @@ def upload_model(folder: Path, repo_id: str, private: bool = False, message: str
         delete_patterns=list(REPLACED),
     )
     return str(getattr(commit, "commit_url", commit))
+
+
+def upload_space(
+    folder: Path, repo_id: str, model: str, private: bool = False, message: str | None = None
+) -> str:
+    """Makes the Space if need be, names its model among its variables and uploads the folder.
+
+    Args:
+        folder: What `write_space` made.
+        repo_id: `ORG/NAME` of the Space.
+        model: Hub id of the model that it shows.
+        private: As of `upload_model`.
+        message: Of the commit.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        ValueError: If `private` is asked for and the Space is public.
+    """
+    api = HfApi()
+    space = {"repo_id": repo_id, "repo_type": "space"}
+    api.create_repo(**space, space_sdk="gradio", private=private or None, exist_ok=True)
+    _check_private(repo_id, private and not api.space_info(repo_id).private)
+    api.add_space_variable(repo_id, MODEL_VARIABLE, model)
+    commit = api.upload_folder(
+        **space,
+        folder_path=folder,
+        commit_message=message or "Publish the page",
+        delete_patterns="*_clara.py",
+    )
+    return str(getattr(commit, "commit_url", commit))
+
+
+def _check_private(repo_id: str, open_to_all: bool) -> None:
+    if open_to_all:
+        raise ValueError(
+            f"`--private` was asked for, but {repo_id} is there already and public: nothing was sent. Change "
+            "its visibility on the Hub, or leave `--private` out."
+        )
