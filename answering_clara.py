@@ -26,6 +26,7 @@ from .filters_clara import Where
 from .memory_clara import CorpusMemory, is_corpus_memory
 from .outputs_clara import ClaraGenerateOutput, RetrievalOutput, first
 from .prompts_clara import paraphrase_prompt
+from .words_clara import hybrid_search
 
 Memory = CorpusMemory | Sequence[Document] | Sequence[Sequence[Document]]
 
@@ -41,6 +42,7 @@ class AnsweringMixin(BuildingMixin):
         retrieval_top_k: int | None = None,
         where: Where | None = None,
         exact: bool | None = None,
+        hybrid: float | bool | None = None,
     ) -> RetrievalOutput:
         """Finds the passages whose memories are nearest to each question's memory by cosine.
 
@@ -50,20 +52,23 @@ class AnsweringMixin(BuildingMixin):
             retrieval_top_k: K passages a question; `min(config.retrieval_top_k, N)` by default.
             where: Which passages may be found, by their metadata; see `filters_clara`.
             exact: True: score all passages. False: use the memory's index. None: the index if there is one.
+            hybrid: Weight, from 0 to 1, of the words' ranks (BM25), which are fused with those of the
+                memories; True: a half. None or False: memories alone.
 
         Returns:
             Flat lists and scores (K,) for one question, nested lists and (B, K) for several; fewer
-            than K passages if fewer pass `where`.
+            than K passages if fewer pass `where`. Scores are cosines; with `hybrid` the order is that of the
+            fused ranks.
 
         Raises:
-            ValueError: If K is below 1 or above N, a question is empty or too long, or another model made the
-                memory.
+            ValueError: If K is below 1 or above N, a question is empty or too long, another model made the
+                memory, or the weight is out of range.
+            ModuleNotFoundError: If `hybrid` is asked for without bm25s.
         """
         self._check_memory(memory)
         texts = check_texts([questions] if isinstance(questions, str) else questions, "questions")
-        scores, indices = self._search(
-            self._reason_texts(texts), memory, retrieval_top_k, _options(where, exact)
-        )
+        options = _options(where, exact, hybrid)
+        scores, indices = self._search(texts, self._reason_texts(texts), memory, retrieval_top_k, options)
         found = RetrievalOutput(
             document_ids=[[memory.document_ids[i] for i in row] for row in indices.tolist()],
             indices=indices.tolist(),
@@ -77,10 +82,18 @@ class AnsweringMixin(BuildingMixin):
             return self.reason(**batch)
 
     def _search(
-        self, query: Tensor, memory: CorpusMemory, k: int | None, options: dict[str, Any]
+        self,
+        questions: list[str],
+        query: Tensor,
+        memory: CorpusMemory,
+        k: int | None,
+        options: dict[str, Any],
     ) -> tuple[Tensor, Tensor]:
         k = min(self.config.retrieval_top_k, len(memory)) if k is None else k
-        scores, indices = memory.search(query[:, : memory.num_memory_tokens], k, **options)
+        query = query[:, : memory.num_memory_tokens]
+        if "hybrid" in options:
+            return hybrid_search(memory, questions, query, k, **options)
+        scores, indices = memory.search(query, k, **options)
         return scores.cpu(), indices.cpu()
 
     @torch.no_grad()
@@ -91,6 +104,7 @@ class AnsweringMixin(BuildingMixin):
         retrieval_top_k: int | None = None,
         where: Where | None = None,
         exact: bool | None = None,
+        hybrid: float | bool | None = None,
         **kwargs: Any,
     ) -> str | list[str] | ClaraGenerateOutput:
         """Answers questions from the memories nearest to them.
@@ -101,6 +115,7 @@ class AnsweringMixin(BuildingMixin):
             retrieval_top_k: K passages given to the generator; `min(config.retrieval_top_k, N)` by default.
             where: As of `retrieve`.
             exact: As of `retrieve`.
+            hybrid: As of `retrieve`.
             **kwargs: Ordinary generation arguments (max_new_tokens, num_beams, streamer, …);
                 `return_dict_in_generate=True` returns a `ClaraGenerateOutput`.
 
@@ -112,7 +127,7 @@ class AnsweringMixin(BuildingMixin):
             ValueError: As `retrieve` and `build_memory`, for an unknown keyword, or a prompt above the limit.
         """
         if memory is None:
-            asked = retrieval_top_k is not None or bool(_options(where, exact))
+            asked = retrieval_top_k is not None or bool(_options(where, exact, hybrid))
             if asked or not isinstance(questions, (Tensor, type(None))):
                 raise ValueError(
                     "`memory` is missing: give a corpus memory or a list of texts to answer from."
@@ -124,7 +139,8 @@ class AnsweringMixin(BuildingMixin):
         texts = check_texts([questions] if isinstance(questions, str) else questions, "questions")
         with_dict = kwargs.pop("return_dict_in_generate", False)
         with self.lock:
-            found, embeds, mask = self._embed(texts, memory, retrieval_top_k, _options(where, exact))
+            options = _options(where, exact, hybrid)
+            found, embeds, mask = self._embed(texts, memory, retrieval_top_k, options)
             generation = self._generate_from(embeds, mask, **kwargs)
         answers = self._decode(generation.sequences, len(texts))
         out = ClaraGenerateOutput(
@@ -195,7 +211,8 @@ class AnsweringMixin(BuildingMixin):
         scores: list[Tensor] = [torch.empty(0)] * len(pools)
         indices: list[list[int]] = [[]] * len(pools)
         for rows in groups.values():
-            group_scores, group_indices = self._search(query[rows], pools[rows[0]], k, options)
+            asked, pool = [questions[row] for row in rows], pools[rows[0]]
+            group_scores, group_indices = self._search(asked, query[rows], pool, k, options)
             for row, row_scores, row_indices in zip(rows, group_scores, group_indices.tolist(), strict=True):
                 scores[row], indices[row] = row_scores, row_indices
         if not all(indices):
@@ -260,6 +277,7 @@ class AnsweringMixin(BuildingMixin):
             )
 
 
-def _options(where: Where | None, exact: bool | None) -> dict[str, Any]:
+def _options(where: Where | None, exact: bool | None, hybrid: float | bool | None) -> dict[str, Any]:
     """What a search is told beyond its query and K; nothing that was not asked for."""
-    return {name: value for name, value in (("where", where), ("exact", exact)) if value is not None}
+    asked = {"where": where, "exact": exact, "hybrid": None if hybrid is False else hybrid}
+    return {name: value for name, value in asked.items() if value is not None}

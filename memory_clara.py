@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from .columns_clara import arrow_chunks
-from .finding_clara import FindingMixin
 from .formats_clara import check_memory, format_name
 from .manifest_clara import check_identity
 from .passages_clara import check_passages
@@ -20,6 +19,7 @@ from .rows_clara import PackedMemory
 from .shards_clara import Shard
 from .table_clara import MemoryTable
 from .tombstones_clara import find_passages, first_common
+from .words_clara import WordsMixin
 from .writer_clara import StoreWriter
 
 INTERFACE = (
@@ -41,7 +41,7 @@ def is_corpus_memory(value: Any) -> bool:
     return all(hasattr(value, name) for name in INTERFACE)
 
 
-class CorpusMemory(FindingMixin):
+class CorpusMemory(WordsMixin):
     """N passages with their memories, for search and for generation.
 
     Args:

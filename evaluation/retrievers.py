@@ -6,11 +6,10 @@ import numpy as np
 import torch
 from clara.memory_clara import CorpusMemory
 from clara.retrieval_clara import cosine_scores
+from clara.words_clara import fuse_ranks
 
 from .baselines import Pools, Retriever, best_of_pool, check_search
 from .language_models import MemoryModel
-
-FUSION = 60
 
 
 class GivenRetriever:
@@ -61,9 +60,7 @@ class MemoryRetriever:
 
 
 class HybridRetriever:
-    """Fuses the ranks of memories and words: a document's score is the weighted sum of 1 / (60 + rank).
-
-    Reciprocal rank fusion (Cormack et al. 2009) needs no common scale of the two scores.
+    """Fuses the ranks of memories and words (`fuse_ranks`), within pools too.
 
     Args:
         memories: the cosine of memories.
@@ -89,19 +86,18 @@ class HybridRetriever:
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `Retriever.search`. Scores are fused ranks."""
         depth = max(retrieval_top_k, self._depth if pools is None else max(map(len, pools), default=1))
-        fused: list[dict[int, float]] = [{} for _ in questions]
+        rankings: list[list[tuple[float, list[int]]]] = [[] for _ in questions]
         for retriever, weight, lowest in self._parts:
-            ranked = zip(fused, *retriever.search(questions, depth, pools), strict=True)
-            for scores, values, row in ranked:
-                for rank, document in enumerate(row[values > lowest].tolist(), 1):
-                    scores[document] = scores.get(document, 0.0) + weight / (FUSION + rank)
-        best = [best_of_fused(scores, retrieval_top_k) for scores in fused]
+            found = zip(rankings, *retriever.search(questions, depth, pools), strict=True)
+            for parts, values, row in found:
+                parts.append((weight, row[values > lowest].tolist()))
+        best = [best_of_fused(fuse_ranks(parts), retrieval_top_k) for parts in rankings]
         return np.stack([scores for scores, _ in best]), np.stack([indices for _, indices in best])
 
 
 def best_of_fused(scores: Mapping[int, float], k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(K,) scores and (K,) documents, best first, of equal ones the first; -inf and -1 at the end."""
-    documents = np.array(sorted(scores), np.int64)
+    """(K,) scores and (K,) documents, best first as they came; -inf and -1 at the end."""
+    documents = np.array(list(scores), np.int64)
     ranked, places = best_of_pool(np.array([scores[key] for key in documents.tolist()], np.float64), k)
     found = places >= 0
     return ranked, np.where(found, documents[np.where(found, places, 0)], -1)
