@@ -199,11 +199,17 @@ def connect(uri: str, token: str = "") -> Any:
 
     Raises:
         ModuleNotFoundError: If pymilvus, or for a file milvus-lite, is not installed.
+        ConnectionError: If Milvus does not answer or refuses the token.
     """
     try:
-        return importlib.import_module("pymilvus").MilvusClient(uri=str(uri), token=token)
+        library = importlib.import_module("pymilvus")
+        return library.MilvusClient(uri=str(uri), token=token)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"Milvus needs `pip install 'clara[milvus]'` ({error}).") from error
+    except library.MilvusException as error:
+        raise ConnectionError(
+            f"Milvus at {uri} cannot be used ({error}): start it, or give another address or token."
+        ) from error
 
 
 def _make_collection(client: Any, name: str, dimensions: int) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .demo import timed
 from .models import add_model_arguments, load_model, warn_untrained
+from .searching import add_search_arguments, open_memory, search_options
 
 if TYPE_CHECKING:
     from ..memory_clara import CorpusMemory
@@ -19,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="FOLDER", help="a corpus memory: folder or Hub dataset repository")
     parser.add_argument("question", metavar="QUESTION")
     add_model_arguments(parser)
+    add_search_arguments(parser)
     parser.add_argument(
         "--retrieval-top-k", type=int, metavar="K", help="documents to answer from (default: 5)"
     )
@@ -32,10 +34,10 @@ def run(arguments: argparse.Namespace) -> None:
     """Answers the question; the answer is printed as it is written."""
     from . import display
 
+    options = {"retrieval_top_k": arguments.retrieval_top_k, **search_options(arguments)}
     model, trained = load_model(arguments.model, arguments.device)
     warn_untrained(trained)
-    memory = model.load_memory(arguments.folder)
-    options = {"retrieval_top_k": arguments.retrieval_top_k}
+    memory = open_memory(model, arguments.folder, arguments.milvus)
     if arguments.max_new_tokens is not None:
         options["max_new_tokens"] = arguments.max_new_tokens
     if not arguments.json:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from .display import quiet_executor, show_sizes
 from .models import add_model_arguments, load_model, warn_untrained
+from .searching import add_milvus_argument, check_milvus, fill_milvus
 
 if TYPE_CHECKING:
     from ..data.bulk.plan import Plan
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--index", choices=INDEXES, default="auto", help="for search (default: from 100,000 passages on)"
     )
+    add_milvus_argument(parser, "also put the sketches into Milvus, in place of earlier ones of this store")
     add_model_arguments(parser)
     add("--batch-size", type=int, default=16, metavar="N", help="passages compressed at once (default: 16)")
     add("--dtype", choices=FORMATS, help="of the stored memories (default: the model's)")
@@ -89,6 +91,8 @@ def run(arguments: argparse.Namespace) -> None:
     from ..manifest_clara import MANIFEST
 
     _check(arguments)
+    if arguments.milvus is not None and not arguments.dry_run:
+        check_milvus(arguments.milvus)
     output = Path(arguments.output)
     if not arguments.dry_run and (output / MANIFEST).exists():
         raise FileExistsError(
@@ -129,6 +133,11 @@ def _check(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise ValueError(f"`--{name.replace('_', '-')}` must be at least 1, got {value}.")
+    if arguments.milvus is not None and (arguments.executor != "local" or arguments.dtype == "recompute"):
+        raise ValueError(
+            "`--milvus` reads the memories of a store that this machine has built: leave `--executor` and "
+            "`--dtype recompute` out, or call `MilvusMemory.build` when the store is there."
+        )
 
 
 def _sizes(corpus: Any, model: ClaraForRetrievalGeneration) -> tuple:
@@ -189,6 +198,9 @@ def _build_here(output: Path, plan: Plan, arguments: argparse.Namespace) -> None
                     build_pipeline(output, open_model, "local", workers)[0].run()
         passages = join(output)
     print(f"{plan.corpus.documents} documents ({passages} passages) are in {output}.")
+    if arguments.milvus is not None:
+        found = fill_milvus(output, arguments.milvus)
+        print(f"Its sketches are in {arguments.milvus}: recall {found.recall}.")
     if arguments.dtype == "recompute" and arguments.index == "auto":
         return  # texts only: an index is built through a model, which compresses once more
     build_index(output, passages, arguments.index)

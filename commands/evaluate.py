@@ -9,10 +9,12 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .models import add_model_arguments, load_model, warn_untrained
+from .searching import add_milvus_argument, check_milvus, fill_milvus
 
 if TYPE_CHECKING:
     from ..evaluation.benchmarks import Benchmark
@@ -56,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of intervals, tests and the shuffled control")
     add_alternatives(parser)
+    add_milvus_argument(parser, "search the whole corpus there, in systems such as clara_corpus")
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER")
     add_model_arguments(parser)
 
@@ -82,6 +85,7 @@ def run(arguments: argparse.Namespace) -> None:
     from ..evaluation.workbench import Workbench
 
     names = system_names(arguments)
+    check_back_end(arguments, names)
     benchmark = load_benchmark(
         arguments.benchmark,
         arguments.setting,
@@ -103,6 +107,7 @@ def run(arguments: argparse.Namespace) -> None:
         encoder=arguments.encoder,
         memory_folder=memory_folder(arguments.output, model, benchmark.documents),
         seed=arguments.seed,
+        open_corpus=arguments.milvus and partial(fill_milvus, uri=arguments.milvus),
     )
     report(arguments, benchmark, workbench, names)
 
@@ -127,6 +132,20 @@ def system_names(arguments: argparse.Namespace) -> list[str]:
                 f"`--systems {name}` needs `--tuned-model`: `clara train text_baseline` makes one."
             )
     return names
+
+
+def check_back_end(arguments: argparse.Namespace, names: list[str]) -> None:
+    """Raises an error if `--milvus` is given and no system would search there, or nothing answers there."""
+    from ..evaluation.systems import SYSTEMS
+
+    if arguments.milvus is None:
+        return
+    if not any(SYSTEMS[name].searches_corpus_memories for name in names):
+        able = [name for name, recipe in SYSTEMS.items() if recipe.searches_corpus_memories]
+        raise ValueError(
+            f"`--milvus` needs a system that searches there: add one of {', '.join(able)} to `--systems`."
+        )
+    check_milvus(arguments.milvus)
 
 
 def report(

@@ -28,6 +28,11 @@ class Recipe:
     reader: str
     scope: str = "pool"
 
+    @property
+    def searches_corpus_memories(self) -> bool:
+        """Whether the memories of the whole corpus are searched."""
+        return self.scope == "corpus" and self.retriever in ("clara", "hybrid")
+
 
 SYSTEMS = {
     "clara": Recipe("clara", "memory"),

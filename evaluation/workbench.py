@@ -1,5 +1,6 @@
 """The workbench: puts systems together by name and shares what they need, each part made once."""
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from .benchmarks import Benchmark, check_choice
 from .language_models import MemoryModel, TextModel
 from .readers import ClosedBookReader, MemoryReader, Reader, TextReader, memory_bytes
 from .retrievers import GivenRetriever, HybridRetriever, MemoryRetriever
-from .systems import SYSTEMS, System
+from .systems import SYSTEMS, Recipe, System
 
 
 class Workbench:
@@ -30,6 +31,8 @@ class Workbench:
         batch_size: passages compressed at once.
         seed: of the reader `strangers`.
         tuned_model: answers from text after being tuned on it, for the reader `tuned`; None: it is not there.
+        open_corpus: opens the memories' folder in another back end, to search the whole corpus; None: they
+            are searched as they lie there.
     """
 
     def __init__(
@@ -45,8 +48,9 @@ class Workbench:
         batch_size: int = 32,
         seed: int = 0,
         tuned_model: TextModel | None = None,
+        open_corpus: Callable[[Path], CorpusMemory] | None = None,
     ) -> None:
-        self._tuned_model = tuned_model
+        self._tuned_model, self._open_corpus = tuned_model, open_corpus
         self._benchmark, self._model, self._text_model = benchmark, model, text_model
         self._k, self._max_new_tokens, self._rate = retrieval_top_k, max_new_tokens, compression_rate
         self._encoder, self._folder, self._batch_size = encoder, memory_folder, batch_size
@@ -63,6 +67,14 @@ class Workbench:
         """The memories of all passages."""
         return self._model.compress(self.passages, self._folder, self._batch_size)
 
+    @cached_property
+    def corpus(self) -> CorpusMemory:
+        """The memories as they are searched in the scope `corpus`."""
+        if self._open_corpus is None or self._folder is None:
+            return self.memory
+        len(self.memory)  # compressed and stored, if it was not yet
+        return self._open_corpus(self._folder)
+
     def system(self, name: str) -> System:
         """Puts a system of `SYSTEMS` together.
 
@@ -77,7 +89,7 @@ class Workbench:
                 "text_baseline` and name it with `--tuned-model`."
             )
         return System(
-            self._retriever(recipe.retriever),
+            self._retriever(recipe),
             self._reader(recipe.reader),
             self.passages,
             recipe.scope,
@@ -108,6 +120,8 @@ class Workbench:
             settings["compression_rate"] = self._rate
         if recipe.reader == "strangers":
             settings["seed"] = self._seed
+        if self._open_corpus is not None and recipe.searches_corpus_memories:
+            settings["back_end"] = "another"
         return settings
 
     def bytes_per_passage(self, name: str) -> float:
@@ -120,18 +134,20 @@ class Workbench:
             stored += self._dense.bytes_per_passage
         return stored
 
-    def _retriever(self, name: str) -> Retriever | None:
+    def _retriever(self, recipe: Recipe) -> Retriever | None:
         makers = {
             "none": lambda: None,
             "given": GivenRetriever,
-            "clara": lambda: MemoryRetriever(self._model, self.memory),
+            "clara": lambda: self._memories(recipe),
             "bm25": lambda: self._bm25,
-            "hybrid": lambda: HybridRetriever(
-                MemoryRetriever(self._model, self.memory), self._bm25, len(self.passages.texts)
-            ),
+            "hybrid": lambda: HybridRetriever(self._memories(recipe), self._bm25, len(self.passages.texts)),
             "dense": lambda: self._dense,
         }
-        return makers[name]()
+        return makers[recipe.retriever]()
+
+    def _memories(self, recipe: Recipe) -> MemoryRetriever:
+        memory = self.corpus if recipe.searches_corpus_memories else self.memory
+        return MemoryRetriever(self._model, memory)
 
     def _reader(self, name: str) -> Reader:
         makers = {

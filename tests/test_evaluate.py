@@ -101,3 +101,19 @@ def test_all_systems_are_those_that_can_be_made():
         "tuned_bm25",
         "tuned_dense",
     }
+
+
+def test_the_whole_corpus_in_milvus(checkpoint, rows, tmp_path, capsys):
+    pytest.importorskip("milvus_lite")
+    pytest.importorskip("matplotlib")
+    systems = ["--systems", "clara_corpus"]
+    run(checkpoint, rows, tmp_path / "here", *systems)
+    run(checkpoint, rows, tmp_path / "there", *systems, "--milvus", str(tmp_path / "sketches.db"))
+    found = [
+        (tmp_path / name / "predictions" / "clara_corpus.jsonl").read_text() for name in ("here", "there")
+    ]
+    heads = [json.loads(text.splitlines()[0]) for text in found]
+    assert found[0].splitlines()[1:] == found[1].splitlines()[1:]
+    assert heads[1]["settings"]["back_end"] == "another" and "back_end" not in heads[0]["settings"]
+    with pytest.raises(ValueError, match="`--milvus` needs a system that searches there: .*clara_corpus"):
+        run(checkpoint, rows, tmp_path / "out", "--systems", "clara", "--milvus", str(tmp_path / "b.db"))

@@ -1,0 +1,159 @@
+"""Options of a search: which passages may be found, by words too, and in which back end."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..memory_clara import CorpusMemory
+    from ..milvus_clara import MilvusMemory
+    from ..modeling_clara import ClaraForRetrievalGeneration
+
+TOKEN = "MILVUS_TOKEN"
+
+
+def add_search_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds `--where`, `--hybrid` and `--milvus`."""
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="FILTER",
+        help="only passages with this metadata: NAME=VALUE, or a JSON object such as "
+        '\'{"year": {">=": 1890}}\'; may be given several times, then all must hold',
+    )
+    parser.add_argument(
+        "--hybrid",
+        nargs="?",
+        type=float,
+        const=0.5,
+        metavar="WEIGHT",
+        help="fuse the ranks of the memories with those of BM25, which get this weight (0 to 1; 0.5 if none "
+        "is given)",
+    )
+    add_milvus_argument(parser, "search in Milvus, where `clara build-memory --milvus` put the sketches")
+
+
+def add_milvus_argument(parser: argparse.ArgumentParser, purpose: str) -> None:
+    """Adds `--milvus`."""
+    parser.add_argument(
+        "--milvus",
+        metavar="URI",
+        help=f"{purpose}: a file that ends in .db (milvus-lite), or the address of a server, whose token is "
+        f"taken from the environment variable {TOKEN}",
+    )
+
+
+def milvus_token() -> str:
+    """The token of the Milvus server; empty where there is none."""
+    return os.environ.get(TOKEN, "")
+
+
+def search_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What a search is told of `--where` and `--hybrid`, checked; nothing that was not given.
+
+    Raises:
+        ValueError: If a filter or the weight is malformed.
+    """
+    from ..words_clara import check_hybrid
+
+    options: dict[str, Any] = {}
+    if arguments.where:
+        options["where"] = read_where(arguments.where)
+    if arguments.hybrid is not None:
+        options["hybrid"] = check_hybrid(arguments.hybrid)
+    return options
+
+
+def read_where(entries: list[str]) -> dict[str, Any]:
+    """The filter of several `--where`, all of which must hold.
+
+    A value is read as JSON where it is JSON (`year=1890` is a number, `year="1890"` a text,
+    `year={">=": 1890}` a range, `language=["en", "de"]` a choice) and as a text otherwise.
+
+    Args:
+        entries: JSON objects or NAME=VALUE.
+
+    Raises:
+        ValueError: If an entry is neither, a name occurs twice, or it is no filter (see `filters_clara`).
+    """
+    from ..filters_clara import check_where
+
+    where: dict[str, Any] = {}
+    for entry in entries:
+        for name, condition in _conditions(entry).items():
+            if name in where:
+                raise ValueError(
+                    f"`--where` names {name!r} twice: give one condition, such as "
+                    f'\'{name}={{">=": 1890, "<": 1900}}\'.'
+                )
+            where[name] = condition
+    check_where(where)
+    return where
+
+
+def _conditions(entry: str) -> dict[str, Any]:
+    if entry.lstrip().startswith("{"):
+        try:
+            return json.loads(entry)
+        except ValueError as error:
+            raise ValueError(f"`--where` {entry} begins as a JSON object but is none: {error}.") from error
+    name, equals, value = entry.partition("=")
+    if not name or not equals:
+        raise ValueError(
+            f"`--where` must be NAME=VALUE or a JSON object, got {entry!r}: write language=en, or "
+            '\'{"year": {">=": 1890}}\'.'
+        )
+    return {name: _value(value)}
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def open_memory(
+    model: ClaraForRetrievalGeneration, place: str, milvus: str | None
+) -> CorpusMemory | MilvusMemory:
+    """Opens a stored corpus memory, to be searched in Milvus if an address is given.
+
+    Raises:
+        FileNotFoundError: If there is no store.
+        ValueError: If another model made it, or Milvus holds no sketches of it.
+        ModuleNotFoundError: If pymilvus is needed and not installed.
+    """
+    if milvus is None:
+        return model.load_memory(place)
+    from ..milvus_clara import MilvusMemory
+
+    return MilvusMemory(place, milvus, token=milvus_token(), fingerprint=model.memory_fingerprint())
+
+
+def check_milvus(uri: str) -> None:
+    """Connects once, so that a wrong address is met before hours of work.
+
+    Raises:
+        ConnectionError: If Milvus does not answer.
+        ModuleNotFoundError: If pymilvus is not installed.
+    """
+    from ..milvus_clara import connect
+
+    connect(uri, milvus_token()).close()
+
+
+def fill_milvus(store: str | Path, uri: str) -> MilvusMemory:
+    """Puts the sketches of a store into Milvus.
+
+    Raises:
+        FileNotFoundError: If there is no store.
+        ModuleNotFoundError: If pymilvus is not installed.
+    """
+    from ..milvus_clara import MilvusMemory
+
+    return MilvusMemory.build(str(store), uri, token=milvus_token())
