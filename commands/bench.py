@@ -1,4 +1,4 @@
-"""Measure speed against the alternatives: compression, latency, generation, search, training steps, store.
+"""Measure speed against alternatives: compression, latency, generation, search, training, store, building.
 
 Every ratio comes from one run in which the compared variants take turns. Nothing else should run beside it.
 With `--output` the folder gets `bench.json` and `bench.md`, written anew after each benchmark.
@@ -10,10 +10,11 @@ import argparse
 import shlex
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .bench_corpus import add_store_arguments, store_sections
+from .bench_corpus import add_store_arguments, build_section, store_sections
 from .models import EMBEDDED, SHIPPED, is_checkpoint
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `clara bench`."""
-    parser.add_argument("benchmark", nargs="?", choices=(*BENCHMARKS, "store", "all"), default="all")
+    parser.add_argument("benchmark", nargs="?", choices=(*BENCHMARKS, "store", "build", "all"), default="all")
     parser.add_argument(
         "--model",
         metavar="PATH_OR_ID",
@@ -66,8 +67,6 @@ def run(arguments: argparse.Namespace) -> None:
     check(arguments)
     device = torch.device(arguments.device or torch.accelerator.current_accelerator() or "cpu")
     model = load(arguments, device)
-    if arguments.attn_implementation:
-        model.set_attn_implementation(arguments.attn_implementation)
     facts = {"model": model_name(arguments), **environment(model), "repeats": arguments.repeats}
     roofs = [measure_roof(device, dtype) for dtype in dict.fromkeys([model.dtype, torch.float32])]
     sections: list[Section] = []
@@ -94,6 +93,8 @@ def check(arguments: argparse.Namespace) -> None:
             f"`--preset {arguments.preset}` has no weights here: add `--random-weights`, or name some with "
             "`--model`."
         )
+    if arguments.random_weights and arguments.benchmark == "build":
+        raise ValueError("`build` opens one model in many processes: leave `--random-weights` out.")
     files = (arguments.questions, arguments.corpus, arguments.pretraining)
     if any(files) and not all(files) and arguments.benchmark != "store":
         raise ValueError("`--questions`, `--corpus` and `--pretraining` go together: give all three or none.")
@@ -109,7 +110,14 @@ def model_name(arguments: argparse.Namespace) -> str:
 
 
 def load(arguments: argparse.Namespace, device: Any) -> ClaraForRetrievalGeneration:
-    """The model, on its device in its dtype."""
+    """The model, on its device in its dtype, with the attention asked for."""
+    model = _loaded(arguments, device)
+    if arguments.attn_implementation:
+        model.set_attn_implementation(arguments.attn_implementation)
+    return model
+
+
+def _loaded(arguments: argparse.Namespace, device: Any) -> ClaraForRetrievalGeneration:
     import torch
 
     from ..evaluation.speed.models import random_model
@@ -143,6 +151,9 @@ def measured(
     }
     if arguments.benchmark == "store":
         yield from store_sections(arguments, model)
+        return
+    if arguments.benchmark == "build":
+        yield build_section(arguments, model, partial(load, arguments, model.device))
         return
     names = BENCHMARKS if arguments.benchmark == "all" else (arguments.benchmark,)
     for name in names:
