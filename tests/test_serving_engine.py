@@ -5,6 +5,7 @@ import threading
 
 import pytest
 import torch
+from clara.serving.batch import RunningBatch
 from clara.serving.engine import ClosingError, Engine, QueueFullError
 from clara.serving.tickets import DONE, FAILED, FOUND, PIECE, Options, Ticket
 from conftest import DOCUMENTS, QUESTIONS, make_model, save_base
@@ -80,6 +81,26 @@ def test_other_bases_too_with_their_sliding_windows_and_norms(kind, tmp_path):
         wanted = model.generate(one.ticket.question, store, retrieval_top_k=3, max_new_tokens=length)
         assert one.done().answer == wanted
     engine.close()
+
+
+def test_prompts_that_come_together_are_read_in_bounded_passes(shared_model, memory, monkeypatch):
+    wanted = {q: shared_model.generate(q, memory, retrieval_top_k=2, max_new_tokens=5) for q in MANY}
+    passes, real = [], RunningBatch._pass
+
+    def seen(batch, cache, mask, **inputs):
+        passes.extend([tuple(mask.shape)] if "inputs_embeds" in inputs else [])
+        return real(batch, cache, mask, **inputs)
+
+    monkeypatch.setattr(RunningBatch, "_pass", seen)
+    monkeypatch.setattr("clara.serving.batch.READ_TOKENS", 500)
+    engine = Engine(shared_model, max_batch=len(MANY))
+    asked = ask(engine, MANY, memory)
+    engine.start()
+    assert [one.done().answer for one in asked] == [wanted[q] for q in MANY]
+    engine.close()
+    assert sum(rows for rows, _ in passes) == len(MANY)
+    assert max(rows for rows, _ in passes) > 1
+    assert all(rows * length <= 500 for rows, length in passes)
 
 
 def test_merged_adapters_answer_alike_and_documents_are_compressed_as_before(base):
