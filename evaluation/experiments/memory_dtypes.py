@@ -273,6 +273,10 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
         axes.axhspan(-100 * MARGIN, 100 * MARGIN, color="grey", alpha=0.25)
         axes.axhline(0, color="grey", linewidth=0.8)
         axes.set_xticks(range(len(names)), [name.removesuffix(".jsonl") for name in names])
-        axes.set(ylabel="points", title=f"{COLUMNS.get(metric, metric)}, minus {REFERENCE}")
+        axes.set(
+            xlim=(-0.5, len(names) - 0.5),
+            ylabel="points",
+            title=f"{COLUMNS.get(metric, metric)}, minus {REFERENCE}",
+        )
         axes.legend(fontsize="small")
     figure.savefig(path, dpi=150)
