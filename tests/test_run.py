@@ -62,7 +62,12 @@ def test_rows_of_a_document_are_joined_over_files(tmp_path):
 
 
 def test_limits_and_unlabelled_documents(tmp_path):
-    assert len(load_records(script(train_limit=5), "pretraining")) == 5
+    everything = load_records(script(), "pretraining")
+    drawn = load_records(script(train_limit=5), "pretraining")
+    assert len(drawn) == 5 and drawn == [record for record in everything if record in drawn]
+    assert drawn != everything[:5] and drawn == load_records(script(train_limit=5), "pretraining")
+    assert load_records(script(train_limit=5, streaming=True), "pretraining") == everything[:5]
+    assert load_records(script(train_limit=99), "pretraining") == everything
     short = load_records(script(max_document_characters=80), "pretraining")
     assert short and all(len(record.document) <= 80 for record in short)
     corpus = tmp_path / "corpus.jsonl"
@@ -71,12 +76,23 @@ def test_limits_and_unlabelled_documents(tmp_path):
     assert records[-1].document == "Fog\nIt is grey." and records[-1].num_signals == 0
 
 
+def test_question_rows_give_their_gold_documents():
+    rows = [str(ROWS / "tiny_questions.jsonl")]
+    gold = load_held_out(script(eval_files=rows), "pretraining")
+    both = load_records(script(question_files=rows), "pretraining")
+    assert gold and both == load_records(script(), "pretraining") + gold
+
+
 def test_held_out_questions_become_documents_in_pretraining():
     files = [str(ROWS / "tiny_questions.jsonl")]
     (first, *_) = load_held_out(script(eval_files=files), "pretraining")
     assert first.document.startswith("The inn") and first.answers == (("cider",),)
     questions = load_held_out(script(eval_files=files, eval_limit=2), "end_to_end")
     assert len(questions) == 2 and questions[0].positives == (0,)
+    widest = max(len(row.documents) for row in load_records(script(train_files=files), "end_to_end"))
+    wide = load_records(script(train_files=files, fewest_documents=widest), "end_to_end")
+    assert wide and all(len(row.documents) == widest for row in wide)
+    assert load_records(script(train_files=files, fewest_documents=widest + 1), "end_to_end") == []
     assert load_held_out(script(), "pretraining") == []
 
 

@@ -28,9 +28,11 @@ class ScriptArguments:
         attn_implementation: Attention of transformers, such as "eager" or "sdpa"; its own choice by default.
         train_files: Files or a `datasets` name with configuration, read in this order.
         corpus_files: Pretraining: unlabelled documents beside them, read after them (reconstruction).
+        question_files: Pretraining: question rows beside them; each gives its first gold document.
         eval_files: Held-out question rows (in pretraining each gives its first gold document).
         max_document_characters: Pretraining: leave out longer documents (a curriculum from short passages).
-        train_limit: Use this many rows at most.
+        fewest_documents: Questions to train on: leave out those with fewer documents.
+        train_limit: Use this many rows at most, drawn over all files (the first ones where streaming).
         eval_limit: Use this many held-out rows at most.
         final_dtype: Dtype of the adapters that are written at the end, such as "bfloat16".
         streaming: Stream data sets of the Hub, and join neighbouring rows of a document only.
@@ -44,10 +46,12 @@ class ScriptArguments:
     attn_implementation: str | None = field(default=None, metadata={"help": "Attention of the base."})
     train_files: list[str] = field(default_factory=list, metadata={"help": "Training rows."})
     corpus_files: list[str] = field(default_factory=list, metadata={"help": "Unlabelled documents."})
+    question_files: list[str] = field(default_factory=list, metadata={"help": "Rows for gold documents."})
     eval_files: list[str] = field(default_factory=list, metadata={"help": "Held-out rows."})
     max_document_characters: int | None = field(
         default=None, metadata={"help": "Leave out longer documents."}
     )
+    fewest_documents: int = field(default=0, metadata={"help": "Leave out questions with fewer documents."})
     train_limit: int | None = field(default=None, metadata={"help": "Rows at most."})
     eval_limit: int | None = field(default=None, metadata={"help": "Held-out rows at most."})
     final_dtype: str | None = field(default=None, metadata={"help": "Dtype of the final adapters."})

@@ -15,10 +15,12 @@ an option, which wins. The same command goes on where a run was cut off.
 import itertools
 import logging
 import os
+import random
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers.trainer_utils import set_seed
@@ -47,31 +49,49 @@ def load_model(script: ScriptArguments) -> ClaraForRetrievalGeneration:
 
 
 def load_records(script: ScriptArguments, stage: str) -> list[PretrainingRecord] | list[QuestionRecord]:
-    """Reads the training rows of a stage, in the order of the files; rows of one document are joined."""
+    """Reads the training rows of a stage, in the order of the files; rows of one document are joined.
+
+    Beyond `train_limit` a draw with seed 0 over all files is kept, or the first rows where streaming.
+    """
     sources = [os.path.expanduser(file) for file in [*script.train_files, *script.corpus_files]]
     if stage != "pretraining":
-        return list(itertools.islice(read_questions(sources, streaming=script.streaming), script.train_limit))
+        questions = read_questions(sources, streaming=script.streaming)
+        wide = (question for question in questions if len(question.documents) >= script.fewest_documents)
+        return at_most(script.train_limit, wide, script.streaming)
     join = "adjacent" if script.streaming else "all"
     records: Iterable[PretrainingRecord] = read_pretraining(sources, join, streaming=script.streaming)
+    records = itertools.chain(records, gold_documents(script.question_files, script.streaming))
     longest = script.max_document_characters
     if longest is not None:
         records = (record for record in records if len(record.document) <= longest)
-    return list(itertools.islice(records, script.train_limit))
+    return at_most(script.train_limit, records, script.streaming)
+
+
+def at_most(limit: int | None, records: Iterable[Any], first: bool = False) -> list[Any]:
+    """At most so many records, in their order: a draw with seed 0, or the first ones."""
+    if first or limit is None:
+        return list(itertools.islice(records, limit))
+    found = list(records)
+    kept = sorted(random.Random(0).sample(range(len(found)), min(limit, len(found))))
+    return [found[place] for place in kept]
 
 
 def load_held_out(script: ScriptArguments, stage: str) -> list[PretrainingRecord] | list[QuestionRecord]:
     """Reads held-out questions; for pretraining each becomes its first gold document with the question."""
     if not script.eval_files:
         return []
+    if stage == "pretraining":
+        return list(itertools.islice(gold_documents(script.eval_files), script.eval_limit))
     sources = [os.path.expanduser(file) for file in script.eval_files]
-    records = list(itertools.islice(read_questions(sources), script.eval_limit))
-    if stage != "pretraining":
-        return records
-    return [
-        PretrainingRecord(row.documents[row.positives[0]], (row.question,), (row.answers,))
-        for row in records
-        if row.positives
-    ]
+    return list(itertools.islice(read_questions(sources), script.eval_limit))
+
+
+def gold_documents(files: Sequence[str], streaming: bool = False) -> Iterator[PretrainingRecord]:
+    """Each question's first gold document with the question; questions without one are left out."""
+    sources = [os.path.expanduser(file) for file in files]
+    for row in read_questions(sources, streaming=streaming) if sources else ():
+        if row.positives:
+            yield PretrainingRecord(row.documents[row.positives[0]], (row.question,), (row.answers,))
 
 
 def run(script: ScriptArguments, args: ClaraTrainingConfig, command: str | None = None) -> ClaraTrainer:
@@ -88,8 +108,14 @@ def run(script: ScriptArguments, args: ClaraTrainingConfig, command: str | None 
     train = load_records(script, args.stage)
     held_out = load_held_out(script, args.stage) or None
     trainer = ClaraTrainer(model, args, train_dataset=train, eval_dataset=held_out)
-    files = [*script.train_files, *script.corpus_files, *script.eval_files]
-    trainer.origin = {"command": command, "data": [Path(file).name for file in files]}
+    files = [
+        *script.train_files,
+        *script.corpus_files,
+        *script.question_files,
+        *script.eval_files,
+    ]
+    names = dict.fromkeys("/".join(Path(file).parts[-2:]) for file in files)
+    trainer.origin = {"command": command, "data": list(names)}
     logger.info("%d rows to train on, %d held out", len(train), len(held_out or ()))
     if not script.prepare_only:
         trainer.train(resume_from_checkpoint=True)
