@@ -35,6 +35,8 @@ test-slow: $(BASE) $(TOOLS)
 # Every experiment in a small form on the rows that ship with the repository: that it runs, not a result.
 SMALL = $(BIN)/clara experiment $(1) --output $(EXPERIMENTS) $(2)
 FEW := --limit 6 --max-new-tokens 8
+JOINT = $(EXPERIMENTS)/runs/joint-training
+FINAL := 0-end_to_end/final
 
 experiments: $(BASE) $(TOOLS)
 	$(call SMALL,topk-gradients,--problems 4 --draws 50 --temperatures 0.02 0.2)
@@ -46,6 +48,7 @@ experiments: $(BASE) $(TOOLS)
 	$(call SMALL,facts-by-rate,$(FEW) --memory-tokens 16 4 --rewrites 1)
 	$(call SMALL,passage-order,$(FEW))
 	$(call SMALL,joint-training,$(FEW) --steps 2 --pool-size 6 --runs $(EXPERIMENTS)/runs)
+	$(call SMALL,scaling-curve,$(FEW) --points 1=$(JOINT)/generator-alone/$(FINAL) 2=$(JOINT)/joint/$(FINAL))
 	$(call SMALL,ablations,--limit 4 --max-new-tokens 4 --steps 1 --pool-size 6 --runs $(EXPERIMENTS)/runs)
 
 lint: $(TOOLS)

@@ -18,3 +18,12 @@ def test_a_frozen_reasoner_retrieves_as_the_start(base, tmp_path):
     assert "| supervised |" in page and "recall@3" in page
     joint_training.plot(result, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 1000
+
+
+def test_only_the_arms_that_say_so_see_relevance_labels():
+    weights = {
+        name: [phase.options["contrastive_weight"] for phase in arm.phases]
+        for name, arm in joint_training.ARMS.items()
+    }
+    assert weights.pop("supervised") == weights.pop("joint and supervised") == [1.0]
+    assert set(map(tuple, weights.values())) == {(), (0.0,)}

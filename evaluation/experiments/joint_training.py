@@ -3,9 +3,9 @@
 All arms start from one checkpoint, see the same rows for the same number of steps, and are measured on the
 same held-out questions: `start` (no training; questions are encoded by a copy of the compressor), `generator
 alone` (the query reasoner is frozen, so retrieval stays as it is), `reasoner alone` (the generator is
-frozen), `joint` (the paper's: both train by the answer's loss) and `supervised` (the reasoner trains by
-relevance labels alone, the paper's baseline). The compressor is frozen in all, so documents are compressed
-once.
+frozen), `joint` (the paper's: both train by the answer's loss), `supervised` (the reasoner trains by
+relevance labels alone, the paper's baseline) and `joint and supervised` (both losses). The compressor is
+frozen in all, so documents are compressed once.
 """
 
 import argparse
@@ -20,8 +20,8 @@ NEEDS_MODEL = False
 REFERENCE = "generator alone"
 
 
-def _end_to_end(**options: Any) -> Arm:
-    return Arm((Phase("end_to_end", options),))
+def _end_to_end(contrastive_weight: float = 0.0, **options: Any) -> Arm:
+    return Arm((Phase("end_to_end", {"contrastive_weight": contrastive_weight, **options}),))
 
 
 ARMS = {
@@ -29,7 +29,8 @@ ARMS = {
     REFERENCE: _end_to_end(frozen=["query_reasoner"]),
     "reasoner alone": _end_to_end(frozen=["generator"]),
     "joint": _end_to_end(),
-    "supervised": _end_to_end(frozen=["generator"], generation_weight=0.0, contrastive_weight=1.0),
+    "supervised": _end_to_end(1.0, frozen=["generator"], generation_weight=0.0),
+    "joint and supervised": _end_to_end(1.0),
 }
 
 
