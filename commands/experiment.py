@@ -24,6 +24,7 @@ EXPERIMENTS = {
     "ablations": "data mix, alignment, freezing, starts; estimator, temperature, pool size, seeds",
     "facts-by-rate": "information kept against compression rate: dates, numbers and names apart",
     "k-at-test": "how many documents to read at test time",
+    "memory-dtypes": "memories stored as bf16, int8 and int4: what fewer bytes cost retrieval and answers",
     "passage-order": "long documents: passages in order or shuffled, recall over length",
     "scaling-curve": "examples seen against held-out loss and answers, extrapolated",
     "logit-lens": "which words a question's memory decodes to",
