@@ -16,11 +16,10 @@ HISTORY = [
 ]
 
 
-def card(model, tmp_path, stage="pretraining", history=HISTORY, **origin):
+def card(model, tmp_path, stage="pretraining", history=HISTORY, labels=0.0, **origin):
     state = SimpleNamespace(global_step=2, max_steps=4, log_history=history)
-    return render_card(
-        "my-run", model.config, make_args(tmp_path, stage), state, ["clara", "rag", "clara"], **origin
-    )
+    args = make_args(tmp_path, stage, contrastive_weight=labels)
+    return render_card("my-run", model.config, args, state, ["clara", "rag", "clara"], **origin)
 
 
 def test_it_says_what_was_done_and_measured(shared_model, tmp_path):
@@ -43,3 +42,9 @@ def test_its_head_is_yaml_that_the_hub_reads(shared_model, tmp_path):
 def test_without_measurements_it_says_so(shared_model, tmp_path, stage):
     text = card(shared_model, tmp_path, stage, history=[])
     assert "## Measured\n\nNothing was logged." in text and "## Data" not in text and "## Command" not in text
+
+
+def test_it_says_whether_labels_were_seen(shared_model, tmp_path):
+    without, with_labels = (card(shared_model, tmp_path, "end_to_end", labels=w) for w in (0.0, 0.5))
+    assert "relevance labels" not in without and "| contrastive_weight | 0.0 |" in without
+    assert "learns from relevance labels" in with_labels and "| contrastive_weight | 0.5 |" in with_labels

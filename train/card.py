@@ -8,7 +8,11 @@ import yaml
 TITLES = {
     "pretraining": "the compressor and the generator learn from questions, paraphrases and the text itself",
     "instruction_tuning": "the compressor and the generator learn to answer from several documents",
-    "end_to_end": "the query reasoner and the generator learn from answers alone, the compressor is frozen",
+    "end_to_end": "the query reasoner and the generator learn from answers, the compressor is frozen",
+}
+LABELS = {
+    "pretraining": "questions are also to find their documents within a batch",
+    "end_to_end": "the query reasoner also learns from relevance labels",
 }
 SETTINGS = (
     "seed",
@@ -17,6 +21,8 @@ SETTINGS = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "alignment_weight",
+    "contrastive_weight",
+    "generation_weight",
 )
 MODEL_FIELDS = (
     "compression_rate",
@@ -59,8 +65,8 @@ def render_card(
         f"---\n{head}---\n",
         f"# {name}\n",
         f"CLaRa adapters (arXiv 2511.18659) over `{base}` after {state.global_step} of {state.max_steps} "
-        f"optimizer steps of the stage `{args.stage}`: {TITLES[args.stage]}. The base is unchanged and not "
-        "in these files.\n",
+        f"optimizer steps of the stage `{args.stage}`: {_learnt(args)}. The base is unchanged and not in "
+        "these files.\n",
         _table("Model", {field: getattr(config, field) for field in MODEL_FIELDS}),
         _table("Training", {field: _plain(getattr(args, field)) for field in SETTINGS}),
         _table("Measured", _measured(state.log_history)),
@@ -73,6 +79,13 @@ def render_card(
     if command:
         parts.append(f"## Command\n\n```bash\n{command}\n```\n")
     return "\n".join(parts)
+
+
+def _learnt(args: Any) -> str:
+    """What learns from what; with a contrastive loss, from labels too."""
+    if not args.contrastive_weight:
+        return TITLES[args.stage]
+    return f"{TITLES[args.stage]}; {LABELS[args.stage]}"
 
 
 def _measured(history: Sequence[Mapping[str, Any]]) -> dict[str, str]:
