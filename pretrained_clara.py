@@ -138,8 +138,8 @@ class ClaraPreTrainedModel(TrainableModel):
         for name in ADAPTERS:
             load_adapter(model.decoder, path, name, **hub)
         model.set_trainable(ADAPTERS if is_trainable else (), memory_tokens=is_trainable)
-        processor = ClaraProcessor.from_pretrained(path, trust_remote_code=True, **hub)
-        model.processor = make_processor(processor.tokenizer, config)
+        tokenizer = AutoTokenizer.from_pretrained(path, config=config, **hub)
+        model.processor = make_processor(tokenizer, config)
         model.eval()
         info = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
         return (model, info) if with_info else model

@@ -1,6 +1,7 @@
 """Making, loading and saving: untrained models equal their base, loading is strict, saving round trips."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -143,6 +144,19 @@ def test_round_trip_without_the_base(shared_model, baseless, base):
     model = Model.from_pretrained(baseless)
     assert same(model, shared_model)
     assert model.generation_config.to_dict() == shared_model.generation_config.to_dict()
+
+
+def test_a_checkpoint_without_its_code_loads_silently(shared_model, baseless, tmp_path, caplog, monkeypatch):
+    """As the one under checkpoints/: the code is the repository's."""
+    shutil.copytree(baseless, tmp_path / "bare", ignore=shutil.ignore_patterns("*_clara.py"))
+    assert not list((tmp_path / "bare").glob("*.py"))
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    with caplog.at_level("WARNING"):
+        model = Model.from_pretrained(tmp_path / "bare")
+    assert same(model, shared_model) and not caplog.records
+    expected = shared_model.processor.tokenizer
+    assert model.processor.tokenizer.get_vocab() == expected.get_vocab()
+    assert model.processor.tokenizer.chat_template == expected.chat_template
 
 
 def test_round_trip_in_shards(shared_model, tmp_path):
