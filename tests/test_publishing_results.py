@@ -13,6 +13,7 @@ from clara.train.publishing.results import (
     write_eval_results,
 )
 from huggingface_hub import parse_eval_result_entries
+from huggingface_hub.repocard_data import eval_results_to_model_index
 
 MODEL = "ab" * 32
 EM = {"mean": 0.345, "low": 0.3, "high": 0.4, "questions": 100}
@@ -109,6 +110,13 @@ def test_the_model_index_holds_this_system_alone():
     assert results[3].dataset_name == "2WikiMultihopQA (oracle, 100 questions)"
     with pytest.raises(ValueError, match="no system 'other'"):
         model_index([report()], "other")
+
+
+def test_settings_of_one_benchmark_stay_apart_in_the_head():
+    results = model_index([report(), report("nq", "oracle")])
+    (index,) = eval_results_to_model_index("model", results)
+    names = [entry["dataset"]["name"] for entry in index["results"]]
+    assert names == ["Natural Questions (normal, 100 questions)", "Natural Questions (oracle, 100 questions)"]
 
 
 def test_eval_results_are_read_back_by_the_hubs_own_reader(tmp_path):

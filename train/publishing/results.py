@@ -113,6 +113,7 @@ def model_index(reports: Sequence[Report], system: str = "clara") -> list[EvalRe
             task_name="Retrieval-augmented question answering",
             dataset_type=dataset,
             dataset_name=f"{title} ({report['setting']}, {report['questions']} questions)",
+            dataset_config=report["setting"],  # or the Hub's writer would merge the settings of a benchmark
             metric_type=metric,
             metric_name=METRICS[metric],
             metric_value=value,
