@@ -45,7 +45,7 @@ setup(
     packages=["clara"]
     + [f"clara.{name}" for name in find_packages(include=[*ROOMS, *(f"{room}.*" for room in ROOMS)])],
     package_data={
-        "clara": ["model_card.md", "LICENSE"],
+        "clara": ["model_card.md", "LICENSE", "checkpoints/*/*", "checkpoints/*/*/*"],
         "clara.data": ["samples/*"],
         "clara.train": ["recipes/*"],
     },

@@ -48,7 +48,7 @@ def test_there_is_a_quickstart():
 
 
 def test_blocks_run_on_a_tiny_model(base, checkpoint, tmp_path, monkeypatch):
-    """Every base is the tiny one here, and every checkpoint that is no folder the tiny checkpoint."""
+    """Every base is the tiny one here; the shipped checkpoint, and one of no folder, the tiny checkpoint."""
     load = AutoModel.from_pretrained
 
     def load_tiny(name, *args, **kwargs):
@@ -57,12 +57,15 @@ def test_blocks_run_on_a_tiny_model(base, checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr("clara.pretrained_clara.base_path", lambda name: base)
     monkeypatch.setattr(AutoModel, "from_pretrained", load_tiny)
     monkeypatch.chdir(tmp_path)
+    Path("checkpoints").mkdir()
+    Path("checkpoints/clara-smollm2-135m-16x").symlink_to(checkpoint)
     run_python()
 
 
 @pytest.mark.slow
 def test_blocks_run_as_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    Path("checkpoints").symlink_to(ROOT / "checkpoints")
     run_python()
 
 
