@@ -42,10 +42,9 @@ def upload_model(folder: Path, repo_id: str, private: bool = False, message: str
         ValueError: If `private` is asked for and the repository is public.
     """
     api = HfApi()
-    api.create_repo(repo_id, private=private or None, exist_ok=True)
-    _check_private(repo_id, private and not api.model_info(repo_id).private)
+    repo = _make_repo(api, repo_id, "model", private)
     commit = api.upload_folder(
-        repo_id=repo_id,
+        **repo,
         folder_path=folder,
         commit_message=message or "Publish the model",
         delete_patterns=list(REPLACED),
@@ -72,12 +71,10 @@ def upload_space(
         ValueError: If `private` is asked for and the Space is public.
     """
     api = HfApi()
-    space = {"repo_id": repo_id, "repo_type": "space"}
-    api.create_repo(**space, space_sdk="gradio", private=private or None, exist_ok=True)
-    _check_private(repo_id, private and not api.space_info(repo_id).private)
+    repo = _make_repo(api, repo_id, "space", private, space_sdk="gradio")
     api.add_space_variable(repo_id, MODEL_VARIABLE, model)
     commit = api.upload_folder(
-        **space,
+        **repo,
         folder_path=folder,
         commit_message=message or "Publish the page",
         delete_patterns="*_clara.py",
@@ -85,9 +82,13 @@ def upload_space(
     return str(getattr(commit, "commit_url", commit))
 
 
-def _check_private(repo_id: str, open_to_all: bool) -> None:
-    if open_to_all:
+def _make_repo(api: HfApi, repo_id: str, repo_type: str, private: bool, **options: str) -> dict[str, str]:
+    """Makes a repository if need be; returns what names it in every call."""
+    repo = {"repo_id": repo_id, "repo_type": repo_type}
+    api.create_repo(**repo, private=private or None, exist_ok=True, **options)
+    if private and not api.repo_info(**repo).private:
         raise ValueError(
             f"`--private` was asked for, but {repo_id} is there already and public: nothing was sent. Change "
             "its visibility on the Hub, or leave `--private` out."
         )
+    return repo
