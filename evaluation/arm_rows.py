@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 from clara.data.readers import read_pretraining, read_questions
 from clara.data.records import QuestionRecord
 from clara.data.rows import pretraining_rows, question_row
+
+from ..train.sampling import draw
 
 RECIPES = Path(__file__).resolve().parents[1] / "train" / "recipes"
 PRETRAINING = RECIPES / "tiny_pretraining.jsonl"
@@ -39,9 +40,7 @@ def write_pools(
         records = tiny_questions(pool_size or TINY_POOL)
     else:
         records = [cut_pool(record, pool_size) for record in read_questions(list(files))]
-    if count is not None and count < len(records):
-        records = [records[place] for place in sorted(random.Random(seed).sample(range(len(records)), count))]
-    return _write([question_row(record) for record in records], folder)
+    return _write([question_row(record) for record in draw(records, count, seed)], folder)
 
 
 def write_signals(files: Sequence[str], signals: Iterable[str], folder: Path) -> str:

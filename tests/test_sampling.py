@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from clara.data.collation import RecordDataset
 from clara.data.records import PretrainingRecord
-from clara.train.sampling import EpochCallback, EpochSampler
+from clara.train.sampling import EpochCallback, EpochSampler, draw
 
 
 def dataset(count=100):
@@ -58,3 +58,11 @@ def test_the_callback_tells_the_epoch_also_after_a_resume(epoch, expected):
     callback.sampler = EpochSampler(dataset(4), 2, False, 0)
     callback.on_epoch_begin(None, SimpleNamespace(epoch=epoch), None)
     assert callback.sampler.epoch == expected
+
+
+def test_a_draw_keeps_the_order_and_is_the_seeds():
+    rows = [f"row {number}" for number in range(20)]
+    drawn = draw(rows, 5, seed=3)
+    assert len(drawn) == 5 and drawn == [row for row in rows if row in drawn]
+    assert drawn == draw(rows, 5, seed=3) and drawn != draw(rows, 5, seed=4)
+    assert draw(rows, None) == draw(rows, 20) == draw(rows, 99) == rows and draw(rows, 0) == []

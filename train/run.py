@@ -15,7 +15,6 @@ an option, which wins. The same command goes on where a run was cut off.
 import itertools
 import logging
 import os
-import random
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,6 +29,7 @@ from ..data.records import PretrainingRecord, QuestionRecord
 from ..modeling_clara import ClaraForRetrievalGeneration
 from .arguments import ClaraTrainingConfig
 from .recipe import ScriptArguments, parse_arguments
+from .sampling import draw
 from .trainer import ClaraTrainer
 
 logger = logging.getLogger(__name__)
@@ -69,11 +69,7 @@ def load_records(script: ScriptArguments, stage: str) -> list[PretrainingRecord]
 
 def at_most(limit: int | None, records: Iterable[Any], first: bool = False) -> list[Any]:
     """At most so many records, in their order: a draw with seed 0, or the first ones."""
-    if first or limit is None:
-        return list(itertools.islice(records, limit))
-    found = list(records)
-    kept = sorted(random.Random(0).sample(range(len(found)), min(limit, len(found))))
-    return [found[place] for place in kept]
+    return list(itertools.islice(records, limit)) if first else draw(list(records), limit)
 
 
 def load_held_out(script: ScriptArguments, stage: str) -> list[PretrainingRecord] | list[QuestionRecord]:

@@ -1,6 +1,7 @@
 """The order of rows: similar lengths in a batch, a function of seed and epoch alone, so resumable."""
 
-from collections.abc import Iterator
+import random
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +10,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from ..data.collation import RecordDataset
+
+
+def draw(rows: Sequence[Any], count: int | None, seed: int = 0) -> list[Any]:
+    """At most `count` of the rows (None: all), drawn without replacement, in the order of the rows."""
+    kept = len(rows) if count is None else min(count, len(rows))
+    return [rows[place] for place in sorted(random.Random(seed).sample(range(len(rows)), kept))]
 
 
 class EpochSampler(Sampler[int]):
