@@ -33,6 +33,19 @@ def question_rows(
     return records, ", ".join(Path(file).name for file in files)
 
 
+def gold_rows(files: Sequence[str] | None, limit: int | None = None) -> tuple[list[QuestionRecord], str]:
+    """Those of `question_rows` that name positives, and what to call their source.
+
+    Raises:
+        ValueError: If a row is bad, or none names positives.
+    """
+    records, source = question_rows(files, limit)
+    kept = [record for record in records if record.positives]
+    if not kept:
+        raise ValueError(f"no question of {source} names positives: there is no gold document to read.")
+    return kept, source
+
+
 def sample_questions(pool_size: int = 10) -> list[QuestionRecord]:
     """The sample questions, each with its gold documents and those that follow them in the corpus.
 

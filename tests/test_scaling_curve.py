@@ -52,3 +52,9 @@ def test_checkpoints_are_measured_on_the_same_questions(base, tmp_path):
     assert "| 200 |" in page
     scaling_curve.plot(result, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 1000
+
+
+def test_the_seed_is_that_of_the_intervals():
+    values = [[0.1, 0.9, 0.3, 0.4, 0.8], [0.5, 0.7, 0.2, 0.9, 0.1]]
+    one, again, other = (scaling_curve.trend([10, 100], values, [1000], "token_f1", s) for s in (1, 1, 2))
+    assert one == again and one["slope"]["mean"] == other["slope"]["mean"] and one != other

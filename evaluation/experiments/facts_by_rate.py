@@ -21,7 +21,7 @@ from ..rates import at_rate
 from ..readings import LOSS, base_of, score_readings, score_text_readings
 from ..reports import Scores
 from ..rewriting import KEPT, kept_in_rewriting
-from ..sample_rows import question_rows
+from ..sample_rows import gold_rows
 from ..summaries import SHOWN, error_bars, means_table, summarize
 from ..tables import markdown_table, percent
 
@@ -51,10 +51,7 @@ def measure(arguments: argparse.Namespace, model: ClaraForRetrievalGeneration) -
     Raises:
         ValueError: If no question names positives, or a rate is not possible.
     """
-    records, source = question_rows(arguments.files, arguments.limit)
-    records = [record for record in records if record.positives]
-    if not records:
-        raise ValueError(f"no question of {source} names positives: there is nothing to keep.")
+    records, source = gold_rows(arguments.files, arguments.limit)
     kinds = [answer_kind(record.answers[0]) for record in records]
     documents = gold_documents(records)[: arguments.rewrites]
     conditions: dict[str, Scores] = {}

@@ -18,7 +18,7 @@ from clara.modeling_clara import ClaraForRetrievalGeneration
 
 from ..readings import LOSS
 from ..reports import Scores
-from ..sample_rows import question_rows
+from ..sample_rows import gold_rows
 from ..summaries import COLUMNS, SHOWN, error_bars, means_table, summarize
 from ..tables import markdown_table, nats, percent
 from .facts_by_rate import read_at_rate
@@ -67,24 +67,21 @@ def measure(arguments: argparse.Namespace, model: None = None) -> dict[str, Any]
         ValueError: If no question names positives, or `--points` is wrong.
     """
     points = parse_points(arguments.points)
-    records, source = question_rows(arguments.files, arguments.limit)
-    records = [record for record in records if record.positives]
-    if not records:
-        raise ValueError(f"no question of {source} names positives: there is no gold document to read.")
+    records, source = gold_rows(arguments.files, arguments.limit)
     device = arguments.device or torch.accelerator.current_accelerator() or "cpu"
     conditions: dict[str, Scores] = {}
-    for seen, path in points.items():
+    for count, path in points.items():
         checkpoint = ClaraForRetrievalGeneration.from_pretrained(path).to(device).eval()
-        conditions[f"{seen:,}"] = read_at_rate(checkpoint, records, arguments, f"{seen} examples")[0]
-    ahead = [factor * max(points) for factor in arguments.ahead]
+        conditions[f"{count:,}"] = read_at_rate(checkpoint, records, arguments, f"{count} examples")[0]
+    seen, ahead = list(points), [factor * max(points) for factor in arguments.ahead]
     last = list(conditions)[-1]
     return {
         "source": source,
         "questions": len(records),
         "seed": arguments.seed,
-        "examples": list(points),
+        "examples": seen,
         "trends": {
-            metric: trend(list(points), [scores[metric] for scores in conditions.values()], ahead, metric)
+            metric: trend(seen, [row[metric] for row in conditions.values()], ahead, metric, arguments.seed)
             for metric in SHOWN
         },
         **summarize(conditions, last, arguments.seed),
@@ -92,7 +89,11 @@ def measure(arguments: argparse.Namespace, model: None = None) -> dict[str, Any]
 
 
 def trend(
-    examples: Sequence[int], values: Sequence[Sequence[float]], ahead: Sequence[int], metric: str
+    examples: Sequence[int],
+    values: Sequence[Sequence[float]],
+    ahead: Sequence[int],
+    metric: str,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """The line over log examples, carried on.
 
@@ -101,13 +102,14 @@ def trend(
         values: P rows of Q per-question values.
         ahead: Numbers of examples to carry the line on to.
         metric: Its logarithm is fitted if it is the loss; other scores stay between 0 and 1.
+        seed: Of the intervals.
 
     Returns:
         `slope` (of log loss, or of the score, over the natural logarithm of the examples) and `ahead`
         (examples to value), each with `mean`, `low`, `high`.
     """
     table = np.asarray(values, dtype=np.float64)
-    draws = np.random.default_rng(0).integers(0, table.shape[1], (RESAMPLES, table.shape[1]))
+    draws = np.random.default_rng(seed).integers(0, table.shape[1], (RESAMPLES, table.shape[1]))
     means = np.concatenate([table.mean(1)[:, None], table[:, draws].mean(-1)], axis=1)
     heights = np.log(means) if metric == LOSS else means
     slope, offset = np.polyfit(np.log(examples), heights, 1)
