@@ -78,7 +78,7 @@ def build_section(
         model: Says what the memories are like.
         open_model: Opens it again, in every process.
     """
-    from ..data.bulk.plan import Plan, survey
+    from ..data.bulk.plan import plan_for, survey
     from ..data.documents import read_documents
     from ..evaluation.speed.bulk import SHARDS_EACH, bench_bulk
 
@@ -88,17 +88,7 @@ def build_section(
         file = Path(temporary) / "documents.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         corpus = survey([file], -(-len(rows) // (SHARDS_EACH * max(1, arguments.processes))))
-        config = model.config
-        plan = Plan(
-            corpus,
-            model.memory_fingerprint(),
-            {"name": config.base_model_name_or_path, "revision": config.base_model_revision},
-            [config.num_memory_tokens, config.get_text_config().hidden_size],
-            arguments.stored,
-            batch_size=16,
-            threads=1,
-            device=model.device.type,
-        )
+        plan = plan_for(model, corpus, arguments.stored, batch_size=16, threads=1)
         return bench_bulk(plan, open_model, Path(temporary), arguments.processes, arguments.repeats)
 
 

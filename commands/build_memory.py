@@ -141,33 +141,22 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _sizes(corpus: Any, model: ClaraForRetrievalGeneration) -> tuple:
+    from ..data.bulk.plan import memory_shape
     from ..data.bulk.sizes import count_passages, sizes
 
     passages, exact = count_passages(corpus, model.processor.split_documents)
-    return corpus, passages, exact, sizes(passages, corpus.text_bytes, _shape(model))
-
-
-def _shape(model: ClaraForRetrievalGeneration) -> list[int]:
-    return [model.config.num_memory_tokens, model.config.get_text_config().hidden_size]
+    return corpus, passages, exact, sizes(passages, corpus.text_bytes, memory_shape(model))
 
 
 def _plan(corpus: Any, model: ClaraForRetrievalGeneration, arguments: argparse.Namespace) -> Plan:
     import os
 
-    from ..data.bulk.plan import Plan
+    from ..data.bulk.plan import plan_for
     from ..formats_clara import format_name
 
-    alone = len(corpus.starts) == 1
-    return Plan(
-        corpus,
-        model.memory_fingerprint(),
-        {"name": model.config.base_model_name_or_path, "revision": model.config.base_model_revision},
-        _shape(model),
-        format_name(arguments.dtype or model.dtype),
-        arguments.batch_size,
-        arguments.threads or ((os.cpu_count() or 1) if alone else 1),
-        model.device.type,
-    )
+    threads = arguments.threads or ((os.cpu_count() or 1) if len(corpus.starts) == 1 else 1)
+    dtype = format_name(arguments.dtype or model.dtype)
+    return plan_for(model, corpus, dtype, arguments.batch_size, threads)
 
 
 def _begin(output: Path, plan: Plan, restart: bool) -> None:

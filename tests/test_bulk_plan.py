@@ -4,7 +4,7 @@ import json
 
 import pytest
 from clara.data.bulk import plan as plan_module
-from clara.data.bulk.plan import Plan, begin, read_plan, shard_documents, shard_length, survey
+from clara.data.bulk.plan import Plan, begin, plan_for, read_plan, shard_documents, shard_length, survey
 
 BASE = {"name": "tiny", "revision": None}
 
@@ -88,3 +88,13 @@ def test_a_build_goes_on_with_the_same_plan_only(tmp_path):
         begin(tmp_path / "build", make_plan(corpus, dtype="int8", threads=2))
     with pytest.raises(ValueError, match="begun with another corpus"):
         begin(tmp_path / "build", make_plan(survey([tmp_path / "rows"], 1)))
+
+
+def test_the_plan_of_a_model_names_what_its_memories_are(shared_model, tmp_path):
+    (tmp_path / "one.jsonl").write_text('{"id": "a", "text": "Fog is grey."}\n')
+    plan = plan_for(shared_model, survey([tmp_path / "one.jsonl"]), "int8", batch_size=4, threads=2)
+    config = shared_model.config
+    assert plan.fingerprint == shared_model.memory_fingerprint()
+    assert plan.shape == [config.num_memory_tokens, config.get_text_config().hidden_size]
+    assert plan.base["name"] == config.base_model_name_or_path
+    assert (plan.dtype, plan.batch_size, plan.threads, plan.device) == ("int8", 4, 2, "cpu")
