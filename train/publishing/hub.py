@@ -1,6 +1,7 @@
 """The upload of an assembled folder to the Hub, a model's or a Space's, in one commit."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -43,13 +44,7 @@ def upload_model(folder: Path, repo_id: str, private: bool = False, message: str
     """
     api = HfApi()
     repo = _make_repo(api, repo_id, "model", private)
-    commit = api.upload_folder(
-        **repo,
-        folder_path=folder,
-        commit_message=message or "Publish the model",
-        delete_patterns=list(REPLACED),
-    )
-    return str(getattr(commit, "commit_url", commit))
+    return _send(api, repo, folder, message or "Publish the model", REPLACED)
 
 
 def upload_space(
@@ -73,13 +68,7 @@ def upload_space(
     api = HfApi()
     repo = _make_repo(api, repo_id, "space", private, space_sdk="gradio")
     api.add_space_variable(repo_id, MODEL_VARIABLE, model)
-    commit = api.upload_folder(
-        **repo,
-        folder_path=folder,
-        commit_message=message or "Publish the page",
-        delete_patterns="*_clara.py",
-    )
-    return str(getattr(commit, "commit_url", commit))
+    return _send(api, repo, folder, message or "Publish the page", ["*_clara.py"])
 
 
 def _make_repo(api: HfApi, repo_id: str, repo_type: str, private: bool, **options: str) -> dict[str, str]:
@@ -92,3 +81,11 @@ def _make_repo(api: HfApi, repo_id: str, repo_type: str, private: bool, **option
             "its visibility on the Hub, or leave `--private` out."
         )
     return repo
+
+
+def _send(api: HfApi, repo: dict[str, str], folder: Path, message: str, replaced: Iterable[str]) -> str:
+    """Uploads a folder in one commit, in the place of the files that match; the commit's address."""
+    commit = api.upload_folder(
+        **repo, folder_path=folder, commit_message=message, delete_patterns=list(replaced)
+    )
+    return str(getattr(commit, "commit_url", commit))
