@@ -48,6 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fill-pools", action="store_true", help="fill smaller pools by BM25 from all documents"
     )
     parser.add_argument(
+        "--corpus",
+        metavar="STORE",
+        help="a corpus memory by this model: its documents join those that systems such as clara_corpus "
+        "search, and what it holds is not compressed again",
+    )
+    parser.add_argument(
         "--retrieval-top-k", type=int, default=5, metavar="K", help="documents read (default: 5)"
     )
     parser.add_argument(
@@ -80,7 +86,7 @@ def add_alternatives(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Answers, scores and reports."""
-    from ..evaluation.benchmarks import load_benchmark
+    from ..evaluation.benchmarks import load_benchmark, whole_documents, with_documents
     from ..evaluation.language_models import ClaraModel, memory_folder
     from ..evaluation.workbench import Workbench
 
@@ -96,16 +102,21 @@ def run(arguments: argparse.Namespace) -> None:
     )
     model, trained = load_model(arguments.model, arguments.device)
     warn_untrained(trained)
+    store = None if arguments.corpus is None else model.load_memory(arguments.corpus)
+    if store is not None:
+        benchmark = with_documents(benchmark, whole_documents(store))
     workbench = Workbench(
         benchmark,
-        ClaraModel(model),
+        ClaraModel(model, store),
         make_text_model(model, arguments.text_model),
         tuned_model=arguments.tuned_model and make_text_model(model, arguments.tuned_model),
         retrieval_top_k=arguments.retrieval_top_k,
         max_new_tokens=arguments.max_new_tokens,
         compression_rate=model.config.compression_rate,
         encoder=arguments.encoder,
-        memory_folder=memory_folder(arguments.output, model, benchmark.documents),
+        memory_folder=memory_folder(
+            arguments.output, model, benchmark.documents, None if store is None else store.stored_dtype
+        ),
         seed=arguments.seed,
         open_corpus=arguments.milvus and partial(fill_milvus, uri=arguments.milvus),
     )

@@ -7,11 +7,14 @@ paper reads pools of 5 to judge the compressor and chooses from pools of 20 end 
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 
 from clara.data.readers import Source, read_questions
 from clara.data.records import QuestionRecord
+from clara.memory_clara import CorpusMemory
 
 from .baselines import BM25Retriever
 from .metrics import normalize_answer
@@ -142,6 +145,28 @@ def build_benchmark(
     if fill:
         examples = fill_pools(examples, tuple(documents), pool_size)
     return Benchmark(name, setting, tuple(documents), tuple(examples), skipped)
+
+
+def whole_documents(memory: CorpusMemory) -> Iterator[str]:
+    """The documents of a corpus memory in their order; the passages of a split one are put together."""
+    for _, parts in groupby(zip(memory.parents, memory.texts, strict=True), key=itemgetter(0)):
+        yield " ".join(text for _, text in parts)
+
+
+def with_documents(benchmark: Benchmark, texts: Iterable[str]) -> Benchmark:
+    """The benchmark with more documents for the systems that search all; one that it has is not added.
+
+    Args:
+        benchmark: questions and their documents, whose numbers stay.
+        texts: documents; white space does not tell two apart.
+    """
+    seen, extra = {"".join(text.split()) for text in benchmark.documents}, []
+    for text in texts:
+        key = "".join(text.split())
+        if key not in seen:
+            seen.add(key)
+            extra.append(text)
+    return replace(benchmark, documents=(*benchmark.documents, *extra))
 
 
 def choose_pool(record: QuestionRecord, setting: str, pool_size: int, row: str = "") -> list[int]:

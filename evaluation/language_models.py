@@ -14,8 +14,10 @@ import torch
 from clara.adapters_clara import adapter_parameters, wearing
 from clara.checkpoint_clara import greedy_generation_config
 from clara.documents_clara import Passages, to_passages
+from clara.formats_clara import format_name
 from clara.memory_clara import CorpusMemory
 from clara.modeling_clara import ClaraForRetrievalGeneration
+from clara.recompute_clara import RECOMPUTE
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -46,15 +48,18 @@ class ClaraModel:
 
     Args:
         model: in eval mode, with its processor.
+        store: memories by this model; passages with a text that it holds are not compressed again.
     """
 
-    def __init__(self, model: ClaraForRetrievalGeneration) -> None:
-        self._model = model
+    def __init__(self, model: ClaraForRetrievalGeneration, store: CorpusMemory | None = None) -> None:
+        self._model, self._store = model, store
 
     def fingerprint(self) -> str:
-        """SHA-256 over base, all three adapters, memory tokens and connector."""
+        """SHA-256 over base, all three adapters, memory tokens, connector, and a store's other format."""
         model = self._model
         digest = hashlib.sha256(model.memory_fingerprint().encode())
+        if self._store is not None and self._store.stored_dtype != format_name(model.dtype):
+            digest.update(self._store.stored_dtype.encode())
         for parameter in [*adapter_parameters(model.decoder), *model.own_parameters().values()]:
             digest.update(parameter.detach().to(torch.bfloat16).cpu().contiguous().view(torch.uint8).numpy())
         return digest.hexdigest()
@@ -72,10 +77,26 @@ class ClaraModel:
                     f"{folder} holds memories of other documents: name another folder or remove it."
                 )
             return memory
-        memory = self._model.compress_passages(passages, batch_size, show_progress=True)
+        memory = self._compressed(passages, batch_size)
         if folder is not None:
             memory.save_pretrained(folder)
         return memory
+
+    def _compressed(self, passages: Passages, batch_size: int) -> CorpusMemory:
+        """Memories of the passages, in RAM: as far as they are there those of the store, in its format."""
+        places = {} if self._store is None else {text: row for row, text in enumerate(self._store.texts)}
+        stored = [places.get(text, -1) for text in passages.texts]
+        missing = [place for place, row in enumerate(stored) if row < 0]
+        if len(missing) == len(stored) or self._store.stored_dtype == RECOMPUTE:
+            return self._model.compress_passages(passages, batch_size, show_progress=True)
+        memory = self._store.gather(torch.tensor(stored).clamp_min(0))
+        if missing:
+            texts = [passages.texts[place] for place in missing]
+            fresh = self._model.compress_texts(texts, batch_size, show_progress=True)
+            memory[missing] = fresh.to(memory.dtype)
+        columns = vars(passages)
+        kept = {name: getattr(self._store, name) for name in ("fingerprint", "base")}
+        return CorpusMemory(memory, **columns, **kept, dtype=self._store.stored_dtype)
 
     @torch.no_grad()
     def reason(self, questions: Sequence[str]) -> Tensor:
@@ -112,9 +133,19 @@ class ClaraModel:
         return [text.strip() for text in texts]
 
 
-def memory_folder(output: Path, model: ClaraForRetrievalGeneration, documents: Sequence[str]) -> Path:
-    """A folder for each compressor and list of documents, so that no run meets another's memories."""
-    key = json.dumps([model.memory_fingerprint(), list(documents)])
+def memory_folder(
+    output: Path, model: ClaraForRetrievalGeneration, documents: Sequence[str], dtype: str | None = None
+) -> Path:
+    """A folder for each compressor, list of documents and format, so that no run meets another's memories.
+
+    Args:
+        output: where the folder goes.
+        model: compresses.
+        documents: what is compressed.
+        dtype: format of the memories; None: the model's.
+    """
+    named = [] if dtype in (None, format_name(model.dtype)) else [dtype]
+    key = json.dumps([model.memory_fingerprint(), list(documents), *named])
     return output / f"memory-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 

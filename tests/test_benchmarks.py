@@ -5,8 +5,17 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from clara.data.records import QuestionRecord
-from clara.evaluation.benchmarks import BENCHMARKS, build_benchmark, choose_pool, load_benchmark
+from clara.evaluation.benchmarks import (
+    BENCHMARKS,
+    build_benchmark,
+    choose_pool,
+    load_benchmark,
+    whole_documents,
+    with_documents,
+)
+from clara.memory_clara import CorpusMemory
 
 SHARED = Path(os.environ.get("CLARA_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 ROWS = [
@@ -56,6 +65,19 @@ def test_limit_and_fingerprint(file):
     assert len(load_benchmark("nq", "normal", file, limit=1).examples) == 1
     assert load_benchmark("nq", "normal", file).fingerprint() == whole.fingerprint()
     assert load_benchmark("nq", "oracle", file).fingerprint() != whole.fingerprint()
+
+
+def test_more_documents_come_last_and_none_twice(file):
+    benchmark = load_benchmark("nq", "normal", file)
+    longer = with_documents(benchmark, ["a", "g h", "g\nh", " b"])
+    assert longer.documents == (*benchmark.documents, "g h")
+    assert longer.examples == benchmark.examples and longer.fingerprint() != benchmark.fingerprint()
+
+
+def test_documents_of_a_memory_are_whole():
+    columns = {"texts": ["x", "one", "two", "y"], "document_ids": ["0", "1#0", "1#1", "2"]}
+    memory = CorpusMemory(torch.ones(4, 1, 2), **columns, parents=["0", "1", "1", "2"], orders=[0, 0, 1, 0])
+    assert list(whole_documents(memory)) == ["x", "one two", "y"]
 
 
 def test_fill_pools_adds_the_best_documents_of_others():

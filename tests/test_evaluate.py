@@ -103,6 +103,37 @@ def test_all_systems_are_those_that_can_be_made():
     }
 
 
+def test_a_stored_corpus_joins_the_documents(checkpoint, rows, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    texts = [DOCUMENTS[0], "A ninth text about nothing.", "A tenth text about less."]
+    ClaraForRetrievalGeneration.from_pretrained(checkpoint).build_memory(texts).save_pretrained(
+        tmp_path / "store"
+    )
+    compressed = []
+    compress = ClaraForRetrievalGeneration.compress_texts
+
+    def noted(self, texts, *args, **kwargs):
+        compressed.extend(texts)
+        return compress(self, texts, *args, **kwargs)
+
+    monkeypatch.setattr(ClaraForRetrievalGeneration, "compress_texts", noted)
+    words = ["--systems", "clara,clara_corpus", "--corpus", str(tmp_path / "store")]
+    run(checkpoint, rows, tmp_path / "out", *words, "--retrieval-top-k", "8")
+    assert sorted(compressed) == sorted(DOCUMENTS[1:])
+    heads, found = zip(
+        *(
+            (tmp_path / "out" / "predictions" / f"{name}.jsonl").read_text().split("\n", 1)
+            for name in ("clara", "clara_corpus")
+        ),
+        strict=True,
+    )
+    documents = [{d for line in part.splitlines() for d in json.loads(line)["documents"]} for part in found]
+    added = {len(DOCUMENTS), len(DOCUMENTS) + 1}
+    assert not documents[0] & added and documents[1] & added
+    with pytest.raises(ValueError, match="another run .it differs in questions"):
+        run(checkpoint, rows, tmp_path / "out", "--systems", "clara", "--retrieval-top-k", "8")
+
+
 def test_the_whole_corpus_in_milvus(checkpoint, rows, tmp_path, capsys):
     pytest.importorskip("milvus_lite")
     pytest.importorskip("matplotlib")

@@ -45,6 +45,30 @@ def test_memories_are_kept_and_those_of_other_documents_refused(clara, tmp_path,
         clara.compress(clara.split(DOCUMENTS[:2]), folder)
 
 
+@pytest.mark.parametrize("dtype", [None, "int8"])
+def test_what_a_store_holds_is_not_compressed_again(shared_model, tmp_path, monkeypatch, dtype):
+    store = shared_model.build_memory(DOCUMENTS[1:3], dtype=dtype)
+    seen = []
+    compress = shared_model.compress_texts
+    monkeypatch.setattr(
+        shared_model, "compress_texts", lambda t, *a, **k: seen.extend(t) or compress(t, *a, **k)
+    )
+    clara = ClaraModel(shared_model, store)
+    memory = clara.compress(clara.split(DOCUMENTS[:4]), tmp_path / "memory")
+    assert seen == [DOCUMENTS[0], DOCUMENTS[3]]
+    assert torch.equal(memory[1:3], store[:]) and list(memory.texts) == DOCUMENTS[:4]
+    assert memory.stored_dtype == store.stored_dtype and memory.fingerprint == store.fingerprint
+    whole = compress(DOCUMENTS[:4])
+    torch.testing.assert_close(memory[:].float(), whole.float(), atol=0.05 if dtype else 1e-4, rtol=0)
+    assert (clara.fingerprint() == ClaraModel(shared_model).fingerprint()) == (dtype is None)
+
+
+def test_a_store_of_texts_alone_spares_nothing(shared_model):
+    store = shared_model.build_memory(DOCUMENTS[1:3], dtype="recompute")
+    clara = ClaraModel(shared_model, store)
+    assert clara.compress(clara.split(DOCUMENTS[:2])).stored_dtype == "float32"
+
+
 def test_fingerprint_covers_every_adapter(model):
     clara = ClaraModel(model)
     first = clara.fingerprint()
