@@ -45,15 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pool-size", type=int, default=20, metavar="N", help="candidates (default: %(default)s)"
     )
     parser.add_argument(
-        "--fill-pools", action="store_true", help="fill smaller pools by BM25 from all documents"
-    )
-    parser.add_argument(
-        "--corpus",
-        metavar="STORE",
-        help="a corpus memory by this model: its documents join those that systems such as clara_corpus "
-        "search, and what it holds is not compressed again",
-    )
-    parser.add_argument(
         "--retrieval-top-k", type=int, default=5, metavar="K", help="documents read (default: 5)"
     )
     parser.add_argument(
@@ -63,10 +54,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size", type=int, default=16, metavar="N", help="questions at once (default: 16)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of intervals, tests and the shuffled control")
+    add_documents(parser)
     add_alternatives(parser)
     add_milvus_argument(parser, "search the whole corpus there, in systems such as clara_corpus")
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER")
     add_model_arguments(parser)
+
+
+def add_documents(parser: argparse.ArgumentParser) -> None:
+    """Adds where more documents than those of the pools come from."""
+    parser.add_argument(
+        "--fill-pools", action="store_true", help="fill smaller pools by BM25 from all documents"
+    )
+    parser.add_argument(
+        "--corpus",
+        metavar="STORE",
+        help="a corpus memory by this model: its documents join those that systems such as clara_corpus "
+        "search, and what it holds is not compressed again",
+    )
 
 
 def add_alternatives(parser: argparse.ArgumentParser) -> None:
