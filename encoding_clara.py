@@ -81,6 +81,34 @@ def mean_spans(states: Tensor, attention_mask: Tensor, spans: int) -> Tensor:
     return (weights @ states.float()).to(states.dtype)
 
 
+def fewer_tokens(memory: Tensor, count: int | None, pooling: str) -> Tensor:
+    """Memories of a higher compression rate out of longer ones (nested rates).
+
+    Memory tokens are ordered by training, so the first ones are taken. Mean states lie along the text, so
+    neighbouring ones are averaged: up to rounding these are the means of longer spans.
+
+    Args:
+        memory: (..., M, H).
+        count: m tokens of each; None: all.
+        pooling: "memory_tokens" or "mean".
+
+    Returns:
+        (..., m, H) in the memory's dtype.
+
+    Raises:
+        ValueError: If m is not from 1 to M, or spans are averaged and m does not divide M.
+    """
+    size = memory.shape[-2]
+    if count is None or count == size:
+        return memory
+    if not 1 <= count < size or (pooling == "mean" and size % count):
+        rule = "a divisor of" if pooling == "mean" else "from 1 to"
+        raise ValueError(f"`num_memory_tokens` must be {rule} the {size} tokens of a memory, got {count}.")
+    if pooling == "memory_tokens":
+        return memory[..., :count, :]
+    return memory.unflatten(-2, (count, size // count)).float().mean(dim=-2).to(memory.dtype)
+
+
 def alignment_loss(states: Tensor, attention_mask: Tensor, memory: Tensor) -> Tensor:
     """Squared difference of a document's mean state and its mean memory, a mean over N and H (paper eq. 2.3).
 

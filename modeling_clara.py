@@ -13,7 +13,7 @@ from .adapters_clara import wearing
 from .answering_clara import AnsweringMixin
 from .checkpoint_clara import own_names
 from .configuration_clara import ClaraConfig
-from .encoding_clara import ModelLock, alignment_loss, length_groups, mean_spans, positions
+from .encoding_clara import ModelLock, alignment_loss, fewer_tokens, length_groups, mean_spans, positions
 from .inspecting_clara import InspectingMixin
 from .outputs_clara import ClaraOutput
 from .pretrained_clara import ClaraPreTrainedModel
@@ -150,7 +150,7 @@ class ClaraForRetrievalGeneration(InspectingMixin, AnsweringMixin, ClaraPreTrain
             match_input_ids: (Q, Lm) questions that the compressor encodes too, to be scored against all D
                 passages (in-batch contrastive training of the space).
             match_attention_mask: (Q, Lm).
-            num_memory_tokens: Use only the first so many tokens of every memory (nested compression).
+            num_memory_tokens: Use so many tokens of every memory (nested rates; see `fewer_tokens`).
             num_items_in_batch: Divides the summed loss, instead of the labels (gradient accumulation).
             **kwargs: For the base's own forward (inputs_embeds, past_key_values, use_cache, …).
 
@@ -169,9 +169,9 @@ class ClaraForRetrievalGeneration(InspectingMixin, AnsweringMixin, ClaraPreTrain
             documents = (document_input_ids, document_attention_mask)
             memory, encoded = self._compress_candidates(documents, (match_input_ids, match_attention_mask))
             memory = memory.unsqueeze(1) if document_indices is None else memory[document_indices]
-        memory = memory[..., :num_memory_tokens, :]
+        memory = self._fewer(memory, num_memory_tokens)
         if query_input_ids is not None:
-            query = self.reason(query_input_ids, query_attention_mask)[:, : memory.shape[-2]]
+            query = self._fewer(self.reason(query_input_ids, query_attention_mask), num_memory_tokens)
             scores = cosine_scores(query, memory)
             slots = int((input_ids[0] == SLOT_ID).sum())
             memory, indices = self._choose(scores, memory, memory_mask, slots)
@@ -181,6 +181,9 @@ class ClaraForRetrievalGeneration(InspectingMixin, AnsweringMixin, ClaraPreTrain
         mask = input_ids.new_ones(input_ids.shape) if attention_mask is None else attention_mask
         loss, logits = self._answer(embeds, mask, labels, num_items_in_batch, **kwargs)
         return ClaraOutput(loss=loss, logits=logits, scores=scores, indices=indices, **encoded)
+
+    def _fewer(self, memory: Tensor, count: int | None) -> Tensor:
+        return fewer_tokens(memory, count, self.config.pooling)
 
     def _compress_candidates(
         self, documents: tuple[Tensor, Tensor | None], questions: tuple[Tensor | None, Tensor | None]

@@ -143,7 +143,7 @@ class ClaraProcessor(ProcessorMixin):
             questions: B questions.
             k: Documents a question, one number or one for each question.
             answers: B answers; None leaves the prompt open for generation. The prompt's ids are the same.
-            num_memory_tokens: Slots a document, M by default (fewer: a prefix of the memory).
+            num_memory_tokens: Slots a document, M by default (fewer: nested rates).
 
         Returns:
             `input_ids`, `attention_mask`, and with answers `labels` (-100 outside the answer), each (B, L).

@@ -85,8 +85,7 @@ class PretrainingCollator:
         target_max_length: Targets are cut to this many tokens at a word's end; a question and answer never
             are.
         match_questions: Give also one question of each document that has some, for contrastive training.
-        num_memory_tokens: Rates to train at once: each batch draws one of these numbers of first memory
-            tokens.
+        num_memory_tokens: Rates to train at once: each batch draws one of these numbers of memory tokens.
         seed: Seed of the draws.
     """
 

@@ -10,6 +10,7 @@ from clara.encoding_clara import (
     alignment_loss,
     evaluating,
     every_module,
+    fewer_tokens,
     length_buckets,
     length_groups,
     mean_spans,
@@ -47,6 +48,23 @@ def test_a_text_shorter_than_the_spans_repeats_tokens():
     states = tensor([[[1.0], [2.0]]])
     assert mean_spans(states, torch.ones(1, 2), 4).tolist() == [[[1.0], [1.0], [2.0], [2.0]]]
     assert mean_spans(states[:, :1], torch.ones(1, 1), 3).tolist() == [[[1.0]] * 3]
+
+
+def test_fewer_tokens_are_a_prefix_or_the_means_of_longer_spans():
+    memory = torch.arange(8.0).view(1, 4, 2)
+    assert fewer_tokens(memory, 2, "memory_tokens").tolist() == memory[:, :2].tolist()
+    assert fewer_tokens(memory, 2, "mean").tolist() == [[[1.0, 2.0], [5.0, 6.0]]]
+    assert fewer_tokens(memory, None, "mean") is memory and fewer_tokens(memory, 4, "mean") is memory
+    states, mask = torch.randn(2, 16, 3), torch.ones(2, 16)
+    longer = fewer_tokens(mean_spans(states, mask, 8), 2, "mean")
+    torch.testing.assert_close(longer, mean_spans(states, mask, 2))
+    assert fewer_tokens(memory.bfloat16(), 1, "mean").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("count", "pooling"), [(3, "mean"), (0, "mean"), (8, "mean"), (5, "memory_tokens")])
+def test_rates_that_a_memory_cannot_have(count, pooling):
+    with pytest.raises(ValueError, match=rf"`num_memory_tokens` must be .* the 4 tokens.* got {count}"):
+        fewer_tokens(torch.ones(1, 4, 2), count, pooling)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

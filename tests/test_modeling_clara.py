@@ -321,6 +321,16 @@ def test_a_prefix_of_the_memory_tokens(shared_model, pools, encoded):
 
 
 @torch.no_grad()
+def test_nested_rates_of_mean_states_cover_the_whole_text(base, encoded):
+    model = make_model(base, pooling="mean")
+    memory = model.compress(**encoded["documents"])
+    batch = model.processor.encode_prompts(QUESTIONS, 1, ANSWERS, num_memory_tokens=2)
+    halves = memory[:3].unflatten(1, (2, 2)).mean(2)
+    out = model(memory=memory[:3].unsqueeze(1), num_memory_tokens=2, **batch)
+    torch.testing.assert_close(out.loss, model(memory=halves.unsqueeze(1), **batch).loss)
+
+
+@torch.no_grad()
 def test_gumbel_noise_only_while_training(base, pools, encoded):
     model = make_model(base, retrieval_estimator="gumbel", lora_dropout=0.0, retrieval_temperature=1.0)
     query = {f"query_{key}": value for key, value in encoded["questions"].items()}

@@ -434,6 +434,11 @@ def test_several_rates_train_at_once(base, tmp_path, stage):
     assert len(logs(trainer, "loss")) == 4
 
 
+def test_a_rate_that_mean_pooling_cannot_make_is_refused_before_training(base, tmp_path):
+    with pytest.raises(ValueError, match="must be a divisor of the 4 tokens of a memory, got 3"):
+        make_trainer(plain(base, pooling="mean"), tmp_path, num_memory_tokens=[3])
+
+
 def test_a_prefix_of_the_memory_trains_its_tokens_alone(base, tmp_path):
     """With one memory token of four, the other three get no gradient: no token sees those after it."""
     trainer = make_trainer(plain(base), tmp_path, num_memory_tokens=[1], alignment_weight=0.0)

@@ -36,8 +36,8 @@ class ClaraTrainingConfig(TrainingArguments):
         max_answers: Pretraining: at most this many single questions of a document in an epoch.
         target_max_length: Pretraining: longest target in tokens.
         documents_per_question: Instruction tuning: documents shown with a question.
-        num_memory_tokens: Numbers of first memory tokens to train at once (nested compression rates); empty:
-            all.
+        num_memory_tokens: Numbers of memory tokens to train at once (nested compression rates): of memory
+            tokens the first ones, of mean states averages of neighbours; empty: all.
         bucket_by_length: Batch rows of similar length.
         memory_folder: End to end: where the candidates' memories are stored; None: `output_dir`/memory.
         samples: Answers generated and logged at each evaluation.

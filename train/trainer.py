@@ -14,6 +14,7 @@ from transformers import Trainer, TrainerCallback
 
 from ..data.collation import RecordDataset
 from ..data.records import PretrainingRecord, QuestionRecord
+from ..encoding_clara import fewer_tokens
 from .arguments import ClaraTrainingConfig
 from .checkpoints import last_complete_checkpoint
 from .checks import check_rows
@@ -266,10 +267,13 @@ def check_model(model: Any, args: ClaraTrainingConfig) -> None:
     """Checks what a run needs of the model and of the launch.
 
     Raises:
-        ValueError: If the model has no processor, or one process would drive several GPUs.
+        ValueError: If the model has no processor or cannot make a rate of `num_memory_tokens`, or one process
+            would drive several GPUs.
     """
     if model.processor is None:
         raise ValueError("`model` has no processor: load it with from_pretrained or from_base.")
+    for count in args.num_memory_tokens:
+        fewer_tokens(torch.empty(model.config.num_memory_tokens, 1), count, model.config.pooling)
     if args.n_gpu > 1:
         raise ValueError(
             f"One process would drive {args.n_gpu} GPUs: start one a GPU with `accelerate launch`, or make "
