@@ -128,6 +128,12 @@ def stir(model, scale=0.1, seed=3):
     return model
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """Every test draws the same numbers in every run."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     return make_tokenizer()

@@ -37,9 +37,11 @@ def test_int4_has_a_scale_for_each_group():
 
 @pytest.mark.parametrize(("dtype", "most"), [("int8", 0.5 / 127), ("int4", 0.52 / 7)])
 def test_the_error_is_half_a_step_at_most(dtype, most):
-    memory = torch.randn(50, 3, 128) * torch.logspace(-20, 20, 50).view(-1, 1, 1)
+    generator = torch.Generator().manual_seed(0)
+    memory = torch.randn(500, 3, 128, generator=generator) * torch.logspace(-20, 20, 500).view(-1, 1, 1)
     error = (unpack(pack(memory, dtype), dtype) - memory).abs().amax(-1)
-    assert (error <= most * memory.abs().amax(-1)).all()
+    rounding = 1 + 1e-4  # of float32, in values of up to 127 steps
+    assert (error <= rounding * most * memory.abs().amax(-1)).all()
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int4"])
