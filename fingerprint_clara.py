@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -32,28 +33,33 @@ def model_fingerprint(model: nn.Module) -> str:
         model: A model with a compressor.
 
     Returns:
-        64 hexadecimal digits, computed once for a state of the compressor.
+        64 hexadecimal digits, computed once for a state of the compressor and its configuration.
     """
     own = [p for name, p in model.own_parameters().items() if name == "memory_tokens"]
     compressor = adapter_parameters(model.decoder, ["compressor"]) + own
-    state = tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in compressor)
+    head = _head(model.config)
+    state = (head, *((p.data_ptr(), 0 if p.is_inference() else p._version) for p in compressor))
     known = _known.get(model)
     if known is None or known[0] != state:
-        known = (state, _digest(model, compressor))
+        known = (state, _digest(model, head, compressor))
         _known[model] = known
     return known[1]
 
 
-@torch.no_grad()
-def _digest(model: nn.Module, compressor: list[Tensor]) -> str:
-    config = model.config
+def _head(config: Any) -> str:
+    """The fields of the configuration that change a memory."""
     head = (config.pooling, config.num_memory_tokens, config.doc_max_length, config.text_config.model_type)
     changed = {
         name: getattr(config, name)
         for name in MEMORY_FIELDS
         if getattr(config, name) != getattr(type(config), name)
     }
-    digest = hashlib.sha256((repr(head) + (repr(changed) if changed else "")).encode())
+    return repr(head) + (repr(changed) if changed else "")
+
+
+@torch.no_grad()
+def _digest(model: nn.Module, head: str, compressor: list[Tensor]) -> str:
+    digest = hashlib.sha256(head.encode())
     names, samples = [], []
     for name, parameter in _base_parameters(model.decoder):
         names.append(f"{name}{tuple(parameter.shape)}")

@@ -44,3 +44,10 @@ def test_an_error_inside_leaves_the_model_as_it_was(shared_model):
         raise RuntimeError
     assert shared_model.config.num_memory_tokens == 4
     assert len(shared_model.memory_tokens) == 4
+
+
+def test_a_rate_has_a_fingerprint_of_its_own(model):
+    own = model.memory_fingerprint()
+    with at_rate(model, 2):
+        assert model.memory_fingerprint() != own
+    assert model.memory_fingerprint() == own
