@@ -30,6 +30,14 @@ class BuildingMixin:
         """Identity of what makes memories: base, compressor, memory tokens, pooling (no other adapter)."""
         return model_fingerprint(self)
 
+    def memory_shape(self) -> tuple[int, int]:
+        """(M, H) of a memory."""
+        return self.config.num_memory_tokens, self.config.get_text_config().hidden_size
+
+    def memory_base(self) -> dict[str, str | None]:
+        """Name and revision of the base, as a corpus memory records them."""
+        return {"name": self.config.base_model_name_or_path, "revision": self.config.base_model_revision}
+
     @torch.no_grad()
     def build_memory(
         self,
@@ -91,14 +99,12 @@ class BuildingMixin:
         )
         checked = check_passages(len(passages.texts), *columns)
         dtype = format_name(dtype or self.dtype)
-        base = {"name": self.config.base_model_name_or_path, "revision": self.config.base_model_revision}
         if dtype == RECOMPUTE:
-            shape = (self.config.num_memory_tokens, self.config.get_text_config().hidden_size)
             return CorpusMemory.of_texts(
-                shape,
+                self.memory_shape(),
                 checked,
                 self.memory_fingerprint(),
-                base,
+                self.memory_base(),
                 partial(self.compress_texts, dtype=torch.float32),
             )
         memory = self.compress_texts(passages.texts, batch_size, read_dtype(dtype), show_progress)
@@ -107,7 +113,7 @@ class BuildingMixin:
             *columns,
             dtype=dtype,
             fingerprint=self.memory_fingerprint(),
-            base=base,
+            base=self.memory_base(),
         )
 
     @torch.no_grad()
@@ -119,9 +125,8 @@ class BuildingMixin:
         show_progress: bool = False,
     ) -> Tensor:
         """Texts of at most `doc_max_length` tokens to memories (N, M, H) on the CPU, by similar length."""
-        config, processor = self.config, self._processor()
-        shape = (len(texts), config.num_memory_tokens, config.get_text_config().hidden_size)
-        memory = torch.empty(shape, dtype=dtype or self.dtype)
+        processor = self._processor()
+        memory = torch.empty(len(texts), *self.memory_shape(), dtype=dtype or self.dtype)
         with tqdm(total=len(texts), desc="compressing", unit="passage", disable=not show_progress) as bar:
             for rows in length_buckets(texts, batch_size):
                 batch = processor.encode_documents([texts[row] for row in rows]).to(self.device)

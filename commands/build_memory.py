@@ -141,11 +141,10 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _sizes(corpus: Any, model: ClaraForRetrievalGeneration) -> tuple:
-    from ..data.bulk.plan import memory_shape
     from ..data.bulk.sizes import count_passages, sizes
 
     passages, exact = count_passages(corpus, model.processor.split_documents)
-    return corpus, passages, exact, sizes(passages, corpus.text_bytes, memory_shape(model))
+    return corpus, passages, exact, sizes(passages, corpus.text_bytes, model.memory_shape())
 
 
 def _plan(corpus: Any, model: ClaraForRetrievalGeneration, arguments: argparse.Namespace) -> Plan:

@@ -119,9 +119,7 @@ def run(arguments: argparse.Namespace) -> None:
         max_new_tokens=arguments.max_new_tokens,
         compression_rate=model.config.compression_rate,
         encoder=arguments.encoder,
-        memory_folder=memory_folder(
-            arguments.output, model, benchmark.documents, None if store is None else store.stored_dtype
-        ),
+        memory_folder=memory_folder(arguments.output, model, benchmark.documents, store),
         seed=arguments.seed,
         open_corpus=arguments.milvus and partial(fill_milvus, uri=arguments.milvus),
     )

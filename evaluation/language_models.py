@@ -58,8 +58,7 @@ class ClaraModel:
         """SHA-256 over base, all three adapters, memory tokens, connector, and a store's other format."""
         model = self._model
         digest = hashlib.sha256(model.memory_fingerprint().encode())
-        if self._store is not None and self._store.stored_dtype != format_name(model.dtype):
-            digest.update(self._store.stored_dtype.encode())
+        digest.update("".join(other_format(model, self._store)).encode())
         for parameter in [*adapter_parameters(model.decoder), *model.own_parameters().values()]:
             digest.update(parameter.detach().to(torch.bfloat16).cpu().contiguous().view(torch.uint8).numpy())
         return digest.hexdigest()
@@ -133,8 +132,16 @@ class ClaraModel:
         return [text.strip() for text in texts]
 
 
+def other_format(model: ClaraForRetrievalGeneration, store: CorpusMemory | None) -> list[str]:
+    """The format in which a store keeps memories, if there is one and it is not the model's dtype."""
+    return [] if store is None or store.stored_dtype == format_name(model.dtype) else [store.stored_dtype]
+
+
 def memory_folder(
-    output: Path, model: ClaraForRetrievalGeneration, documents: Sequence[str], dtype: str | None = None
+    output: Path,
+    model: ClaraForRetrievalGeneration,
+    documents: Sequence[str],
+    store: CorpusMemory | None = None,
 ) -> Path:
     """A folder for each compressor, list of documents and format, so that no run meets another's memories.
 
@@ -142,10 +149,9 @@ def memory_folder(
         output: where the folder goes.
         model: compresses.
         documents: what is compressed.
-        dtype: format of the memories; None: the model's.
+        store: as of `ClaraModel`; decides the format.
     """
-    named = [] if dtype in (None, format_name(model.dtype)) else [dtype]
-    key = json.dumps([model.memory_fingerprint(), list(documents), *named])
+    key = json.dumps([model.memory_fingerprint(), list(documents), *other_format(model, store)])
     return output / f"memory-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 

@@ -120,14 +120,9 @@ def test_a_stored_corpus_joins_the_documents(checkpoint, rows, tmp_path, monkeyp
     words = ["--systems", "clara,clara_corpus", "--corpus", str(tmp_path / "store")]
     run(checkpoint, rows, tmp_path / "out", *words, "--retrieval-top-k", "8")
     assert sorted(compressed) == sorted(DOCUMENTS[1:])
-    heads, found = zip(
-        *(
-            (tmp_path / "out" / "predictions" / f"{name}.jsonl").read_text().split("\n", 1)
-            for name in ("clara", "clara_corpus")
-        ),
-        strict=True,
-    )
-    documents = [{d for line in part.splitlines() for d in json.loads(line)["documents"]} for part in found]
+    files = [tmp_path / "out" / "predictions" / f"{name}.jsonl" for name in ("clara", "clara_corpus")]
+    rows_of = [file.read_text().splitlines()[1:] for file in files]
+    documents = [{d for line in lines for d in json.loads(line)["documents"]} for lines in rows_of]
     added = {len(DOCUMENTS), len(DOCUMENTS) + 1}
     assert not documents[0] & added and documents[1] & added
     with pytest.raises(ValueError, match="another run .it differs in questions"):

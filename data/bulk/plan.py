@@ -126,22 +126,16 @@ def shard_length(corpus: Corpus, shard: int) -> int:
 
 def plan_for(model: Any, corpus: Corpus, dtype: str, batch_size: int, threads: int) -> Plan:
     """The plan of a build with a model: identity and shape of its memories, and its kind of device."""
-    config = model.config
     return Plan(
         corpus,
         model.memory_fingerprint(),
-        {"name": config.base_model_name_or_path, "revision": config.base_model_revision},
-        memory_shape(model),
+        model.memory_base(),
+        list(model.memory_shape()),
         dtype,
         batch_size,
         threads,
         model.device.type,
     )
-
-
-def memory_shape(model: Any) -> list[int]:
-    """`[M, H]` of a model's memories."""
-    return [model.config.num_memory_tokens, model.config.get_text_config().hidden_size]
 
 
 def begin(folder: Path, plan: Plan) -> None:

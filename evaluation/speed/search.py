@@ -40,8 +40,9 @@ def bench_search(model: Any, sizes: Sizes, repeats: int, roof: Roof) -> Section:
 
 def random_memory(model: Any, count: int) -> CorpusMemory:
     """N memories of random numbers in the model's shape and dtype."""
-    shape = (count, model.config.num_memory_tokens, model.config.get_text_config().hidden_size)
-    values = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(model.dtype)
+    values = torch.randn(count, *model.memory_shape(), generator=torch.Generator().manual_seed(0)).to(
+        model.dtype
+    )
     return CorpusMemory(values, [str(index) for index in range(count)])
 
 
