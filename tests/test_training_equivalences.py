@@ -5,7 +5,6 @@ import torch
 from clara.data.collation import Item, PretrainingCollator
 from clara.prompts_clara import answer_prompt
 from clara.retrieval_clara import cosine_scores, gather, select, soft_topk
-from clara.train.memories import places_of
 from clara.train.stages import STAGES, prepare_stage
 from conftest import make_model, save_base
 from torch import tensor
@@ -41,9 +40,9 @@ def of(found, adapter):
 
 def test_stored_memories_give_what_compressing_on_the_way_gives(trainer):
     model, batch = trainer.model.train(), stored_batch(trainer)
-    texts = list(places_of(QUESTION_ROWS))
+    texts = list(dict.fromkeys(text for record in QUESTION_ROWS for text in record.documents))
     documents = model.processor.encode_documents(texts)
-    places = places_of(QUESTION_ROWS)
+    places = {text: place for place, text in enumerate(texts)}
     rows = [QUESTION_ROWS[row] for row in (0, 1, 6)]
     indices = torch.zeros(batch["memory_mask"].shape, dtype=torch.long)
     for row, record in enumerate(rows):

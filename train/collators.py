@@ -11,7 +11,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from ..data.collation import SIGNALS, InstructionCollator, Item, PretrainingCollator
 from ..data.records import QuestionRecord
 from .arguments import ClaraTrainingConfig
-from .memories import EndToEndCollator, places_of, store_candidates
+from .memories import EndToEndCollator, store_candidates
 
 
 @dataclass
@@ -64,7 +64,5 @@ def _end_to_end(
     if getattr(model, "hf_device_map", None) is None and not is_deepspeed_zero3_enabled():
         model.to(args.device)
     with args.main_process_first(local=False, desc="compressing the candidates"):
-        memory = store_candidates(model, records, folder, batch_size=args.per_device_eval_batch_size)
-    return EndToEndCollator(
-        model.processor, memory, places_of(records), model.config.retrieval_top_k, **shared
-    )
+        memory, places = store_candidates(model, records, folder, batch_size=args.per_device_eval_batch_size)
+    return EndToEndCollator(model.processor, memory, places, model.config.retrieval_top_k, **shared)

@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 
 def store_candidates(
     model: Any, records: Iterable[QuestionRecord], folder: str | os.PathLike, batch_size: int = 32
-) -> CorpusMemory:
-    """Compresses every candidate document of the records once, or opens the store where that was done.
+) -> tuple[CorpusMemory, dict[str, int]]:
+    """Compresses every candidate document of the records once, or opens a store that holds them all.
 
     A candidate is one memory: what lies beyond its first passage (`doc_max_length` tokens) is cut off, as in
     the paper, and counted in the log.
@@ -30,39 +30,43 @@ def store_candidates(
     Args:
         model: The model whose (frozen) compressor makes the memories.
         records: Questions with their candidates.
-        folder: Where the store is kept. One made by another compressor, or for other documents, is an error.
+        folder: Where the store is kept; any store of these passages will do, such as a whole corpus' of
+            `clara build-memory`.
         batch_size: Passages compressed at once.
 
     Returns:
-        A store whose `document_ids` are "0", "1", … in the order in which the texts first occur.
+        The store, and the place in it of each candidate's text.
 
     Raises:
-        ValueError: If the folder holds a store of another compressor or of other documents.
+        ValueError: If the folder holds a store of another compressor, or one that lacks a candidate.
     """
-    texts = list(places_of(records))
-    passages = Passages()
-    cut = 0
-    for index, parts in enumerate(model.processor.split_documents(texts)):
-        passages.add(str(index), parts[:1], {})
-        cut += len(parts) > 1
+    first = first_passages(model.processor, records)
+    if not os.path.isfile(os.path.join(folder, MANIFEST)):
+        passages = Passages()
+        for place, text in enumerate(dict.fromkeys(first.values())):
+            passages.add(str(place), [text], {})
+        memory = model.compress_passages(passages, batch_size=batch_size, show_progress=True)
+        memory.save_pretrained(folder)
+    else:
+        memory = model.load_memory(os.fspath(folder))
+    known = {text: place for place, text in enumerate(memory.texts)}
+    missing = [text for text in first.values() if text not in known]
+    if missing:
+        raise ValueError(
+            f"{folder} holds no memory of {len(missing)} of the {len(first)} candidates, first "
+            f"{missing[0]!r:.80}: name another `memory_folder`, or remove it."
+        )
+    return memory, {text: known[passage] for text, passage in first.items()}
+
+
+def first_passages(processor: ClaraProcessor, records: Iterable[QuestionRecord]) -> dict[str, str]:
+    """Each candidate's text and its first passage, in the order in which the texts first occur."""
+    texts = list(dict.fromkeys(text for record in records for text in record.documents))
+    parts = processor.split_documents(texts)
+    cut = sum(len(part) > 1 for part in parts)
     if cut:
         logger.warning("%d of %d candidates exceed doc_max_length and were cut", cut, len(texts))
-    if os.path.isfile(os.path.join(folder, MANIFEST)):
-        memory = model.load_memory(os.fspath(folder))
-        if list(memory.texts) != passages.texts:
-            raise ValueError(
-                f"{folder} holds the memories of other documents: name another `memory_folder` or remove it."
-            )
-        return memory
-    memory = model.compress_passages(passages, batch_size=batch_size, show_progress=True)
-    memory.save_pretrained(folder)
-    return memory
-
-
-def places_of(records: Iterable[QuestionRecord]) -> dict[str, int]:
-    """Each candidate's text and its place in the store: the order in which the texts first occur."""
-    texts = dict.fromkeys(text for record in records for text in record.documents)
-    return {text: place for place, text in enumerate(texts)}
+    return {text: part[0] for text, part in zip(texts, parts, strict=True)}
 
 
 @dataclass
