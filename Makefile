@@ -50,6 +50,7 @@ experiments: $(BASE) $(TOOLS)
 	$(call SMALL,passage-order,$(FEW))
 	$(call SMALL,joint-training,$(FEW) --steps 2 --pool-size 6 --runs $(EXPERIMENTS)/runs)
 	$(call SMALL,scaling-curve,$(FEW) --points 1=$(JOINT)/generator-alone/$(FINAL) 2=$(JOINT)/joint/$(FINAL))
+	$(call SMALL,nested-rates,$(FEW) --models one=$(JOINT)/generator-alone/$(FINAL) other=$(JOINT)/joint/$(FINAL) --memory-tokens 16 4)
 	$(call SMALL,ablations,--limit 4 --max-new-tokens 4 --steps 1 --pool-size 6 --runs $(EXPERIMENTS)/runs)
 
 lint: $(TOOLS)

@@ -25,6 +25,7 @@ EXPERIMENTS = {
     "facts-by-rate": "information kept against compression rate: dates, numbers and names apart",
     "k-at-test": "how many documents to read at test time",
     "memory-dtypes": "memories stored as bf16, int8 and int4: what fewer bytes cost retrieval and answers",
+    "nested-rates": "several compression rates trained at once against one, read at each rate",
     "passage-order": "long documents: passages in order or shuffled, recall over length",
     "scaling-curve": "examples seen against held-out loss and answers, extrapolated",
     "logit-lens": "which words a question's memory decodes to",

@@ -19,7 +19,9 @@ RECORDS = [
 
 def arguments(**kwargs):
     fields = {"files": None, "limit": 3, "retrieval_top_k": 2, "max_passages": 60, "max_new_tokens": 2}
-    return argparse.Namespace(**{**fields, "batch_size": 2, "no_text": False, "seed": 0, **kwargs})
+    return argparse.Namespace(
+        **{**fields, "per_document": None, "batch_size": 2, "no_text": False, "seed": 0, **kwargs}
+    )
 
 
 def test_chance_is_hypergeometric():
@@ -69,3 +71,28 @@ def test_measure_page_and_picture(shared_model, tmp_path):
 def test_no_long_document_is_an_error(shared_model):
     with pytest.raises(ValueError, match="order needs two"):
         passage_order.measure(arguments(max_passages=1), shared_model)
+
+
+def test_questions_of_a_document_are_limited():
+    kept = passage_order.first_of_documents(RECORDS, 1)
+    assert [record.question for record in kept] == [RECORDS[0].question, RECORDS[2].question, "Short?"]
+    assert (
+        passage_order.first_of_documents(RECORDS, 2)
+        == passage_order.first_of_documents(RECORDS, None)
+        == RECORDS
+    )
+    with pytest.raises(ValueError, match="`--per-document`"):
+        passage_order.first_of_documents(RECORDS, 0)
+
+
+def test_the_limit_counts_the_questions_that_are_left_of_each_file(tmp_path):
+    asked = '[{"question": "a%d?", "answers": ["x"]}, {"question": "b?", "answers": ["y"]}]'
+    row = f'{{"document": "%s", "qa": {asked}}}'
+    for name in ("one", "two"):
+        lines = [row % (f"{name} text {number}", number) for number in range(3)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    files = [str(tmp_path / "one.jsonl"), str(tmp_path / "two.jsonl")]
+    records, source = passage_order.long_rows(arguments(files=files, limit=2, per_document=1))
+    assert [record.question for record in records] == ["a0?", "a1?"] * 2
+    assert source == "one.jsonl, two.jsonl"
+    assert len(passage_order.long_rows(arguments(files=files, limit=5))[0]) == 10

@@ -8,6 +8,7 @@ BM25 and chance.
 """
 
 import argparse
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the experiment's options."""
     parser.add_argument("--files", nargs="+", help="rows with `document` and `qa` (default: samples, joined)")
     parser.add_argument("--limit", type=int, default=100, metavar="N", help="questions a file (default: 100)")
+    parser.add_argument(
+        "--per-document", type=int, metavar="N", help="questions of a document at most (default: all)"
+    )
     parser.add_argument("--retrieval-top-k", type=int, default=5, metavar="K", help="passages found")
     parser.add_argument(
         "--max-passages", type=int, default=40, metavar="N", help="leave out longer documents"
@@ -79,9 +83,35 @@ def measure(arguments: argparse.Namespace, model: ClaraForRetrievalGeneration) -
 
 def long_rows(arguments: argparse.Namespace) -> tuple[list[QuestionRecord], str]:
     """Questions over one long document each, and their source."""
+    most = arguments.per_document
     if arguments.files is None:
-        return sample_long_questions()[: arguments.limit], f"{SAMPLE_NAME}, passages joined"
-    return question_rows(arguments.files, arguments.limit)
+        records = first_of_documents(sample_long_questions(), most)
+        return records[: arguments.limit], f"{SAMPLE_NAME}, passages joined"
+    files = [
+        first_of_documents(question_rows([file])[0], most)[: arguments.limit] for file in arguments.files
+    ]
+    return [record for file in files for record in file], ", ".join(
+        Path(file).name for file in arguments.files
+    )
+
+
+def first_of_documents(records: Sequence[QuestionRecord], most: int | None) -> list[QuestionRecord]:
+    """The records without those of a document that already has `most`; None: all.
+
+    Raises:
+        ValueError: If `most` is below 1.
+    """
+    if most is None:
+        return list(records)
+    if most < 1:
+        raise ValueError(f"`--per-document` must be at least 1, got {most}.")
+    counts: Counter[str] = Counter()
+    kept = []
+    for record in records:
+        counts[record.documents[0]] += 1
+        if counts[record.documents[0]] <= most:
+            kept.append(record)
+    return kept
 
 
 class LongDocuments:
