@@ -136,7 +136,7 @@ class ClaraForRetrievalGeneration(InspectingMixin, AnsweringMixin, ClaraPreTrain
         all given memories fill the slots in order. `memory` is given, or documents to compress on the way.
 
         Args:
-            input_ids: (B, L) prompts with memory slots, then answers.
+            input_ids: (B, L) prompts with memory slots, then answers. None with questions: scores alone.
             attention_mask: (B, L).
             position_ids: (B, L), for the plain forward; with memories they follow from the mask.
             labels: (B, L), -100 where there is no label. Logits are computed at labelled positions only.
@@ -173,6 +173,8 @@ class ClaraForRetrievalGeneration(InspectingMixin, AnsweringMixin, ClaraPreTrain
         if query_input_ids is not None:
             query = self._fewer(self.reason(query_input_ids, query_attention_mask), num_memory_tokens)
             scores = cosine_scores(query, memory)
+            if input_ids is None:
+                return ClaraOutput(scores=scores, **encoded)
             slots = int((input_ids[0] == SLOT_ID).sum())
             memory, indices = self._choose(scores, memory, memory_mask, slots)
         elif memory_mask is not None:

@@ -38,7 +38,7 @@ class StepFlops:
 
     def tokens(self, batch: Mapping[str, Tensor]) -> int:
         """Tokens that pass through the body: documents, questions (each with memory tokens) and prompts."""
-        count = int(batch["attention_mask"].sum())
+        count = int(batch["attention_mask"].sum()) if "attention_mask" in batch else 0
         for name in ("document_attention_mask", "query_attention_mask", "match_attention_mask"):
             if name in batch:
                 count += int(batch[name].sum()) + len(batch[name]) * self.num_memory_tokens
@@ -46,7 +46,7 @@ class StepFlops:
 
     def __call__(self, batch: Mapping[str, Tensor]) -> float:
         """Operations of one forward and backward pass over a batch."""
-        labelled = int((batch["labels"] != IGNORE_INDEX).sum())
+        labelled = int((batch["labels"] != IGNORE_INDEX).sum()) if "labels" in batch else 0
         return 4.0 * (self.body * self.tokens(batch) + self.head * labelled)
 
 

@@ -31,6 +31,7 @@ from .stages import adapter_gradient_norms, prepare_stage
 from .throughput import Throughput, device_peak_tflops
 
 Records = Sequence[PretrainingRecord] | Sequence[QuestionRecord]
+ANSWER = ("input_ids", "attention_mask", "labels")
 LOW_PRECISION = (torch.bfloat16, torch.float16)
 
 
@@ -66,7 +67,9 @@ class ClaraTrainer(SavingMixin, Trainer):
         **kwargs: Any,
     ) -> None:
         check_model(model, args)
-        prepare_stage(model, args.stage, args.starts, args.seed, args.frozen)
+        self._ranks_only = args.stage == "end_to_end" and not args.generation_weight
+        frozen = {*args.frozen, *(["generator"] if self._ranks_only else [])}
+        prepare_stage(model, args.stage, args.starts, args.seed, sorted(frozen))
         train, evaluation = as_dataset(train_dataset), as_dataset(eval_dataset)
         if data_collator is None:
             records = [record for rows in every_dataset(train, evaluation) for record in rows.records]
@@ -126,6 +129,8 @@ class ClaraTrainer(SavingMixin, Trainer):
         """
         rows, positives = inputs.pop("rows").tolist(), inputs.pop("positives", None)
         own = inputs.pop("match_indices", None)
+        if self._ranks_only and self.model.training:  # no pass through the generator
+            inputs = {key: inputs[key] for key in inputs if key not in ANSWER}
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
         if own is not None:
             positives = functional.one_hot(own, outputs.match_scores.shape[-1]).bool()
@@ -141,7 +146,9 @@ class ClaraTrainer(SavingMixin, Trainer):
         self._note(inputs, outputs, positives)
         return (loss, outputs) if return_outputs else loss
 
-    def _answer_loss(self, outputs: Any, num_items: Tensor | int | None) -> Tensor:
+    def _answer_loss(self, outputs: Any, num_items: Tensor | int | None) -> Tensor | float:
+        if outputs.loss is None:
+            return 0.0
         everywhere = num_items is not None and self.args.average_tokens_across_devices
         return self.args.generation_weight * outputs.loss * (self.args.world_size if everywhere else 1)
 
