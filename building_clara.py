@@ -1,6 +1,6 @@
 """Documents in, corpus memory out: splitting, compressing in batches of similar length, storing, opening.
 
-Letters of the shapes: N passages, M memory tokens, H hidden width.
+Letters of the shapes: N passages, T questions, M memory tokens, H hidden width.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from .documents_clara import Document, Passages, to_passages
 from .encoding_clara import evaluating, length_buckets
 from .fingerprint_clara import model_fingerprint
 from .formats_clara import format_name, read_dtype
+from .index_questions_clara import learned_and_tests
 from .memory_clara import CorpusMemory
 from .passages_clara import check_passages
 from .processing_clara import ClaraProcessor
@@ -134,6 +135,51 @@ class BuildingMixin:
                     memory[rows] = self.compress(**batch).to(memory)
                 bar.update(len(rows))
         return memory
+
+    @torch.no_grad()
+    def reason_texts(self, questions: list[str], batch_size: int = 32) -> Tensor:
+        """Questions to their memories (T, M, H), float32 on the CPU, by similar length."""
+        memory = torch.empty(len(questions), *self.memory_shape())
+        for rows in length_buckets(questions, batch_size):
+            batch = self._processor().encode_questions([questions[row] for row in rows]).to(self.device)
+            with self.lock, evaluating(self):
+                memory[rows] = self.reason(**batch).to(memory)
+        return memory
+
+    def build_index(
+        self, memory: CorpusMemory, questions: Sequence[str] | None = None, **kwargs: Any
+    ) -> None:
+        """Builds the index of a corpus memory for questions as this model reads them.
+
+        Args:
+            memory: The corpus memory.
+            questions: As of `index_questions`.
+            **kwargs: Of [`CorpusMemory.build_index`]: `kind`, `dimensions`, `recall`, `seed`,
+                `show_progress`.
+        """
+        learned, tests = self.index_questions(memory, questions)
+        memory.build_index(questions=learned, tests=tests, **kwargs)
+
+    def index_questions(
+        self, memory: CorpusMemory, questions: Sequence[str] | None = None, seed: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """What an index is learnt from and what it is tested with.
+
+        Args:
+            memory: The corpus memory; sentences of 1024 passages drawn from it stand for questions.
+            questions: Real ones, at least 4, with which it does better: half of them, 256 at most, are for
+                tests, the others are learnt from beside the sentences. None: an eighth of the sentences are
+                for tests.
+            seed: Of the sentences.
+
+        Returns:
+            Memories (T, M, H) to learn from, and (T', M, H) for tests.
+
+        Raises:
+            ValueError: If there are fewer than 4 questions.
+        """
+        learned, tests = learned_and_tests(memory, questions, seed)
+        return self.reason_texts(learned), self.reason_texts(tests)
 
     def load_memory(self, path: str, **kwargs: Any) -> CorpusMemory:
         """Opens a stored corpus memory, a folder or a Hub dataset repository, made by this compressor.

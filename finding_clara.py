@@ -208,16 +208,20 @@ class FindingMixin(StoredMemory):
         kind: str | None = None,
         dimensions: int = DIMENSIONS,
         questions: Tensor | None = None,
+        tests: Tensor | None = None,
         recall: float = RECALL,
         seed: int = 0,
         show_progress: bool = False,
     ) -> None:
         """Builds the index that `search` then uses; into the folder of a memory that is stored.
 
+        [`BuildingMixin.build_index`] of a model gives it questions to learn from.
+
         Args:
-            kind: `flat`, `sq8`, `ivf_sq8`, `rabitq` or `ivf_rabitq`. None: by the number of passages.
+            kind: One of `index_clara.KINDS`. None: by the number of passages.
             dimensions: Numbers of a sketch.
-            questions: (T, M, H) memories of real questions, by which recall is measured and the number of
+            questions: (T, M, H) memories of questions to learn the sketch from. None: stored memories.
+            tests: (T', M, H) memories of other questions, by which recall is measured and the number of
                 candidates chosen. None: means of two stored memories.
             recall: Recall@5 against exact search to be reached on half of them; `index.recall` says what the
                 other half reaches.
@@ -232,7 +236,7 @@ class FindingMixin(StoredMemory):
         folder = self._whole_store()
         if folder is not None and len(self._shards) > self._stored.shards:
             folder = None  # the store lacks the last rows; the index is saved with them
-        index = build_index(self, kind, dimensions, questions, recall, seed, folder, show_progress)
+        index = build_index(self, kind, dimensions, questions, tests, recall, seed, folder, show_progress)
         if folder is not None:
             with locked(folder):
                 save_index(folder, index, self._entries)

@@ -16,9 +16,10 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .index_clara import FACTORY, Effort, SketchIndex, load_faiss, read_searcher
+from .index_clara import Effort, SketchIndex
+from .searchers_clara import KINDS, load_faiss, read_searcher
 from .shards_clara import ShardEntry, file_sha256, sync
-from .sketch_clara import Sketch
+from .sketch_clara import QuestionSketch
 
 INDEX = "corpus_index.json"
 FORMAT = "clara_corpus_index"
@@ -39,11 +40,12 @@ class IndexEntry:
         index_file: FAISS' file.
         index_bytes: Its size.
         index_sha256: Its digest.
-        sketch_file: The projection, safetensors.
+        sketch_file: The projection of questions, safetensors.
         sketch_bytes: Its size.
         sketch_sha256: Its digest.
         candidates: Documents scored exactly for each one returned.
         cells: Cells looked at.
+        reordered: Codes ordered anew by their sketches.
         recall: `{"at", "mean", "questions", "of"}`, measured against exact search.
     """
 
@@ -60,13 +62,14 @@ class IndexEntry:
     sketch_sha256: str
     candidates: float
     cells: int
+    reordered: int
     recall: dict[str, Any]
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
 
 
 RULES: dict[str, Callable[[Any], bool]] = {
-    "kind": lambda value: value in FACTORY,
+    "kind": lambda value: value in KINDS,
     **dict.fromkeys(
         ("dimensions", "rows", "shards", "index_bytes", "sketch_bytes"),
         lambda value: type(value) is int and value >= 1,
@@ -75,7 +78,7 @@ RULES: dict[str, Callable[[Any], bool]] = {
         ("store", "index_sha256", "sketch_sha256"), lambda value: isinstance(value, str) and len(value) == 64
     ),
     "candidates": lambda value: isinstance(value, int | float) and value >= 1,
-    "cells": lambda value: type(value) is int and value >= 0,
+    **dict.fromkeys(("cells", "reordered"), lambda value: type(value) is int and value >= 0),
     "recall": lambda value: isinstance(value, dict),
     "format": lambda value: value == FORMAT,
     "format_version": lambda value: value == FORMAT_VERSION,
@@ -93,8 +96,7 @@ def save_index(folder: Path, index: SketchIndex, shards: Sequence[ShardEntry]) -
     search_file = folder / "index.tmp"
     load_faiss().write_index(index.searcher, str(search_file))
     sketch_file = folder / "sketch.tmp"
-    tensors = {name: getattr(index.sketch, name) for name in ("mean", "axes", "turn")}
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, sketch_file)
+    save_file({"axes": index.sketch.axes.contiguous()}, sketch_file)
     entry = IndexEntry(
         index.kind,
         index.sketch.dimensions,
@@ -105,6 +107,7 @@ def save_index(folder: Path, index: SketchIndex, shards: Sequence[ShardEntry]) -
         *_publish(sketch_file, "sketch", "safetensors"),
         index.effort.candidates,
         index.effort.cells,
+        index.effort.reordered,
         index.recall or {},
     )
     temporary = folder / f"{INDEX}.tmp"
@@ -207,7 +210,8 @@ def load_index(folder: Path, shards: Sequence[ShardEntry], verify: bool = False)
             f"{folder / entry.index_file} holds (rows, dimensions) {found[:2]}, {place} says "
             f"{(entry.rows, entry.dimensions)}: {REBUILD}."
         )
-    return SketchIndex(entry.kind, sketch, searcher, Effort(entry.candidates, entry.cells), entry.recall)
+    effort = Effort(entry.candidates, entry.cells, entry.reordered)
+    return SketchIndex(entry.kind, sketch, searcher, effort, entry.recall)
 
 
 def _check_file(folder: Path, stem: str, entry: IndexEntry, verify: bool) -> None:
@@ -221,14 +225,13 @@ def _check_file(folder: Path, stem: str, entry: IndexEntry, verify: bool) -> Non
         raise ValueError(f"{path} was altered: {REBUILD}.")
 
 
-def read_sketch(path: Path) -> Sketch:
-    """Reads a projection.
+def read_sketch(path: Path) -> QuestionSketch:
+    """Reads the projection of questions.
 
     Raises:
         ValueError: If the file is damaged.
     """
     try:
-        tensors = load_file(path)
-        return Sketch(tensors["mean"], tensors["axes"], tensors["turn"])
+        return QuestionSketch(load_file(path)["axes"])
     except (SafetensorError, KeyError, RuntimeError) as error:
         raise ValueError(f"{path} is not a readable sketch ({error}): {REBUILD}.") from error

@@ -16,14 +16,17 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .index_clara import Effort, SketchIndex, choose_kind, make_searcher
+from .index_clara import Effort, SketchIndex, choose_kind
 from .search_clara import block_scores, default_block_size, row_norms, unit_rows
-from .sketch_clara import DIMENSIONS, Sketch, learn_sketch, sample_rows
+from .searchers_clara import make_searcher
+from .sketch_clara import DIMENSIONS, DocumentSketch, learn_sketches, sample_rows
 
 RECALL_AT = 5
 RECALL = 0.99
 TESTS = 128
-CANDIDATES = (2, 4, 8, 16, 32, 64, 128, 256, 512)
+CANDIDATES = (2, 4, 8, 16, 20, 32, 48, 64, 128, 256, 512)
+REORDERED = (1024, 2048, 4096)
+SCATTERED = 16  # a byte of a row read somewhere takes as long as so many of those that are scanned
 logger = logging.getLogger(__name__)
 
 
@@ -33,6 +36,7 @@ def build_index(
     kind: str | None = None,
     dimensions: int = DIMENSIONS,
     questions: Tensor | None = None,
+    tests: Tensor | None = None,
     recall: float = RECALL,
     seed: int = 0,
     scratch: Path | None = None,
@@ -44,7 +48,9 @@ def build_index(
         memory: N passages; read in blocks, twice for a sample. The index counts rows, deleted ones included.
         kind: One of `index_clara.KINDS`. None: by N.
         dimensions: Numbers d of a sketch; fewer if D or N are smaller.
-        questions: (T, M, H) memories of real questions, by which recall is measured: half of them choose the
+        questions: (T, M, H) memories of questions to learn the sketch from. None: stored memories, which a
+            trained query reasoner's questions are far from.
+        tests: (T', M, H) memories of other questions, by which recall is measured: half of them choose the
             effort, half say what it reaches. None: means of two stored memories.
         recall: Recall@5 against exact search that the effort must reach on the first half.
         seed: Of all samples.
@@ -53,37 +59,45 @@ def build_index(
 
     Raises:
         ValueError: If `kind` is unknown, `dimensions` is below 2, `recall` not in (0, 1], or the shape of
-            `questions` is wrong.
+            `questions` or `tests` is wrong.
         ModuleNotFoundError: If FAISS is not installed.
     """
     kind = choose_kind(len(memory), kind)
-    _check(memory, dimensions, questions, recall)
+    check_build(memory, dimensions, questions, tests, recall)
+    source = "mean of two stored memories" if tests is None else "given questions"
     width = memory.num_memory_tokens * memory.hidden_size
-    sketch = learn_sketch(len(memory), width, memory.gather, dimensions, seed)
-    tests = mixed_questions(memory, seed) if questions is None else questions
+    documents, asked = learn_sketches(len(memory), width, memory.gather, dimensions, questions, seed)
+    tests = mixed_questions(memory, seed) if tests is None else tests
     rows = 1 + int(memory.rows_of(torch.tensor([len(memory) - 1])))
     with tempfile.TemporaryFile(dir=scratch) as file:
-        sketches = np.memmap(file, np.float32, "w+", shape=(rows, sketch.dimensions))
-        truth = sketch_rows(memory, sketch, tests, sketches, show_progress)
-        index = SketchIndex(kind, sketch, make_searcher(kind, sketches, seed), Effort(1.0, 0))
+        sketches = np.memmap(file, np.float32, "w+", shape=(rows, documents.dimensions))
+        truth = sketch_rows(memory, documents, tests, sketches, show_progress)
+        index = SketchIndex(kind, asked, make_searcher(kind, sketches, seed), Effort(1.0, 0))
         del sketches
     index.effort, found = choose_effort(index, tests, truth, 2 * width, recall)
-    source = "mean of two stored memories" if questions is None else "given questions"
     index.recall = {"at": truth.shape[1], **found, "of": source}
     return index
 
 
-def _check(memory: Any, dimensions: int, questions: Tensor | None, recall: float) -> None:
+def check_build(
+    memory: Any, dimensions: int, questions: Tensor | None, tests: Tensor | None, recall: float
+) -> None:
+    """Checks what an index is to be built from.
+
+    Raises:
+        ValueError: As of `build_index`.
+    """
     if dimensions < 2:
         raise ValueError(f"`dimensions` must be at least 2, got {dimensions}.")
     if not 0 < recall <= 1:
         raise ValueError(f"`recall` must be above 0 and at most 1, got {recall}.")
     shape = (memory.num_memory_tokens, memory.hidden_size)
-    if questions is not None and (tuple(questions.shape[1:]) != shape or len(questions) < 2):
-        raise ValueError(
-            f"`questions` must be (T, M, H) with T of at least 2 and (M, H) = {shape}, got "
-            f"{tuple(questions.shape)}."
-        )
+    for name, given, least in (("questions", questions, 1), ("tests", tests, 2)):
+        if given is not None and (tuple(given.shape[1:]) != shape or len(given) < least):
+            raise ValueError(
+                f"`{name}` must be (T, M, H) with T of at least {least} and (M, H) = {shape}, got "
+                f"{tuple(given.shape)}."
+            )
 
 
 def mixed_questions(memory: Any, seed: int) -> Tensor:
@@ -97,7 +111,7 @@ def mixed_questions(memory: Any, seed: int) -> Tensor:
 
 
 def sketch_rows(
-    memory: Any, sketch: Sketch, tests: Tensor, sketches: np.ndarray, show_progress: bool
+    memory: Any, sketch: DocumentSketch, tests: Tensor, sketches: np.ndarray, show_progress: bool
 ) -> Tensor:
     """Writes the sketch of every row and returns the exact nearest rows (T, K) of the test questions."""
     unit = unit_rows(tests.cpu()).float()
@@ -125,7 +139,8 @@ def choose_effort(
     """The cheapest effort that reaches a recall on the even tests, and what it reaches on the odd ones.
 
     Candidates are scored exactly later, so the recall of a search is that of its candidates. An effort costs
-    the bytes that it touches: codes of the cells looked at, memories of the candidates.
+    the bytes that it touches: codes of the cells looked at, sketches of the codes ordered anew, memories of
+    the candidates.
 
     Args:
         index: A built index.
@@ -141,12 +156,15 @@ def choose_effort(
     k = truth.shape[1]
     most = min(len(index), k * CANDIDATES[-1])
     for cells in _cells(index.num_cells):
-        ranks = _ranks(index.propose(tests, most, cells=cells), truth)
         scanned = len(index) * (cells / index.num_cells if cells else 1.0) * index.code_bytes
-        for factor in CANDIDATES:
-            found = (ranks < factor * k).float().mean(dim=1)
-            cost = scanned + min(most, factor * k) * row_bytes
-            options.append((Effort(float(factor), cells), cost, found))
+        for reordered in REORDERED if index.sketch_bytes else (0,):
+            proposed = index.propose(tests, min(most, reordered or most), cells=cells, reordered=reordered)
+            ranks = _ranks(proposed, truth)
+            for factor in CANDIDATES:
+                found = (ranks < factor * k).float().mean(dim=1)
+                scattered = reordered * index.sketch_bytes + min(most, factor * k) * row_bytes
+                effort = Effort(float(factor), cells, reordered)
+                options.append((effort, scanned + SCATTERED * scattered, found))
     reached = [option for option in options if option[2][::2].mean() >= recall]
     if not reached:
         best = max(float(option[2][::2].mean()) for option in options)

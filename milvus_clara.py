@@ -24,11 +24,11 @@ from torch import Tensor
 from .filters_clara import Where, check_where, passes, to_expression
 from .index_clara import Effort
 from .index_files_clara import store_digest
-from .indexing_clara import RECALL, choose_effort, mixed_questions, sketch_rows
+from .indexing_clara import RECALL, check_build, choose_effort, mixed_questions, sketch_rows
 from .memory_clara import CorpusMemory
 from .remote_clara import RemoteFile, open_remote
 from .search_clara import check_search, default_block_size, refine, rescore
-from .sketch_clara import DIMENSIONS, Sketch, learn_sketch
+from .sketch_clara import DIMENSIONS, QuestionSketch, learn_sketches
 
 COLLECTION = "clara"
 FIELDS = ["row", "document_id", "parent", "metadata"]
@@ -83,6 +83,7 @@ class MilvusMemory:
         token: str = "",
         dimensions: int = DIMENSIONS,
         questions: Tensor | None = None,
+        tests: Tensor | None = None,
         recall: float = RECALL,
         **options: Any,
     ) -> "MilvusMemory":
@@ -94,29 +95,30 @@ class MilvusMemory:
             collection: As of the class.
             token: As of the class.
             dimensions: Numbers of a sketch.
-            questions: (T, M, H) memories of real questions, as of `CorpusMemory.build_index`.
+            questions: As of `CorpusMemory.build_index`; [`BuildingMixin.index_questions`] makes both.
+            tests: As of `CorpusMemory.build_index`.
             recall: Recall@5 to be reached.
             **options: Of the store's file system.
         """
         table, client = open_remote(str(store), **options), connect(uri, token)
         name = f"{collection}_{store_digest(table._entries)[:16]}"
         width = table.num_memory_tokens * table.hidden_size
-        sketch = learn_sketch(len(table), width, table.gather, dimensions)
-        tests = mixed_questions(table, 0) if questions is None else questions
+        check_build(table, dimensions, questions, tests, recall)
+        documents, asked = learn_sketches(len(table), width, table.gather, dimensions, questions)
+        tests = mixed_questions(table, 0) if tests is None else tests
         with tempfile.TemporaryFile() as file:
             rows = 1 + int(table.rows_of(torch.tensor([len(table) - 1])))
-            sketches = np.memmap(file, np.float32, "w+", shape=(rows, sketch.dimensions))
-            truth = sketch_rows(table, sketch, tests, sketches, False)
-            _make_collection(client, name, sketch.dimensions)
+            sketches = np.memmap(file, np.float32, "w+", shape=(rows, documents.dimensions))
+            truth = sketch_rows(table, documents, tests, sketches, False)
+            _make_collection(client, name, documents.dimensions)
             _insert(client, name, table, sketches)
             del sketches
         client.load_collection(name)
-        proposer = _Proposer(client, name, sketch, rows)
+        proposer = _Proposer(client, name, asked, rows)
         effort, found = choose_effort(proposer, tests, truth, 2 * width, recall)
-        tensors = {part: getattr(sketch, part).contiguous() for part in ("mean", "axes", "turn")}
         facts = {"candidates": str(effort.candidates), "recall": json.dumps({"at": truth.shape[1], **found})}
         target = _sketch_file(store, name, options)
-        target.system.pipe_file(target.path, save(tensors, metadata=facts))
+        target.system.pipe_file(target.path, save({"axes": asked.axes.contiguous()}, metadata=facts))
         client.close()
         return cls(store, uri, collection, token, **options)
 
@@ -181,16 +183,16 @@ class MilvusMemory:
 class _Proposer:
     """What `choose_effort` needs of an index."""
 
-    num_cells = 0
+    num_cells = sketch_bytes = 0
 
-    def __init__(self, client: Any, collection: str, sketch: Sketch, rows: int) -> None:
+    def __init__(self, client: Any, collection: str, sketch: QuestionSketch, rows: int) -> None:
         self._where, self._rows = (client, collection, sketch), rows
         self.code_bytes = 4 * sketch.dimensions
 
     def __len__(self) -> int:
         return self._rows
 
-    def propose(self, query: Tensor, count: int, cells: int = 0) -> Tensor:
+    def propose(self, query: Tensor, count: int, cells: int = 0, reordered: int = 0) -> Tensor:
         return _propose(*self._where, query, min(count, MOST_CANDIDATES))
 
 
@@ -221,7 +223,7 @@ def _make_collection(client: Any, name: str, dimensions: int) -> None:
     schema.add_field("metadata", kinds.JSON)
     schema.add_field("sketch", kinds.FLOAT_VECTOR, dim=dimensions)
     index = client.prepare_index_params()
-    index.add_index("sketch", index_type="AUTOINDEX", metric_type="L2")
+    index.add_index("sketch", index_type="AUTOINDEX", metric_type="IP")
     if client.has_collection(name):
         client.drop_collection(name)
     client.create_collection(name, schema=schema, index_params=index, consistency_level="Strong")
@@ -243,12 +245,12 @@ def _insert(client: Any, name: str, table: CorpusMemory, sketches: np.ndarray) -
 
 
 def _propose(
-    client: Any, name: str, sketch: Sketch, query: Tensor, count: int, where: Where | None = None
+    client: Any, name: str, sketch: QuestionSketch, query: Tensor, count: int, where: Where | None = None
 ) -> Tensor:
     """Rows (B, C), best first, -1 where there are fewer; what passes Milvus' filter is checked again."""
     found = client.search(
         name,
-        data=sketch.questions(query).tolist(),
+        data=sketch.project(query).tolist(),
         anns_field="sketch",
         limit=count,
         filter="" if where is None else to_expression(where),
@@ -277,9 +279,11 @@ def _sketch_file(store: str, collection: str, options: dict[str, Any]) -> Remote
     return RemoteFile(system, f"{root}/sketch-{collection}.milvus")
 
 
-def _read_sketch(file: RemoteFile) -> tuple[Sketch, Effort, dict[str, Any]]:
+def _read_sketch(file: RemoteFile) -> tuple[QuestionSketch, Effort, dict[str, Any]]:
     content = file.read_bytes()
-    tensors = load(content)
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
-    sketch = Sketch(tensors["mean"], tensors["axes"], tensors["turn"])
-    return sketch, Effort(float(header["candidates"]), 0), json.loads(header["recall"])
+    return (
+        QuestionSketch(load(content)["axes"]),
+        Effort(float(header["candidates"]), 0),
+        json.loads(header["recall"]),
+    )

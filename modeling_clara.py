@@ -166,21 +166,19 @@ class ClaraForRetrievalGeneration(InspectingMixin, AnsweringMixin, ClaraPreTrain
                 return self.decoder(position_ids=position_ids, **plain)
         scores, indices, encoded = None, None, {}
         if memory is None:
-            documents = (document_input_ids, document_attention_mask)
+            documents = (document_input_ids, document_attention_mask, document_indices)
             memory, encoded = self._compress_candidates(documents, (match_input_ids, match_attention_mask))
-            memory = memory.unsqueeze(1) if document_indices is None else memory[document_indices]
         memory = self._fewer(memory, num_memory_tokens)
         if query_input_ids is not None:
             query = self._fewer(self.reason(query_input_ids, query_attention_mask), num_memory_tokens)
             scores = cosine_scores(query, memory)
             if input_ids is None:
                 return ClaraOutput(scores=scores, **encoded)
-            slots = int((input_ids[0] == SLOT_ID).sum())
-            memory, indices = self._choose(scores, memory, memory_mask, slots)
+            memory, indices = self._choose(scores, memory, memory_mask, input_ids)
         elif memory_mask is not None:
             memory = memory[memory_mask]
         embeds = self.fill_slots(input_ids, memory)
-        mask = input_ids.new_ones(input_ids.shape) if attention_mask is None else attention_mask
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         loss, logits = self._answer(embeds, mask, labels, num_items_in_batch, **kwargs)
         return ClaraOutput(loss=loss, logits=logits, scores=scores, indices=indices, **encoded)
 
@@ -188,20 +186,23 @@ class ClaraForRetrievalGeneration(InspectingMixin, AnsweringMixin, ClaraPreTrain
         return fewer_tokens(memory, count, self.config.pooling)
 
     def _compress_candidates(
-        self, documents: tuple[Tensor, Tensor | None], questions: tuple[Tensor | None, Tensor | None]
+        self,
+        documents: tuple[Tensor, Tensor | None, Tensor | None],
+        questions: tuple[Tensor | None, Tensor | None],
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Memories (D, M, H), their alignment loss, and the scores (Q, D) of questions to match, if any."""
-        input_ids, mask = documents
+        """Memories (B, N, M, H), their alignment loss, and scores (Q, D) of questions to match, if any."""
+        input_ids, mask, indices = documents
         mask = torch.ones_like(input_ids) if mask is None else mask
         memory, states = self._encode("compressor", input_ids, mask)
         encoded = {"alignment_loss": alignment_loss(states, mask, memory)}
         if questions[0] is not None:
             encoded["match_scores"] = cosine_scores(self.compress(*questions), memory)
-        return memory, encoded
+        return memory.unsqueeze(1) if indices is None else memory[indices], encoded
 
     def _choose(
-        self, scores: Tensor, memory: Tensor, mask: Tensor | None, slots: int
+        self, scores: Tensor, memory: Tensor, mask: Tensor | None, input_ids: Tensor
     ) -> tuple[Tensor, Tensor]:
+        slots = int((input_ids[0] == SLOT_ID).sum())
         k, rest = divmod(slots, memory.shape[-2])
         if rest or not k:
             raise ValueError(

@@ -1,8 +1,13 @@
-"""Cuts a long text into passages that each fit the encoder, at white space where it can."""
+"""Cuts a text into passages that each fit the encoder, at white space where it can, and into sentences."""
+
+import re
 
 from transformers import PreTrainedTokenizerBase
 
 from .tokens_clara import plain_ids
+
+SENTENCE_END = re.compile(r"(?<=[.!?。！？])\s*(?=\S)|\n+")
+FEWEST_CHARACTERS, MOST_CHARACTERS = 20, 200
 
 
 def split_text(
@@ -44,3 +49,12 @@ def _cut(text: str, start: int, end: int) -> int:
         if text[position - 1].isspace():
             return position
     return end
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text, cut off after 200 characters; those below 20 are left out.
+
+    A text without such a sentence is one itself.
+    """
+    parts = [part.strip()[:MOST_CHARACTERS] for part in SENTENCE_END.split(text)]
+    return [part for part in parts if len(part) >= FEWEST_CHARACTERS] or [text.strip()[:MOST_CHARACTERS]]

@@ -11,16 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.sample_corpus import CORPUS, QUESTIONS
+from .searching import KINDS, read_questions
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ..evaluation.speed.report import Section
     from ..memory_clara import CorpusMemory
     from ..modeling_clara import ClaraForRetrievalGeneration
 
 SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000)
-KINDS = ("flat", "sq8", "ivf_sq8", "rabitq", "ivf_rabitq")
 STORED = ("bfloat16", "float16", "float32", "int8", "int4")
 
 
@@ -33,7 +31,13 @@ def add_store_arguments(parser: argparse.ArgumentParser) -> None:
         "--documents", type=Path, nargs="+", metavar="FILE", help="real ones (default: the sample corpus)"
     )
     group.add_argument("--real", type=int, default=4000, metavar="N", help="documents compressed at most")
-    group.add_argument("--asked", type=int, default=128, metavar="N", help="questions at most")
+    group.add_argument(
+        "--asked",
+        type=int,
+        default=64,
+        metavar="N",
+        help="questions that are timed (default: 64); of the others of the file the index learns",
+    )
     group.add_argument(
         "--sizes", type=int, nargs="+", default=SIZES, metavar="N", help="passages (default: 10k … 1M)"
     )
@@ -62,7 +66,10 @@ def store_sections(arguments: argparse.Namespace, model: ClaraForRetrievalGenera
             arguments.repeats,
             show_progress=True,
         )
-        section = bench_store(real, question_memories(model, arguments), plan)
+        questions = read_questions(arguments.questions or QUESTIONS)
+        asked, others = questions[: arguments.asked], questions[arguments.asked :]
+        learned, tests = model.index_questions(real, others or None)
+        section = bench_store(real, model.reason_texts(asked), learned, tests, plan)
     if arguments.output:
         plot_curve(json.loads(section.facts["curve"]), arguments.output / "store.png")
     yield section
@@ -113,29 +120,3 @@ def real_memory(
     memory = model.build_memory(chosen, batch_size=16)
     memory.save_pretrained(folder)
     return memory
-
-
-def question_memories(model: ClaraForRetrievalGeneration, arguments: argparse.Namespace) -> Tensor:
-    """Memories (B, M, H) of the first `--asked` different questions."""
-    import torch
-
-    from ..data.readers import read_rows
-
-    rows = read_rows(arguments.questions or QUESTIONS)
-    questions = list(islice(dict.fromkeys(question_of(row) for _, row in rows), arguments.asked))
-    parts = [questions[start : start + 16] for start in range(0, len(questions), 16)]
-    with torch.no_grad():
-        encoded = (model.processor.encode_questions(part).to(model.device) for part in parts)
-        return torch.cat([model.reason(**batch).float().cpu() for batch in encoded])
-
-
-def question_of(row: dict[str, Any]) -> str:
-    """The question of a row.
-
-    Raises:
-        ValueError: If it has none.
-    """
-    question = row.get("question")
-    if not isinstance(question, str):
-        raise ValueError(f"`--questions` needs rows with a text `question`, got {sorted(row)}.")
-    return question

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from .display import quiet_executor, show_sizes
 from .models import add_model_arguments, load_model, warn_untrained
-from .searching import add_milvus_argument, check_milvus, fill_milvus
+from .searching import KINDS, add_milvus_argument, check_milvus, fill_milvus, read_questions
 
 if TYPE_CHECKING:
     from ..data.bulk.plan import Plan
     from ..modeling_clara import ClaraForRetrievalGeneration
 
 FORMATS = ("float32", "bfloat16", "float16", "int8", "int4", "recompute")
-INDEXES = ("auto", "none", "flat", "sq8", "ivf_sq8", "rabitq", "ivf_rabitq")
+INDEXES = ("auto", "none", *KINDS)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output", required=True, metavar="FOLDER", help="where the corpus memory goes")
     parser.add_argument(
         "--index", choices=INDEXES, default="auto", help="for search (default: from 100,000 passages on)"
+    )
+    add(
+        "--questions",
+        type=Path,
+        metavar="FILE",
+        help="rows with real ones, of which the index learns (default: sentences of the corpus)",
     )
     add_milvus_argument(parser, "also put the sketches into Milvus, in place of earlier ones of this store")
     add_model_arguments(parser)
@@ -114,18 +120,24 @@ def run(arguments: argparse.Namespace) -> None:
         _build_elsewhere(output, plan, arguments)
 
 
-def build_index(output: Path, passages: int, kind: str) -> None:
-    """Builds the index asked for; `auto`: from 100,000 passages on, where FAISS is installed."""
+def build_index(
+    model: ClaraForRetrievalGeneration, output: Path, kind: str, questions: list[str] | None
+) -> None:
+    """Builds the index of the store in a folder; `auto`: the kind by its size."""
+    memory = model.load_memory(str(output), verify=False)
+    model.build_index(memory, questions, kind=None if kind == "auto" else kind, show_progress=True)
+    print(f"Its index ({memory.index.kind}): recall {memory.index.recall}.")
+
+
+def wants_index(passages: int, arguments: argparse.Namespace) -> bool:
+    """Whether there is to be an index; `auto`: from 100,000 passages on, where FAISS is installed."""
     from importlib.util import find_spec
 
     from ..index_clara import INDEXED_FROM
-    from ..memory_clara import CorpusMemory
 
-    wanted = passages >= INDEXED_FROM and find_spec("faiss") is not None if kind == "auto" else kind != "none"
-    if wanted:
-        memory = CorpusMemory.from_pretrained(output, verify=False)
-        memory.build_index(None if kind == "auto" else kind, show_progress=True)
-        print(f"Its index ({memory.index.kind}): recall {memory.index.recall}.")
+    if arguments.index != "auto":
+        return arguments.index != "none"
+    return passages >= INDEXED_FROM and find_spec("faiss") is not None and arguments.dtype != "recompute"
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -138,6 +150,8 @@ def _check(arguments: argparse.Namespace) -> None:
             "`--milvus` reads the memories of a store that this machine has built: leave `--executor` and "
             "`--dtype recompute` out, or call `MilvusMemory.build` when the store is there."
         )
+    if arguments.questions is not None:
+        read_questions(arguments.questions)  # a bad row is met before hours of work
 
 
 def _sizes(corpus: Any, model: ClaraForRetrievalGeneration) -> tuple:
@@ -186,12 +200,16 @@ def _build_here(output: Path, plan: Plan, arguments: argparse.Namespace) -> None
                     build_pipeline(output, open_model, "local", workers)[0].run()
         passages = join(output)
     print(f"{plan.corpus.documents} documents ({passages} passages) are in {output}.")
+    indexed = wants_index(passages, arguments)
+    if not indexed and arguments.milvus is None:
+        return
+    model = open_model()
+    questions = None if arguments.questions is None else read_questions(arguments.questions)
     if arguments.milvus is not None:
-        found = fill_milvus(output, arguments.milvus)
+        found = fill_milvus(model, output, arguments.milvus, questions)
         print(f"Its sketches are in {arguments.milvus}: recall {found.recall}.")
-    if arguments.dtype == "recompute" and arguments.index == "auto":
-        return  # texts only: an index is built through a model, which compresses once more
-    build_index(output, passages, arguments.index)
+    if indexed:
+        build_index(model, output, arguments.index, questions)
 
 
 def _build_elsewhere(output: Path, plan: Plan, arguments: argparse.Namespace) -> None:

@@ -121,7 +121,7 @@ def run(arguments: argparse.Namespace) -> None:
         encoder=arguments.encoder,
         memory_folder=memory_folder(arguments.output, model, benchmark.documents, store),
         seed=arguments.seed,
-        open_corpus=arguments.milvus and partial(fill_milvus, uri=arguments.milvus),
+        open_corpus=arguments.milvus and partial(fill_milvus, model, uri=arguments.milvus),
     )
     report(arguments, benchmark, workbench, names)
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..modeling_clara import ClaraForRetrievalGeneration
 
 TOKEN = "MILVUS_TOKEN"
+KINDS = ("flat", "ivf_sq8", "ivf_rabitq", "ivf_pq")  # of index, as `searchers_clara.KINDS`
 
 
 def add_search_arguments(parser: argparse.ArgumentParser) -> None:
@@ -147,13 +148,35 @@ def check_milvus(uri: str) -> None:
     connect(uri, milvus_token()).close()
 
 
-def fill_milvus(store: str | Path, uri: str) -> MilvusMemory:
-    """Puts the sketches of a store into Milvus.
+def fill_milvus(
+    model: ClaraForRetrievalGeneration, store: str | Path, uri: str, questions: list[str] | None = None
+) -> MilvusMemory:
+    """Puts the sketches of a store into Milvus, learnt from questions or sentences of the corpus.
 
     Raises:
         FileNotFoundError: If there is no store.
+        ValueError: If another model made it, or there are fewer than 4 questions.
         ModuleNotFoundError: If pymilvus is not installed.
     """
     from ..milvus_clara import MilvusMemory
 
-    return MilvusMemory.build(str(store), uri, token=milvus_token())
+    learned, tests = model.index_questions(model.load_memory(str(store)), questions)
+    return MilvusMemory.build(str(store), uri, token=milvus_token(), questions=learned, tests=tests)
+
+
+def read_questions(file: Path) -> list[str]:
+    """The different questions of a file, in order.
+
+    Raises:
+        ValueError: If a row has none.
+    """
+    from ..data.readers import read_rows
+
+    return list(dict.fromkeys(_question(place, row) for place, row in read_rows(file)))
+
+
+def _question(place: str, row: dict[str, Any]) -> str:
+    question = row.get("question")
+    if not isinstance(question, str):
+        raise ValueError(f"{place}: a row with a text `question` is needed, got {sorted(row)}.")
+    return question

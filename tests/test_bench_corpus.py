@@ -17,7 +17,7 @@ def rows(tmp_path):
     documents, questions = tmp_path / "documents.jsonl", tmp_path / "questions.jsonl"
     lines = [json.dumps({"id": f"d{row}", "text": text}) for row, text in enumerate(DOCUMENTS)]
     documents.write_text("\n".join(lines) + "\n")
-    lines = [json.dumps({"question": text}) for text in [*QUESTIONS, "What is basalt?"]]
+    lines = [json.dumps({"question": text}) for text in [*QUESTIONS, *DOCUMENTS]]
     questions.write_text("\n".join(lines) + "\n")
     return documents, questions
 
@@ -28,7 +28,7 @@ def test_measures_and_writes(rows, checkpoint, tmp_path, capsys, monkeypatch):
     plain = roofline.measure_roof
     monkeypatch.setattr(roofline, "measure_roof", lambda device, dtype: plain(device, dtype, 32))
     words = ["bench", "store", "--model", checkpoint, "--device", "cpu", "--repeats", "1"]
-    words += ["--documents", str(rows[0]), "--questions", str(rows[1]), "--sizes", "30", "60"]
+    words += ["--asked", "2", "--documents", str(rows[0]), "--questions", str(rows[1]), "--sizes", "30", "60"]
     words += ["--folder", str(tmp_path / "stores"), "--output", str(tmp_path / "out"), "--dimensions", "8"]
     assert main(words) == 0
     printed = capsys.readouterr().out
@@ -46,10 +46,3 @@ def test_other_documents_in_the_folder(rows, shared_model, tmp_path):
     options.real = 5
     with pytest.raises(ValueError, match="holds memories of other documents"):
         bench_corpus.real_memory(shared_model, options, tmp_path / "real")
-
-
-def test_question_rows(rows, shared_model):
-    options = argparse.Namespace(questions=rows[1], asked=3)
-    assert bench_corpus.question_memories(shared_model, options).shape[0] == 3
-    with pytest.raises(ValueError, match="needs rows with a text `question`, got \\['q'\\]"):
-        bench_corpus.question_of({"q": "x"})

@@ -12,7 +12,7 @@ def test_bytes_of_every_mode_by_hand():
     assert found["int8"].each == 16 * 576 + 16 * 4
     assert found["int4"].each == 16 * 288 + 16 * 9 * 2
     assert found["recompute"].total == 0
-    assert found["index flat"].each == 1024 and found["index rabitq"].total == 40_000
+    assert found["index flat"].each == 1024 and found["index ivf_pq"].total == 312_000
     assert found["bfloat16"].texts == 18_432_000 / 500_000
     assert "int4" not in {size.mode for size in sizes(1, 1, (2, 3))}
 

@@ -116,7 +116,7 @@ def test_build_memory_says_how_large_the_store_would_be(files, tmp_path, checkpo
     assert main(words) == 0
     shown = capsys.readouterr().out
     assert "5 documents" in shown and "1 shards of 4,096 documents" in shown
-    assert all(mode in shown for mode in ("bfloat16", "int8", "int4", "recompute", "index rabitq"))
+    assert all(mode in shown for mode in ("bfloat16", "int8", "int4", "recompute", "index ivf_pq"))
     assert not (tmp_path / "dry").exists()
 
 

@@ -7,7 +7,7 @@ from clara.memory_clara import CorpusMemory
 from store_helpers import make_memory
 
 pytest.importorskip("faiss")
-KINDS = ["flat", "ivf_sq8", "ivf_rabitq"]
+KINDS = ["flat", "ivf_sq8", "ivf_rabitq", "ivf_pq"]
 
 
 def make_corpus(count=800, first=0, seed=0):
@@ -35,7 +35,7 @@ def recall(found, expected):
 def test_scores_and_order_are_exact(kind):
     memory, query = make_corpus(), queries()
     expected = memory.search(query, 5)
-    memory.build_index(kind, dimensions=16, questions=queries(40))
+    memory.build_index(kind, dimensions=16, questions=queries(80)[:40], tests=queries(80)[40:])
     scores, indices = memory.search(query, 5)
     assert recall(indices, expected[1]) >= 0.97
     every = memory.search(query, 800, exact=True)
@@ -59,7 +59,7 @@ def test_index_is_used_and_can_be_forbidden(monkeypatch):
 
 def test_reads_only_candidates(monkeypatch):
     memory = make_corpus()
-    memory.build_index("flat", 16, questions=queries(40))
+    memory.build_index("flat", 16, questions=queries(80)[:40], tests=queries(80)[40:])
     monkeypatch.setattr(memory, "_read", lambda *rows: pytest.fail("the corpus was read"))
     read, plain = [], memory.gather
     monkeypatch.setattr(memory, "gather", lambda rows: (read.append(rows), plain(rows))[1])
@@ -108,7 +108,7 @@ def test_filters_return_k_results_if_they_exist(kind, where, passing):
     memory, query = make_corpus(), queries()
     expected = [row for row in range(800) if passing(row)]
     if kind:
-        memory.build_index(kind, dimensions=16, questions=queries(40))
+        memory.build_index(kind, dimensions=16, questions=queries(80)[:40], tests=queries(80)[40:])
     scores, indices = memory.search(query, 9, where=where)
     assert scores.shape == indices.shape == (12, min(9, len(expected)))
     assert set(indices.flatten().tolist()) <= set(expected)
@@ -170,10 +170,10 @@ def test_index_needed_but_not_there():
         make_memory().search(torch.ones(1, 2, 4), 1, where={})
 
 
-@pytest.mark.parametrize("kind", ["flat", "ivf_rabitq"])
+@pytest.mark.parametrize("kind", ["flat", "ivf_pq"])
 def test_deleted_passages_are_never_found(kind, tmp_path):
     memory, query = make_corpus(), queries()
-    memory.build_index(kind, dimensions=16, questions=queries(40))
+    memory.build_index(kind, dimensions=16, questions=queries(80)[:40], tests=queries(80)[40:])
     gone = sorted(set(memory.search(query, 5)[1].flatten().tolist()))
     memory.delete([f"d{row}" for row in gone])
     assert memory.index is not None

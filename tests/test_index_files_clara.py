@@ -40,7 +40,7 @@ def test_is_saved_and_opened_with_its_recall(folder):
 def test_is_built_into_the_folder_of_a_loaded_memory(tmp_path):
     make_memory(40).save_pretrained(tmp_path)
     memory = CorpusMemory.from_pretrained(tmp_path)
-    memory.build_index("sq8")
+    memory.build_index("ivf_sq8")
     memory.build_index("flat")
     names = sorted(path.name.partition("-")[0] for path in tmp_path.iterdir() if "-" in path.name)
     assert names == ["index", "memory", "passages", "sketch"]  # the first index's files are gone

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from clara import indexing_clara
-from clara.index_clara import Effort, SketchIndex, make_searcher
+from clara.index_clara import Effort, SketchIndex
 from clara.indexing_clara import build_index, choose_effort
 from clara.memory_clara import CorpusMemory
-from clara.sketch_clara import Sketch
+from clara.searchers_clara import KINDS, make_searcher
+from clara.sketch_clara import DocumentSketch, QuestionSketch
 
 pytest.importorskip("faiss")
 
@@ -22,7 +23,7 @@ def test_one_pass_gives_sketches_and_exact_neighbours(monkeypatch):
     memory = make_corpus()
     monkeypatch.setattr(indexing_clara, "default_block_size", lambda width: 250)
     tests = make_corpus(4, seed=1)[:]
-    sketch = Sketch(torch.zeros(40), torch.eye(40)[:6], torch.eye(7))
+    sketch = DocumentSketch(torch.ones(40), torch.eye(40)[:7])
     sketches = np.zeros((600, 7), np.float32)
     truth = indexing_clara.sketch_rows(memory, sketch, tests, sketches, False)
     flat = memory[:].flatten(1)
@@ -33,15 +34,9 @@ def test_one_pass_gives_sketches_and_exact_neighbours(monkeypatch):
 
 def line_index(values):
     """Documents on a quarter of a circle, at these angles; questions lie at the angle 0."""
-    rows, sketch = (
-        torch.stack([values.cos(), values.sin()], 1),
-        Sketch(torch.zeros(2), torch.eye(2), torch.eye(3)),
-    )
+    rows = torch.stack([values.cos(), values.sin()], 1)
     return SketchIndex(
-        "flat",
-        sketch,
-        make_searcher("flat", sketch.project(rows, torch.ones(len(rows))).numpy()),
-        Effort(1, 0),
+        "flat", QuestionSketch(torch.eye(2)), make_searcher("flat", rows.numpy()), Effort(1, 0)
     )
 
 
@@ -64,28 +59,51 @@ def test_unreachable_recall_is_said(caplog):
     assert "reaches recall@1 0.000 at most, below 0.990" in caplog.text
 
 
-@pytest.mark.parametrize("kind", ["flat", "ivf_rabitq"])
-def test_reaches_its_recall(kind):
+def test_the_cheapest_effort_counts_bytes_by_how_they_lie():
+    """One cell of two and 128 memories, or both and 16: it hangs on the bytes of a memory."""
+
+    class Index:
+        num_cells, code_bytes, sketch_bytes = 2, 48, 256
+
+        def __len__(self):
+            return 4000
+
+        def propose(self, tests, count, cells, reordered):
+            place = {1: 90, 2: 9}[cells] if reordered >= 2048 else 99
+            return torch.arange(1, count + 1).where(torch.arange(count) != place, 0).expand(len(tests), -1)
+
+    tests, truth = torch.ones(2, 1, 2), torch.zeros(2, 1, dtype=torch.long)
+    assert choose_effort(Index(), tests, truth, 1)[0] == Effort(128.0, 1, 1024)
+    assert choose_effort(Index(), tests, truth, 10_000)[0] == Effort(16.0, 2, 2048)
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf_rabitq", "ivf_pq"])
+@pytest.mark.parametrize("given", [True, False])
+def test_reaches_its_recall(kind, given):
     memory = make_corpus(2000)
-    questions = make_corpus(60, seed=2)[:]
-    index = build_index(memory, kind, dimensions=16, questions=questions)
+    questions, tests = make_corpus(120, seed=2)[:].split(60)
+    index = build_index(memory, kind, 16, questions if given else None, tests)
     assert index.recall["at"] == 5 and index.recall["questions"] == 30
     assert index.recall["of"] == "given questions" and index.recall["mean"] >= 0.97
     assert len(index) == 2000 and index.kind == kind
-    assert build_index(memory, kind, 16).recall["of"] == "mean of two stored memories"
+
+
+def test_means_of_memories_stand_for_tests():
+    assert build_index(make_corpus(300)).recall["of"] == "mean of two stored memories"
 
 
 @pytest.mark.parametrize("count", [1, 2, 6])
-def test_tiny_corpora(count):
+@pytest.mark.parametrize("kind", KINDS)
+def test_tiny_corpora(count, kind):
     memory = make_corpus(count)
-    memory.build_index()
+    memory.build_index(kind)
     query = make_corpus(2, seed=5)[:]
     assert torch.equal(memory.search(query, count)[1], memory.search(query, count, exact=True)[1])
 
 
 def test_the_same_seed_gives_the_same_index():
     memory, query = make_corpus(), make_corpus(3, seed=9)[:]
-    first, second = (build_index(memory, "rabitq", 16) for _ in range(2))
+    first, second = (build_index(memory, "ivf_pq", 16) for _ in range(2))
     assert first.effort == second.effort and torch.equal(first.propose(query, 50), second.propose(query, 50))
 
 
@@ -99,7 +117,7 @@ def test_the_same_seed_gives_the_same_index():
             {"questions": torch.ones(2, 3, 10)},
             r"`questions` must be \(T, M, H\).*\(4, 10\), got \(2, 3, 10\)",
         ),
-        ({"questions": torch.ones(1, 4, 10)}, "T of at least 2"),
+        ({"tests": torch.ones(1, 4, 10)}, r"`tests` must be .* T of at least 2"),
     ],
 )
 def test_refuses(arguments, message):

@@ -29,9 +29,9 @@ def test_gaps_by_hand():
 def test_two_sizes(tmp_path, monkeypatch, dtype):
     monkeypatch.setattr(enlarge, "BLOCK_ROWS", 100)
     real = CorpusMemory(real_memories(50, width=200), [str(row) for row in range(50)])
-    query = real_memories(12, width=200, seed=4)
+    asked, learned, tests = real_memories(40, width=200, seed=4).split([6, 22, 12])
     plan = Plan(tmp_path, (400, 150), dimensions=16, dtype=dtype, repeats=2)
-    section = bench_store(real, query, plan)
+    section = bench_store(real, asked, learned, tests, plan)
     assert section.name == "store" and "up to 400 passages" in section.title
     assert len(section.lines) == 8 and all(len(item.seconds) == 2 for item in section.lines)
     assert [item.needed for item in section.ratios] == [50.0] * 3
@@ -50,5 +50,6 @@ def test_two_sizes(tmp_path, monkeypatch, dtype):
 
 def test_refuses(tmp_path):
     real = CorpusMemory(real_memories(5, width=40), list("abcde"))
-    with pytest.raises(ValueError, match="needs 4 questions and a size, got 3"):
-        bench_store(real, real_memories(3, width=40), Plan(tmp_path, (10,)))
+    query = real_memories(3, width=40)
+    with pytest.raises(ValueError, match="needs questions and a size, got 0"):
+        bench_store(real, query[:0], query, query, Plan(tmp_path, (10,)))

@@ -97,7 +97,7 @@ def test_the_supervised_baseline_trains_the_query_reasoner_alone(base, tmp_path)
     found = gradients(make_trainer(model, tmp_path, "end_to_end", **options))
     assert any(g.abs().max() > 0 for name, g in found.items() if ".query_reasoner." in name)
     assert not any(".generator." in name for name in found)
-    options["eval_dataset"] = QUESTION_ROWS[:2]
+    options |= {"eval_dataset": QUESTION_ROWS[:2], "controls": True}
     evaluated = make_trainer(model, tmp_path / "again", "end_to_end", **options).evaluate()
     assert evaluated["eval_loss/own"] > 0 and evaluated["eval_recall@1"] >= 0
 

@@ -14,8 +14,14 @@ from .plan import Corpus
 
 SAMPLE = 20_000
 DIMENSIONS = 256
-# Bytes of a 256-number sketch in FAISS: float32, 8 bits a number, 1 bit a number and two float32.
-SKETCHES = {"flat": 4 * DIMENSIONS, "sq8": DIMENSIONS, "rabitq": DIMENSIONS // 8 + 8}
+# Bytes of a 256-number sketch in FAISS: float32; 8 bits a number and the row's number; codes before that.
+IN_CELLS = DIMENSIONS + 8
+SKETCHES = {
+    "flat": 4 * DIMENSIONS,
+    "ivf_sq8": IN_CELLS,
+    "ivf_rabitq": DIMENSIONS // 8 + 8 + IN_CELLS,
+    "ivf_pq": 96 // 2 + IN_CELLS,
+}
 
 
 class Size(NamedTuple):

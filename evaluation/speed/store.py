@@ -49,37 +49,39 @@ class Plan:
     show_progress: bool = False
 
 
-def bench_store(real: CorpusMemory, query: Tensor, plan: Plan) -> Section:
+def bench_store(real: CorpusMemory, asked: Tensor, learned: Tensor, tests: Tensor, plan: Plan) -> Section:
     """Measures every size; ratios and facts are those of the largest.
 
     Args:
         real: Memories of real documents.
-        query: (B, M, H) memories of real questions. The first half chooses the index' effort and measures
-            recall when it is built, the second half is what is timed and whose recall is reported.
+        asked: (B, M, H) memories of real questions, which are timed and whose recall is reported.
+        learned: (T, M, H) memories of other questions, of which the index learns.
+        tests: (T', M, H) memories of others again, which choose its effort.
         plan: Sizes and settings.
 
     Raises:
-        ValueError: If there are fewer than four questions, or no sizes.
+        ValueError: If there are no questions, or no sizes.
     """
-    if len(query) < 4 or not plan.sizes:
-        raise ValueError(f"a benchmark needs 4 questions and a size, got {len(query)} and {plan.sizes}.")
+    if not len(asked) or not plan.sizes:
+        raise ValueError(f"a benchmark needs questions and a size, got {len(asked)} and {plan.sizes}.")
     lines, curve, last = [], [], None
     for size in sorted(plan.sizes):
         if last is not None:
             shutil.rmtree(last)
         last = plan.folder / f"store-{size}"
-        found = measure_size(last, real, query, size, plan)
+        found = measure_size(last, real, asked, {"questions": learned, "tests": tests}, size, plan)
         curve.append(found["curve"])
         lines += found["lines"]
-    facts = {**found["facts"], "gaps of the cosines, real": gaps(real, query[len(query) // 2 :])}
+    facts = {**found["facts"], "gaps of the cosines, real": gaps(real, asked)}
     facts["curve"] = json.dumps(curve)
     title = f"Two-stage search, up to {max(plan.sizes):,} passages"
     return Section("store", title, lines, found["ratios"], facts)
 
 
-def measure_size(folder: Path, real: CorpusMemory, query: Tensor, size: int, plan: Plan) -> dict[str, Any]:
+def measure_size(
+    folder: Path, real: CorpusMemory, asked: Tensor, teaching: dict[str, Tensor], size: int, plan: Plan
+) -> dict[str, Any]:
     """Writes a store of this size, indexes it, opens it, searches it both ways."""
-    choosing, asked = query[: len(query) // 2], query[len(query) // 2 :]
     seconds, start = {}, time.perf_counter()
     if not (folder / "corpus_memory.json").exists():
         write_enlarged(folder, real, size, plan.perturbation, plan.dtype, show_progress=plan.show_progress)
@@ -87,7 +89,7 @@ def measure_size(folder: Path, real: CorpusMemory, query: Tensor, size: int, pla
     start = time.perf_counter()
     with peak_memory() as building:
         CorpusMemory.from_pretrained(folder, verify=False).build_index(
-            plan.kind, plan.dimensions, questions=choosing, show_progress=plan.show_progress
+            plan.kind, plan.dimensions, **teaching, show_progress=plan.show_progress
         )
     seconds["building the index"] = time.perf_counter() - start
     start = time.perf_counter()
@@ -119,7 +121,7 @@ def describe(folder: Path, memory: CorpusMemory, query: Tensor, real: int) -> di
     exact = deep[1][:, :AT]
     recall = recall_at(memory.search(query, AT, exact=False)[1], exact)
     files = [path for path in folder.iterdir() if path.name.startswith(("index-", "sketch-"))]
-    stored = sum(path.stat().st_size for path in files) / size
+    stored = sum(path.stat().st_size for path in files) / size - index.sketch_bytes
     return {
         "passages": size,
         "real passages": min(size, real),
@@ -127,10 +129,12 @@ def describe(folder: Path, memory: CorpusMemory, query: Tensor, real: int) -> di
         "kind of index": index.kind,
         "candidates of a question": index.count_for(AT),
         "cells looked at": f"{index.effort.cells} of {index.num_cells}",
+        "codes ordered anew by sketches": index.effort.reordered,
         "recall@5 when built": json.dumps(index.recall),
         f"recall@5 of the {len(query)} questions timed": recall,
         "recall reached (0.99)": recall >= NEEDED["recall"],
-        "bytes of RAM a passage, index and projection wholly in RAM": stored,
+        "bytes of RAM a passage, codes and projection wholly in RAM": stored,
+        "bytes a passage of sketches on disk, read where they are touched": index.sketch_bytes,
         "bytes reached (64)": stored <= NEEDED["bytes"],
         "gaps of the cosines, enlarged": gaps_of(deep[0]),
         "real passages among the exact five": float((exact < real).float().mean()),
