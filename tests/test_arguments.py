@@ -33,6 +33,7 @@ def test_set_values_win(tmp_path):
         ({"alignment_weight": -1.0}, "`alignment_weight` must be at least 0, got -1.0"),
         ({"stage": "instruction_tuning", "contrastive_weight": 1.0}, "'instruction_tuning', which does not"),
         ({"generation_weight": 0.0}, "are both 0: nothing would train"),
+        ({"contrastive_positives": "all"}, r"must be one of \('any', 'each'\), got 'all'"),
         ({"stage": "end_to_end", "alignment_weight": 0.1}, "`alignment_weight` must be 0"),
         ({"signals": {"qa": 1.0}}, r"`signals` must map some of .*\['qa'\]"),
         ({"signals": {"answer": 1.5}}, r"chances between 0 and 1, got \{'answer': 1.5\}"),

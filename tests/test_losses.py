@@ -20,6 +20,26 @@ def test_several_positives_share_the_mass():
     assert loss.item() == pytest.approx(math.log(2), rel=1e-6)
 
 
+def test_each_of_several_positives_is_to_be_near():
+    """Scores (2, 0, 1) and two positives: log(1 + e^(1-2)) and log(1 + e^(1-0)), not helped by each other."""
+    scores, positives = tensor([[2.0, 0.0, 1.0]]), tensor([[True, True, False]])
+    expected = (math.log(1 + math.exp(-1)) + math.log(1 + math.exp(1))) / 2
+    assert contrastive_loss(scores, positives, 1.0, wanted="each").item() == pytest.approx(expected)
+    one = (tensor([[2.0, 0.0, 9.0]]), tensor([[True, False, False]]), 1.0, tensor([[True, True, False]]))
+    assert (
+        contrastive_loss(*one, wanted="each")
+        == contrastive_loss(*one)
+        == pytest.approx(math.log(1 + math.exp(-2)))
+    )
+
+
+def test_a_pool_of_positives_alone_teaches_nothing():
+    scores = tensor([[0.5, 0.1]], requires_grad=True)
+    loss = contrastive_loss(scores, torch.ones(1, 2, dtype=torch.bool), wanted="each")
+    loss.backward()
+    assert loss.item() == 0.0 and (scores.grad == 0).all()
+
+
 def test_questions_without_positives_are_left_out():
     scores = tensor([[0.0, 0.0], [0.9, 0.1]])
     loss = contrastive_loss(scores, tensor([[True, False], [False, False]]))

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from ..data.collation import SIGNALS
+from .losses import POSITIVES
 from .stages import STAGES, get_stage
 
 
@@ -29,6 +30,8 @@ class ClaraTrainingConfig(TrainingArguments):
         contrastive_weight: Weight of a contrastive loss of retrieval (0: off). In end_to_end it is supervised
             by the positives of each pool; in pretraining a question of each document, encoded by the
             compressor, is to find its document among those of the batch.
+        contrastive_positives: "any": one near positive is enough (the paper's "Sup"); "each": every one is to
+            be near, for questions that need several documents.
         generation_weight: Weight of the answer's loss (0 with a contrastive weight: the paper's "Sup"
             baseline).
         signals: Pretraining: chance of each signal of a document, a mapping over
@@ -53,6 +56,7 @@ class ClaraTrainingConfig(TrainingArguments):
     frozen: list[str] = field(default_factory=list, metadata={"help": "Adapters that are not to train."})
     alignment_weight: float | None = field(default=None, metadata={"help": "Weight of the alignment loss."})
     contrastive_weight: float = field(default=0.0, metadata={"help": "Weight of the contrastive loss."})
+    contrastive_positives: str = field(default="any", metadata={"help": f"One of {POSITIVES}."})
     generation_weight: float = field(default=1.0, metadata={"help": "Weight of the answer's loss."})
     signals: dict | str | None = field(default=None, metadata={"help": "Chance of each signal."})
     max_answers: int = field(default=4, metadata={"help": "Single questions of a document in an epoch."})
@@ -106,6 +110,10 @@ class ClaraTrainingConfig(TrainingArguments):
         for name in ("alignment_weight", "contrastive_weight", "generation_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)}.")
+        if self.contrastive_positives not in POSITIVES:
+            raise ValueError(
+                f"`contrastive_positives` must be one of {POSITIVES}, got {self.contrastive_positives!r}."
+            )
         if self.contrastive_weight and self.stage == "instruction_tuning":
             raise ValueError(
                 "`contrastive_weight` works in the stages 'pretraining' and 'end_to_end': set it to 0 in "

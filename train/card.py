@@ -22,6 +22,7 @@ SETTINGS = (
     "gradient_accumulation_steps",
     "alignment_weight",
     "contrastive_weight",
+    "contrastive_positives",
     "generation_weight",
 )
 MODEL_FIELDS = (

@@ -3,21 +3,29 @@
 import torch
 from torch import Tensor
 
+POSITIVES = ("any", "each")
+
 
 def contrastive_loss(
-    scores: Tensor, positives: Tensor, temperature: float = 0.02, mask: Tensor | None = None
+    scores: Tensor,
+    positives: Tensor,
+    temperature: float = 0.02,
+    mask: Tensor | None = None,
+    wanted: str = "any",
 ) -> Tensor:
-    """Multi-positive softmax loss of retrieval, the paper's supervised baseline ("Sup", table 7).
+    """Softmax loss of retrieval over a question's candidates; questions without positives are left out.
 
-    The loss of a question is logsumexp(all / t) - logsumexp(positives / t), that is minus the logarithm of
-    the probability that a softmax over its candidates gives to the positive ones. Questions without
-    positives are left out.
+    With "any" it is the paper's supervised baseline ("Sup", table 7): logsumexp(all / t) less
+    logsumexp(positives / t), minus the logarithm of the probability of the positives together, to which one
+    near positive is enough. With "each" it is the mean over the positives of the same loss against the
+    negatives alone, as questions need that are answered from several documents.
 
     Args:
         scores: (B, N) cosines.
         positives: (B, N) bool, True at gold documents.
         temperature: t.
         mask: (B, N) bool, False where a pool is padded.
+        wanted: One of `POSITIVES`.
 
     Returns:
         Scalar mean over the questions that have positives; 0 if none has.
@@ -29,5 +37,9 @@ def contrastive_loss(
     if not counted.any():
         return scores.sum() * 0.0
     logits, positives = logits[counted], positives[counted]
-    gold = logits.masked_fill(~positives, float("-inf"))
-    return (torch.logsumexp(logits, dim=-1) - torch.logsumexp(gold, dim=-1)).mean()
+    if wanted == "any":
+        gold = logits.masked_fill(~positives, float("-inf"))
+        return (torch.logsumexp(logits, dim=-1) - torch.logsumexp(gold, dim=-1)).mean()
+    others = torch.logsumexp(logits.masked_fill(positives, float("-inf")), dim=-1, keepdim=True)
+    losses = torch.logaddexp(logits, others) - logits
+    return (losses.masked_fill(~positives, 0.0).sum(dim=-1) / positives.sum(dim=-1)).mean()

@@ -159,7 +159,8 @@ class ClaraTrainer(SavingMixin, Trainer):
         scores = outputs.scores if outputs.match_scores is None else outputs.match_scores
         if args.contrastive_weight and scores is not None:
             temperature = self.model.config.retrieval_temperature
-            extra = contrastive_loss(scores, positives, temperature, inputs.get("memory_mask"))
+            mask, wanted = inputs.get("memory_mask"), args.contrastive_positives
+            extra = contrastive_loss(scores, positives, temperature, mask, wanted)
             total = total + args.contrastive_weight * extra
         return total
 
