@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 BLOCK_BYTES = 1 << 26
 MAX_BLOCK_ROWS = 8192
 SPARE = 16
+CLOSE = 1e-5  # cosines in float32 that differ by less may stand in the wrong order
+RESCORED_ROWS = 1024
 
 Gather = Callable[[Tensor], Tensor]
 
@@ -88,7 +91,11 @@ def scan(
     block_size: int,
     rows: Tensor | None = None,
 ) -> Tensor:
-    """The K best rows and a few more by float32 cosine, (B, C) on the CPU; arguments of `nearest`."""
+    """The K best rows by float32 cosine, and those as good but for rounding; arguments of `nearest`.
+
+    Returns:
+        (B, C) rows on the CPU, -1 where there is none.
+    """
     unit = unit_rows(query.cpu()).float().to(query.device)
     scores = unit.new_empty(len(unit), 0)
     indices = torch.empty(len(unit), 0, dtype=torch.long, device=unit.device)
@@ -100,7 +107,14 @@ def scan(
         found = block_scores(unit, block, norms[places])
         columns = places.to(unit.device).expand(len(unit), -1)
         scores, indices = _best(torch.cat([scores, found], 1), torch.cat([indices, columns], 1), k + SPARE)
-    return indices.cpu()
+    return _close_ones(scores, indices, k).cpu()
+
+
+def _close_ones(scores: Tensor, indices: Tensor, k: int) -> Tensor:
+    """Of (B, C) candidates, best first, those that may be among the K best, (B, C'), -1 for none."""
+    worst = scores[:, min(k, scores.shape[1]) - 1 :][:, :1]
+    kept = scores >= worst - CLOSE
+    return indices.masked_fill(~kept, -1)[:, : int(kept.sum(dim=1).max())]
 
 
 def _blocks(
@@ -117,7 +131,7 @@ def _blocks(
 
 @torch.no_grad()
 def refine(query: Tensor, proposed: Tensor, gather: Gather, k: int, block_size: int) -> Tensor:
-    """The K best of each question's proposed rows, and a few more, by float32 cosine.
+    """The K best of each question's proposed rows, and those as good but for rounding, by float32 cosine.
 
     The rows of several questions are read together, each once and in the order of the file.
 
@@ -136,12 +150,13 @@ def refine(query: Tensor, proposed: Tensor, gather: Gather, k: int, block_size: 
     for part in torch.arange(len(unit)).split(max(1, block_size // proposed.shape[1])):
         own = proposed[part]
         rows, places = own.clamp_min(0).unique(return_inverse=True)
-        memories = gather(rows).flatten(1)
+        memories = gather(rows).flatten(1).float()
         scores = block_scores(unit[part], memories, row_norms(memories, rows)).gather(1, places)
         scores = scores.masked_fill(own < 0, float("-inf"))
-        best = scores.topk(min(k + SPARE, scores.shape[1]), dim=1).indices
-        chosen.append(own.gather(1, best))
-    return torch.cat(chosen)
+        scores, best = scores.topk(min(k + SPARE, scores.shape[1]), dim=1)
+        chosen.append(_close_ones(scores, own.gather(1, best), k))
+    width = max(part.shape[1] for part in chosen)
+    return torch.cat([functional.pad(part, (0, width - part.shape[1]), value=-1) for part in chosen])
 
 
 @torch.no_grad()
@@ -158,12 +173,14 @@ def rescore(query: Tensor, candidates: Tensor, gather: Gather, k: int) -> tuple[
         (B, K) float32 cosines, best first, of equal ones the lower index first, and (B, K) int64 indices, on
         the query's device.
     """
-    candidates = candidates.sort(dim=1).values
-    exact = [
-        exact_scores(row, gather(places.clamp_min(0))).masked_fill(places < 0, float("-inf"))
-        for row, places in zip(unit_rows(query.cpu()), candidates, strict=True)
-    ]
-    scores, indices = _best(torch.stack(exact), candidates, k)
+    candidates, exact = candidates.sort(dim=1).values, []
+    unit = unit_rows(query.cpu())
+    for part in torch.arange(len(unit)).split(max(1, RESCORED_ROWS // candidates.shape[1])):
+        rows, places = candidates[part].clamp_min(0).unique(return_inverse=True)
+        memories = gather(rows)
+        exact += [exact_scores(unit[row], memories[own]) for row, own in zip(part, places, strict=True)]
+    scores = torch.stack(exact).masked_fill(candidates < 0, float("-inf"))
+    scores, indices = _best(scores, candidates, k)
     return scores.to(query.device), indices.to(query.device)
 
 

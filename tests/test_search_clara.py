@@ -2,7 +2,7 @@ import pytest
 import torch
 from clara import search_clara
 from clara.memory_clara import CorpusMemory
-from clara.search_clara import default_block_size
+from clara.search_clara import _close_ones, default_block_size
 from store_helpers import DTYPES, make_memory
 from torch import tensor
 
@@ -95,6 +95,14 @@ def test_result_does_not_hang_on_autocast():
     assert torch.equal(inside[0], memory.search(query, 5)[0])
 
 
+def test_what_rounding_may_have_put_in_the_wrong_order_is_scored_again():
+    """Of two questions' candidates, best first: all that lie within 1e-5 of the second best."""
+    scores = torch.tensor([[0.9, 0.5, 0.499995, 0.4], [0.9, 0.8, 0.7, float("-inf")]])
+    indices = torch.tensor([[7, 3, 1, 0], [2, 5, 6, -1]])
+    assert _close_ones(scores, indices, 2).tolist() == [[7, 3, 1], [2, 5, -1]]
+    assert _close_ones(scores[1:], indices[1:], 9).tolist() == [[2, 5, 6, -1]]
+
+
 def test_reads_a_block_at_a_time(monkeypatch):
     memory, read, gathered = make_memory(100), [], []
     plain_read, plain_gather = memory._read, memory.gather
@@ -102,7 +110,7 @@ def test_reads_a_block_at_a_time(monkeypatch):
     monkeypatch.setattr(memory, "gather", lambda rows: (gathered.append(len(rows)), plain_gather(rows))[1])
     memory.search(torch.ones(2, 2, 4), 3, block_size=30)
     assert read == [(0, 30), (30, 60), (60, 90), (90, 100)]
-    assert gathered == [19, 19]
+    assert gathered == [3]  # the best of both questions, once
 
 
 def test_default_block_is_bounded():
