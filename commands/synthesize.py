@@ -54,6 +54,15 @@ def _add_work(group: Any) -> None:
     add("--documents-each", type=int, default=5, help="documents for a question of instruction_tuning")
     add("--pool-size", type=int, default=20, help="candidates for a question of end_to_end")
     add("--as-retrieved", action="store_true", help="do not force known positives into the pools")
+    add(
+        "--without-answers", action="store_true", help="leave out candidates that contain an answer by chance"
+    )
+    add(
+        "--clara",
+        metavar="PATH_OR_ID",
+        help="a checkpoint: `documents` is then a corpus memory of it, and its memories find candidates of "
+        "end_to_end in turns with BM25 (hard ones, to train the next checkpoint on)",
+    )
 
 
 def _add_teacher(group: Any) -> None:
@@ -92,6 +101,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _run_end_to_end(arguments: argparse.Namespace) -> None:
     from ..data.synthesis.end_to_end import write_end_to_end
 
+    mined = {} if arguments.clara is None else _mined(arguments.clara, arguments.documents)
     rows = write_end_to_end(
         arguments.documents,
         arguments.questions,
@@ -101,8 +111,25 @@ def _run_end_to_end(arguments: argparse.Namespace) -> None:
         arguments.limit,
         arguments.passage_words,
         arguments.format,
+        arguments.without_answers,
+        **mined,
     )
     print(f"{rows} rows in {Path(arguments.output) / 'data'}")
+
+
+def _mined(checkpoint: str, documents: list[str]) -> dict[str, Any]:
+    """The retriever of `--clara`, and what the card calls it."""
+    from ..data.synthesis.retrievers import BM25Retriever, ClaraRetriever, InTurns
+    from .models import load_model
+
+    if len(documents) != 1:
+        raise ValueError(
+            f"`--clara` searches one corpus memory, got {len(documents)} documents: name its folder."
+        )
+    model = load_model(checkpoint, None)[0]
+    memory = model.load_memory(documents[0])
+    found = InTurns(BM25Retriever(list(memory.texts)), ClaraRetriever(model, memory))
+    return {"retriever": found, "found_by": "BM25 and CLaRa in turns"}
 
 
 def _run_pipeline(arguments: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ from clara.data.readers import read_questions
 from clara.data.synthesis.distillation import DistillationJob, agrees, distillation_items, finish_distillation
 from clara.data.synthesis.end_to_end import write_end_to_end
 from clara.data.synthesis.pools import build_pools
-from clara.data.synthesis.retrievers import BM25Retriever, ClaraRetriever, DenseRetriever
+from clara.data.synthesis.retrievers import BM25Retriever, ClaraRetriever, DenseRetriever, InTurns
 from clara.data.synthesis.seeds import SeedQuestion, read_seeds
 from clara.data.synthesis.teacher import Reply
 from clara.data.synthesis.worker import run_rank
@@ -56,6 +56,32 @@ def test_clara_ranks_by_its_memory():
             return 3
 
     assert ClaraRetriever(Model(), Memory()).search(["q", "r"], 20) == [["c", "a", "b"]] * 2
+
+
+def test_retrievers_take_turns():
+    class Fixed:
+        def __init__(self, *texts):
+            self.texts = list(texts)
+
+        def search(self, questions, k):
+            return [self.texts[:k] for _ in questions]
+
+    found = InTurns(Fixed("a", "b", "c", "d"), Fixed("b", "x", "a", "y")).search(["q", "r"], 4)
+    assert found == [["a", "b", "x", "c"]] * 2
+
+
+def test_candidates_with_an_answer_are_left_out_unless_known():
+    seed = SeedQuestion("q", ("volcanic rock", "in"), (CORPUS[2],))
+    assert _documents([seed], without_answers=True) == set(CORPUS)  # "in" is too short to count
+    seed = SeedQuestion("q", ("Saturn",), (CORPUS[2],))
+    assert _documents([seed], size=4, without_answers=True) == {*CORPUS} - {CORPUS[1]}
+    with pytest.raises(ValueError, match="only 4 different documents"):
+        _documents([seed], without_answers=True)
+
+
+def _documents(seeds, size=5, **options):
+    (record,) = build_pools(seeds, InOrder(), size, **options)
+    return set(record.documents)
 
 
 @pytest.mark.parametrize("make", [BM25Retriever, lambda documents: DenseRetriever(documents, np.array)])

@@ -50,6 +50,27 @@ def test_pretraining_rows_then_instruction_and_end_to_end_rows(documents, tmp_pa
     assert records and all(len(record.documents) == 4 and record.positives for record in records)
 
 
+def test_hard_candidates_from_a_corpus_memory(shared_model, checkpoint, tmp_path):
+    from conftest import DOCUMENTS
+
+    store, questions = tmp_path / "store", tmp_path / "questions.jsonl"
+    shared_model.build_memory(DOCUMENTS, show_progress=False).save_pretrained(store)
+    row = {
+        "question": "What is it?",
+        "golden_answers": [DOCUMENTS[3]],
+        "docs": [DOCUMENTS[0]],
+        "pos_index": [0],
+    }
+    questions.write_text(json.dumps(row) + "\n")
+    words = ["--stage", "end_to_end", "--questions", questions, "--pool-size", 5, "--clara", checkpoint]
+    run(store, *words, "--without-answers", "--output", tmp_path / "out")
+    (record,) = read_questions(tmp_path / "out" / "data")
+    assert set(record.documents) == {*DOCUMENTS} - {DOCUMENTS[3]} and len(record.positives) == 1
+    assert "pools of BM25 and CLaRa in turns" in (tmp_path / "out" / "README.md").read_text()
+    with pytest.raises(ValueError, match="`--clara` searches one corpus memory, got 2 documents"):
+        run(store, store, *words, "--output", tmp_path / "other")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -1,4 +1,4 @@
-"""Writes end-to-end rows: every question with a pool of candidates found by BM25."""
+"""Writes end-to-end rows: every question with a pool of candidates found by BM25 or another retriever."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from ..writers import write_jsonl, write_parquet
 from .card import card
 from .manifest import write_manifest
 from .pools import build_pools
-from .retrievers import BM25Retriever
+from .retrievers import BM25Retriever, Retriever
 from .seeds import read_seeds
 from .steps import read_texts
-
-_MANIFEST = {"stage": "end_to_end", "teacher": "none (BM25 pools)", "prompt_version": "none"}
 
 
 def write_end_to_end(
@@ -27,6 +25,9 @@ def write_end_to_end(
     limit: int | None = None,
     passage_words: int = 150,
     form: str = "jsonl",
+    without_answers: bool = False,
+    retriever: Retriever | None = None,
+    found_by: str = "BM25",
 ) -> int:
     """Writes one row for each question that has a gold answer; no teacher is needed.
 
@@ -39,6 +40,9 @@ def write_end_to_end(
         limit: the most questions; None for all.
         passage_words: the most words of a passage.
         form: "jsonl" or "parquet".
+        without_answers: see `build_pools`.
+        retriever: finds the candidates; None: BM25 over the documents.
+        found_by: what the card calls the retriever.
 
     Returns:
         The number of rows.
@@ -47,13 +51,15 @@ def write_end_to_end(
         ValueError: if a question lacks an answer, or the corpus is smaller than the pool.
     """
     output = Path(output)
-    settings = {"pool_size": pool_size, "force_positives": force_positives}
-    manifest = {**_MANIFEST, "settings": settings, "passage_words": passage_words}
+    settings = {"force_positives": force_positives, "without_answers": without_answers}
+    manifest = {"stage": "end_to_end", "teacher": f"none (pools of {found_by})", "prompt_version": "none"}
+    manifest |= {"settings": {"pool_size": pool_size, **settings}, "passage_words": passage_words}
     write_manifest(output, manifest)
-    retriever = BM25Retriever(read_texts([str(path) for path in documents], passage_words))
+    if retriever is None:
+        retriever = BM25Retriever(read_texts([str(path) for path in documents], passage_words))
     seeds = islice(read_seeds(questions), limit)
     tally = _Tally()
-    records = tally.watch(build_pools(seeds, retriever, pool_size, force_positives))
+    records = tally.watch(build_pools(seeds, retriever, pool_size, **settings))
     path = output / "data" / f"end_to_end-00000.{form}"
     rows = {"jsonl": write_jsonl, "parquet": write_parquet}[form](records, path)
     share = tally.with_positive / rows if rows else 0.0

@@ -9,7 +9,7 @@ from itertools import islice
 from ..records import QuestionRecord
 from .retrievers import Retriever
 from .seeds import SeedQuestion
-from .texts import normalized
+from .texts import holds_answer, normalized
 
 BATCH = 256
 
@@ -20,6 +20,7 @@ def build_pools(
     size: int = 20,
     force_positives: bool = True,
     seed: int = 0,
+    without_answers: bool = False,
 ) -> Iterator[QuestionRecord]:
     """Builds one row a question with a pool of candidates (the paper: 20).
 
@@ -32,6 +33,8 @@ def build_pools(
             where they occur.
         seed: seed of the pool's order, when positives are forced; as retrieved, the best candidate comes
             first.
+        without_answers: whether candidates that contain an answer, but are no known positives, are left out,
+            since they may be positives that nobody marked.
 
     Returns:
         An iterator of rows whose documents are all different.
@@ -42,7 +45,16 @@ def build_pools(
     """
     if size < 1:
         raise ValueError(f"`size` must be at least 1, got {size}.")
-    return _pools(iter(seeds), retriever, size, force_positives, random.Random(seed))
+    found = retrieved(iter(seeds), retriever, 3 * size)
+    if without_answers:
+        found = ((seed, _wrong(seed, texts)) for seed, texts in found)
+    return _pools(found, size, force_positives, random.Random(seed))
+
+
+def _wrong(seed: SeedQuestion, texts: list[str]) -> list[str]:
+    """Texts without an answer, and known positives."""
+    known = {normalized(text) for text in seed.positives}
+    return [text for text in texts if normalized(text) in known or not holds_answer(text, seed.answers)]
 
 
 def retrieved(
@@ -54,9 +66,9 @@ def retrieved(
 
 
 def _pools(
-    seeds: Iterator[SeedQuestion], retriever: Retriever, size: int, force: bool, order: random.Random
+    questions: Iterator[tuple[SeedQuestion, list[str]]], size: int, force: bool, order: random.Random
 ) -> Iterator[QuestionRecord]:
-    for seed, found in retrieved(seeds, retriever, 2 * size):
+    for seed, found in questions:
         if not seed.answers:
             raise ValueError(
                 f"no answers for the question {seed.question!r}: end-to-end rows need a gold answer."

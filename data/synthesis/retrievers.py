@@ -1,8 +1,9 @@
-"""Finds candidate documents for questions: BM25 here; dense vectors or CLaRa through the same one method."""
+"""Finds candidate documents for questions: BM25, dense vectors, CLaRa, or several of them in turns."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -85,6 +86,22 @@ class ClaraRetriever:
         """Ranks; see `Retriever.search`."""
         hits = self.model.retrieve(list(questions), self.memory, retrieval_top_k=min(k, len(self.memory)))
         return [[self.memory.texts[i] for i in row] for row in hits.indices]
+
+
+class InTurns:
+    """Takes the best document of each retriever, then the second best of each, and so on, each text once.
+
+    Args:
+        *retrievers: retrievers over the same documents.
+    """
+
+    def __init__(self, *retrievers: Retriever) -> None:
+        self.retrievers = retrievers
+
+    def search(self, questions: Sequence[str], k: int) -> list[list[str]]:
+        """Ranks; see `Retriever.search`."""
+        rankings = zip(*(retriever.search(questions, k) for retriever in self.retrievers), strict=True)
+        return [list(dict.fromkeys(chain(*zip(*ranking, strict=True))))[:k] for ranking in rankings]
 
 
 def _normalized(vectors: Any) -> np.ndarray:

@@ -36,6 +36,13 @@ def normalized(text: str) -> str:
     return " ".join(words(text))
 
 
+def holds_answer(text: str, answers: Sequence[str], shortest: int = 4) -> bool:
+    """Whether a text contains one of the answers as whole words; answers below 4 characters do not count."""
+    found = f" {normalized(text)} "
+    wanted = (normalized(answer) for answer in answers)
+    return any(f" {answer} " in found for answer in wanted if len(answer) >= shortest)
+
+
 def content_words(text: str) -> list[str]:
     """Returns the words that carry meaning: all but articles, prepositions, pronouns and the like."""
     return [word for word in words(text) if word not in _SMALL]
