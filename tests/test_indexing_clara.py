@@ -52,6 +52,15 @@ def test_recall_is_measured_on_the_half_that_chose_nothing():
     assert effort == Effort(16.0, 0) and found["mean"] == 1.0
 
 
+def test_a_margin_is_kept_where_there_is_one():
+    """Of 50 even tests one needs 16 candidates, the others one: 0.98 is enough for 0.95, not for 0.97."""
+    values = torch.linspace(0, 1, 100)
+    tests, truth = torch.tensor([[[1.0, 0.0]]] * 100), torch.zeros(100, 1, dtype=torch.long)
+    truth[40] = 15
+    assert choose_effort(line_index(values), tests, truth, 10, recall=0.97)[0] == Effort(16.0, 0)
+    assert choose_effort(line_index(values), tests, truth, 10, recall=0.95)[0] == Effort(2.0, 0)
+
+
 def test_unreachable_recall_is_said(caplog):
     values = torch.linspace(0, 1, 3000)
     index = line_index(values)
