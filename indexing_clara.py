@@ -138,8 +138,8 @@ def choose_effort(
 ) -> tuple[Effort, dict[str, Any]]:
     """The cheapest effort that reaches a recall on the even tests, and what it reaches on the odd ones.
 
-    What is chosen on few questions does a little worse on others: on the even tests half of what may be
-    missed is kept as a margin, if any effort has it.
+    What is chosen on few questions does a little worse on others, and the last few rows may cost more than all
+    before: chosen is the cheapest effort that misses no more than the best one and half of what may be missed.
 
     Candidates are scored exactly later, so the recall of a search is that of its candidates. An effort costs
     the bytes that it touches: codes of the cells looked at, sketches of the codes ordered anew, memories of
@@ -171,7 +171,8 @@ def choose_effort(
     best = max(float(option[2][::2].mean()) for option in options)
     if best < recall:
         logger.warning("The index reaches recall@%d %.3f at most, below %.3f.", k, best, recall)
-    wanted = min(best, (1 + recall) / 2)
+    near = best - (1 - recall) / 2
+    wanted = near if best < recall else max(near, recall)
     reached = [option for option in options if option[2][::2].mean() >= wanted]
     effort, _, found = min(reached, key=lambda option: option[1])
     return effort, {"mean": float(found[1::2].mean()), "questions": len(found[1::2])}
