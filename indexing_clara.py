@@ -138,8 +138,9 @@ def choose_effort(
 ) -> tuple[Effort, dict[str, Any]]:
     """The cheapest effort that reaches a recall on the even tests, and what it reaches on the odd ones.
 
-    What is chosen on few questions does a little worse on others, and the last few rows may cost more than all
-    before: chosen is the cheapest effort that misses no more than the best one and half of what may be missed.
+    What is chosen on few questions does a little worse on others, and the last few rows may cost more than
+    all before: chosen is the cheapest effort that misses no more than the best one and half of what may be
+    missed.
 
     Candidates are scored exactly later, so the recall of a search is that of its candidates. An effort costs
     the bytes that it touches: codes of the cells looked at, sketches of the codes ordered anew, memories of
