@@ -76,11 +76,6 @@ class AnsweringMixin(BuildingMixin):
         )
         return first(found) if isinstance(questions, str) else found
 
-    def _reason_texts(self, questions: list[str]) -> Tensor:
-        batch = self._processor().encode_questions(questions).to(self.device)
-        with self.lock, evaluating(self):
-            return self.reason(**batch)
-
     def _search(
         self,
         questions: list[str],

@@ -141,10 +141,14 @@ class BuildingMixin:
         """Questions to their memories (T, M, H), float32 on the CPU, by similar length."""
         memory = torch.empty(len(questions), *self.memory_shape())
         for rows in length_buckets(questions, batch_size):
-            batch = self._processor().encode_questions([questions[row] for row in rows]).to(self.device)
-            with self.lock, evaluating(self):
-                memory[rows] = self.reason(**batch).to(memory)
+            memory[rows] = self._reason_texts([questions[row] for row in rows]).to(memory)
         return memory
+
+    def _reason_texts(self, questions: list[str]) -> Tensor:
+        """Questions to their memories (B, M, H) in one pass, on the model's device and in its dtype."""
+        batch = self._processor().encode_questions(questions).to(self.device)
+        with self.lock, evaluating(self):
+            return self.reason(**batch)
 
     def build_index(
         self, memory: CorpusMemory, questions: Sequence[str] | None = None, **kwargs: Any

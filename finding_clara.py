@@ -218,7 +218,7 @@ class FindingMixin(StoredMemory):
         [`BuildingMixin.build_index`] of a model gives it questions to learn from.
 
         Args:
-            kind: One of `index_clara.KINDS`. None: by the number of passages.
+            kind: One of `searchers_clara.KINDS`. None: by the number of passages.
             dimensions: Numbers of a sketch.
             questions: (T, M, H) memories of questions to learn the sketch from. None: stored memories.
             tests: (T', M, H) memories of other questions, by which recall is measured and the number of

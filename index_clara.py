@@ -125,8 +125,8 @@ class SketchIndex:
         """
         sketches = self.sketch.project(query).numpy()
         cells = min(self.num_cells, cells or self.effort.cells)
-        reordered = max(1.0, (reordered or self.effort.reordered) / count)
+        for_each = max(1.0, (reordered or self.effort.reordered) / count)
         allowed = None if allowed is None else allowed[: len(self)]
-        parameters = search_parameters(self.kind, allowed, cells, reordered)
+        parameters = search_parameters(self.kind, allowed, cells, for_each)
         _, rows = self.searcher.search(sketches, count, params=parameters)
         return torch.from_numpy(rows)

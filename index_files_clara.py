@@ -32,7 +32,7 @@ class IndexEntry:
     """What `corpus_index.json` holds; fields have the same names there.
 
     Attributes:
-        kind: One of `index_clara.KINDS`.
+        kind: One of `searchers_clara.KINDS`.
         dimensions: Numbers of a sketch.
         rows: Rows of the store that are covered, from the first.
         shards: Shards of the store when the index was built.

@@ -46,7 +46,7 @@ def build_index(
 
     Args:
         memory: N passages; read in blocks, twice for a sample. The index counts rows, deleted ones included.
-        kind: One of `index_clara.KINDS`. None: by N.
+        kind: One of `searchers_clara.KINDS`. None: by N.
         dimensions: Numbers d of a sketch; fewer if D or N are smaller.
         questions: (T, M, H) memories of questions to learn the sketch from. None: stored memories, which a
             trained query reasoner's questions are far from.
@@ -140,7 +140,7 @@ def choose_effort(
 
     What is chosen on few questions does a little worse on others, and the last few rows may cost more than
     all before: chosen is the cheapest effort that misses no more than the best one and half of what may be
-    missed.
+    missed, and that reaches the recall where any does.
 
     Candidates are scored exactly later, so the recall of a search is that of its candidates. An effort costs
     the bytes that it touches: codes of the cells looked at, sketches of the codes ordered anew, memories of
@@ -166,17 +166,18 @@ def choose_effort(
             ranks = _ranks(proposed, truth)
             for factor in CANDIDATES:
                 found = (ranks < factor * k).float().mean(dim=1)
+                chosen, held_out = float(found[::2].mean()), float(found[1::2].mean())
                 scattered = reordered * index.sketch_bytes + min(most, factor * k) * row_bytes
                 effort = Effort(float(factor), cells, reordered)
-                options.append((effort, scanned + SCATTERED * scattered, found))
-    best = max(float(option[2][::2].mean()) for option in options)
+                options.append((scanned + SCATTERED * scattered, effort, chosen, held_out))
+    best = max(chosen for _, _, chosen, _ in options)
     if best < recall:
         logger.warning("The index reaches recall@%d %.3f at most, below %.3f.", k, best, recall)
     near = best - (1 - recall) / 2
     wanted = near if best < recall else max(near, recall)
-    reached = [option for option in options if option[2][::2].mean() >= wanted]
-    effort, _, found = min(reached, key=lambda option: option[1])
-    return effort, {"mean": float(found[1::2].mean()), "questions": len(found[1::2])}
+    reached = (option for option in options if option[2] >= wanted)
+    _, effort, _, held_out = min(reached, key=lambda option: option[0])
+    return effort, {"mean": held_out, "questions": len(truth) // 2}
 
 
 def _cells(count: int) -> list[int]:

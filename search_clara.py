@@ -112,8 +112,8 @@ def scan(
 
 def _close_ones(scores: Tensor, indices: Tensor, k: int) -> Tensor:
     """Of (B, C) candidates, best first, those that may be among the K best, (B, C'), -1 for none."""
-    worst = scores[:, min(k, scores.shape[1]) - 1 :][:, :1]
-    kept = scores >= worst - CLOSE
+    worst = scores[:, min(k, scores.shape[1]) - 1]
+    kept = scores >= worst.unsqueeze(1) - CLOSE
     return indices.masked_fill(~kept, -1)[:, : int(kept.sum(dim=1).max())]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.sample_corpus import CORPUS, QUESTIONS
-from .searching import KINDS, read_questions
+from .searching import KINDS, question_texts
 
 if TYPE_CHECKING:
     from ..evaluation.speed.report import Section
@@ -66,7 +66,7 @@ def store_sections(arguments: argparse.Namespace, model: ClaraForRetrievalGenera
             arguments.repeats,
             show_progress=True,
         )
-        questions = read_questions(arguments.questions or QUESTIONS)
+        questions = question_texts(arguments.questions or QUESTIONS)
         asked, others = questions[: arguments.asked], questions[arguments.asked :]
         learned, tests = model.index_questions(real, others or None)
         section = bench_store(real, model.reason_texts(asked), learned, tests, plan)

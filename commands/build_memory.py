@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from .display import quiet_executor, show_sizes
 from .models import add_model_arguments, load_model, warn_untrained
-from .searching import KINDS, add_milvus_argument, check_milvus, fill_milvus, read_questions
+from .searching import KINDS, add_milvus_argument, check_milvus, fill_milvus, question_texts
 
 if TYPE_CHECKING:
     from ..data.bulk.plan import Plan
@@ -97,6 +97,8 @@ def run(arguments: argparse.Namespace) -> None:
     from ..manifest_clara import MANIFEST
 
     _check(arguments)
+    # read first: a bad row is met before hours of work
+    questions = None if arguments.questions is None else question_texts(arguments.questions)
     if arguments.milvus is not None and not arguments.dry_run:
         check_milvus(arguments.milvus)
     output = Path(arguments.output)
@@ -115,7 +117,7 @@ def run(arguments: argparse.Namespace) -> None:
     plan = _plan(corpus, model, arguments)
     del model
     if arguments.executor == "local":
-        _build_here(output, plan, arguments)
+        _build_here(output, plan, arguments, questions)
     else:
         _build_elsewhere(output, plan, arguments)
 
@@ -150,8 +152,6 @@ def _check(arguments: argparse.Namespace) -> None:
             "`--milvus` reads the memories of a store that this machine has built: leave `--executor` and "
             "`--dtype recompute` out, or call `MilvusMemory.build` when the store is there."
         )
-    if arguments.questions is not None:
-        read_questions(arguments.questions)  # a bad row is met before hours of work
 
 
 def _sizes(corpus: Any, model: ClaraForRetrievalGeneration) -> tuple:
@@ -181,7 +181,7 @@ def _begin(output: Path, plan: Plan, restart: bool) -> None:
     begin(output / BUILD, plan)
 
 
-def _build_here(output: Path, plan: Plan, arguments: argparse.Namespace) -> None:
+def _build_here(output: Path, plan: Plan, arguments: argparse.Namespace, questions: list[str] | None) -> None:
     """Builds with processes of this machine, and says how far it is."""
     from ..data.bulk.build import build_shards, join
     from ..storage_clara import locked
@@ -204,7 +204,6 @@ def _build_here(output: Path, plan: Plan, arguments: argparse.Namespace) -> None
     if not indexed and arguments.milvus is None:
         return
     model = open_model()
-    questions = None if arguments.questions is None else read_questions(arguments.questions)
     if arguments.milvus is not None:
         found = fill_milvus(model, output, arguments.milvus, questions)
         print(f"Its sketches are in {arguments.milvus}: recall {found.recall}.")

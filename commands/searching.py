@@ -164,7 +164,7 @@ def fill_milvus(
     return MilvusMemory.build(str(store), uri, token=milvus_token(), questions=learned, tests=tests)
 
 
-def read_questions(file: Path) -> list[str]:
+def question_texts(file: Path) -> list[str]:
     """The different questions of a file, in order.
 
     Raises:

@@ -68,7 +68,7 @@ class ClaraTrainer(SavingMixin, Trainer):
     ) -> None:
         check_model(model, args)
         self._ranks_only = args.stage == "end_to_end" and not args.generation_weight
-        frozen = {*args.frozen, *(["generator"] if self._ranks_only else [])}
+        frozen = {*args.frozen, "generator"} if self._ranks_only else args.frozen
         prepare_stage(model, args.stage, args.starts, args.seed, sorted(frozen))
         train, evaluation = as_dataset(train_dataset), as_dataset(eval_dataset)
         if data_collator is None:

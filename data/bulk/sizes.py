@@ -9,18 +9,19 @@ from typing import NamedTuple
 
 from ...documents_clara import clean_text
 from ...formats_clara import FORMATS, memory_bytes
+from ...searchers_clara import KINDS
+from ...sketch_clara import DIMENSIONS
 from ..documents import read_files
 from .plan import Corpus
 
 SAMPLE = 20_000
-DIMENSIONS = 256
 # Bytes of a 256-number sketch in FAISS: float32; 8 bits a number and the row's number; codes before that.
 IN_CELLS = DIMENSIONS + 8
 SKETCHES = {
     "flat": 4 * DIMENSIONS,
     "ivf_sq8": IN_CELLS,
     "ivf_rabitq": DIMENSIONS // 8 + 8 + IN_CELLS,
-    "ivf_pq": 96 // 2 + IN_CELLS,
+    "ivf_pq": KINDS["ivf_pq"].coded // 2 + IN_CELLS,
 }
 
 

@@ -20,7 +20,7 @@ from .retrievers import Retriever
 from .seeds import SeedQuestion
 from .structured import BadReplyError, ask
 from .teacher import Teacher
-from .texts import normalized
+from .texts import contains_run, normalized, words
 from .worker import Item
 
 ANSWER_TOKENS = 256
@@ -61,9 +61,9 @@ class DistillationJob:
 
 def agrees(answer: str, gold: Iterable[str]) -> bool:
     """Whether an answer holds a gold answer as a run of words, or the other way round."""
-    mine = f" {normalized(answer)} "
-    others = [f" {normalized(text)} " for text in gold if normalized(text)]
-    return bool(mine.strip()) and any(mine in other or other in mine for other in others)
+    mine = words(answer)
+    others = (found for text in gold if (found := words(text)))
+    return bool(mine) and any(contains_run(other, mine) or contains_run(mine, other) for other in others)
 
 
 def finish_distillation(folder: str | Path, form: str = "jsonl") -> Counter:

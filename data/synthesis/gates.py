@@ -9,7 +9,17 @@ from dataclasses import dataclass
 from .decontamination import EvaluationQuestions
 from .language import same_language
 from .outcomes import DocumentOutcome, Pair, Signal
-from .texts import content_words, jaccard, names, normalized, numbers, share_inside, shingles, words
+from .texts import (
+    contains_run,
+    content_words,
+    jaccard,
+    names,
+    normalized,
+    numbers,
+    share_inside,
+    shingles,
+    words,
+)
 
 _LEAK = re.compile(
     r"\b(?:the|this|given|provided)\s+(?:above\s+|given\s+|provided\s+|following\s+)?"
@@ -107,7 +117,7 @@ class Gates:
             return "answer_length"
         if _LEAK.search(pair.question) and not _LEAK.search(document):
             return "leaked_question"
-        if "or" not in question and len(answer) > 1 and _contains(question, answer):
+        if "or" not in question and len(answer) > 1 and contains_run(question, answer):
             return "answer_in_question"
         if not self._supported(document, pair):
             return "unsupported_answer"
@@ -159,11 +169,6 @@ class Gates:
         if limits.check_language and not same_language(document, paraphrase):
             return "language"
         return ""
-
-
-def _contains(whole: Sequence[str], part: Sequence[str]) -> bool:
-    """Whether the words of `part` stand in `whole` as one run."""
-    return f" {' '.join(part)} " in f" {' '.join(whole)} "
 
 
 def paraphrase_measures(document: str, paraphrase: str) -> dict[str, float]:

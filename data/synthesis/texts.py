@@ -36,11 +36,16 @@ def normalized(text: str) -> str:
     return " ".join(words(text))
 
 
+def contains_run(whole: Sequence[str], part: Sequence[str]) -> bool:
+    """Whether the words of `part` stand in `whole` as one run."""
+    return f" {' '.join(part)} " in f" {' '.join(whole)} "
+
+
 def holds_answer(text: str, answers: Sequence[str], shortest: int = 4) -> bool:
     """Whether a text contains one of the answers as whole words; answers below 4 characters do not count."""
-    found = f" {normalized(text)} "
-    wanted = (normalized(answer) for answer in answers)
-    return any(f" {answer} " in found for answer in wanted if len(answer) >= shortest)
+    found = words(text)
+    wanted = (words(answer) for answer in answers if len(normalized(answer)) >= shortest)
+    return any(contains_run(found, answer) for answer in wanted)
 
 
 def content_words(text: str) -> list[str]:

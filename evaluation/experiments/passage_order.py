@@ -87,12 +87,9 @@ def long_rows(arguments: argparse.Namespace) -> tuple[list[QuestionRecord], str]
     if arguments.files is None:
         records = first_of_documents(sample_long_questions(), most)
         return records[: arguments.limit], f"{SAMPLE_NAME}, passages joined"
-    files = [
-        first_of_documents(question_rows([file])[0], most)[: arguments.limit] for file in arguments.files
-    ]
-    return [record for file in files for record in file], ", ".join(
-        Path(file).name for file in arguments.files
-    )
+    found = [question_rows([file]) for file in arguments.files]
+    kept = [first_of_documents(records, most)[: arguments.limit] for records, _ in found]
+    return [record for records in kept for record in records], ", ".join(name for _, name in found)
 
 
 def first_of_documents(records: Sequence[QuestionRecord], most: int | None) -> list[QuestionRecord]:
