@@ -1,7 +1,8 @@
 """The formats of stored memories: float32, float16, bfloat16, int8 and int4; packing and unpacking.
 
-int8 keeps one float32 scale a memory token; int4 packs two values in a byte and keeps one bfloat16 scale for
-up to 64 neighbouring values. Both are read as float32. Of the mode `recompute` nothing is stored but texts.
+int8 and int4 keep one bfloat16 scale for up to 64 neighbouring values, since one value of a memory token can
+be many times larger than all others; int4 packs two values in a byte. Both are read as float32. Of the mode
+`recompute` nothing is stored but texts.
 
 Letters of the shapes: n memories, M memory tokens, H hidden width, G values that share a scale.
 """
@@ -75,12 +76,12 @@ def parts_of(name: str, shape: tuple[int, int]) -> tuple[Part, ...]:
         return ()
     if name in PLAIN_CODES:
         return (Part(MEMORY, PLAIN_CODES[name], (tokens, width)),)
+    scales = Part(SCALE, "BF16", (tokens, width // math.gcd(width, GROUP)))
     if name == "int8":
-        return Part(MEMORY, "I8", (tokens, width)), Part(SCALE, "F32", (tokens,))
+        return Part(MEMORY, "I8", (tokens, width)), scales
     if width % 2:
         raise ValueError(f"`dtype` int4 packs pairs of values, but the width {width} is odd: use int8.")
-    scales = width // math.gcd(width, GROUP)
-    return Part(MEMORY, "U8", (tokens, width // 2)), Part(SCALE, "BF16", (tokens, scales))
+    return Part(MEMORY, "U8", (tokens, width // 2)), scales
 
 
 def memory_bytes(name: str, shape: tuple[int, int]) -> int:
@@ -123,13 +124,14 @@ def pack(memory: Tensor, name: str) -> tuple[Tensor, ...]:
         return (check_memory(memory.to(TORCH[name])),)
     memory = check_memory(memory).float()
     parts_of(name, memory.shape[1:])
-    if name == "int8":
-        scale = memory.abs().amax(-1) / 127
-        return _steps(memory, scale, 127).to(torch.int8), scale
+    most = 127 if name == "int8" else 7
     groups = memory.unflatten(-1, (-1, math.gcd(memory.shape[-1], GROUP)))
-    scale = (groups.abs().amax(-1) / 7).to(torch.bfloat16)
-    steps = (_steps(groups, scale.float(), 7) + 8).to(torch.uint8).flatten(-2)
-    return steps[..., 0::2] | steps[..., 1::2] << 4, scale
+    scale = (groups.abs().amax(-1) / most).to(torch.bfloat16)
+    steps = _steps(groups, scale.float(), most).flatten(-2)
+    if name == "int8":
+        return steps.to(torch.int8), scale
+    pairs = (steps + 8).to(torch.uint8)
+    return pairs[..., 0::2] | pairs[..., 1::2] << 4, scale
 
 
 def _steps(values: Tensor, scale: Tensor, most: int) -> Tensor:
@@ -144,8 +146,7 @@ def unpack(parts: Sequence[Tensor], name: str) -> Tensor:
     if name in TORCH:
         return parts[0]
     values, scale = parts
-    if name == "int8":
-        return values.float() * scale.unsqueeze(-1)
-    steps = torch.stack([values & 15, values >> 4], -1).flatten(-2).float() - 8
-    groups = steps.unflatten(-1, (scale.shape[-1], -1))
+    if name == "int4":
+        values = torch.stack([values & 15, values >> 4], -1).flatten(-2).to(torch.int8) - 8
+    groups = values.float().unflatten(-1, (scale.shape[-1], -1))
     return (groups * scale.float().unsqueeze(-1)).flatten(-2)

@@ -9,7 +9,7 @@ from test_bulk_plan import write
 def test_bytes_of_every_mode_by_hand():
     found = {size.mode: size for size in sizes(1000, 500_000, (16, 576))}
     assert found["bfloat16"].each == 16 * 576 * 2 and found["bfloat16"].total == 18_432_000
-    assert found["int8"].each == 16 * 576 + 16 * 4
+    assert found["int8"].each == 16 * 576 + 16 * 9 * 2
     assert found["int4"].each == 16 * 288 + 16 * 9 * 2
     assert found["recompute"].total == 0
     assert found["index flat"].each == 1024 and found["index ivf_pq"].total == 312_000

@@ -79,8 +79,8 @@ def test_int4_loses_the_faint_answers_and_int8_keeps_them(found):
 
 
 def test_bytes_are_those_of_the_formats(found):
-    # (M, H) = (2, 64): 2 bytes a value; 1 and a float32 scale a token; half and a bfloat16 scale for 64
-    assert found["bytes"] == {"bfloat16": 2 * 2 * WIDTH, "int8": 2 * WIDTH + 8, "int4": WIDTH + 4}
+    # (M, H) = (2, 64): 2 bytes a value; 1 and a bfloat16 scale for 64; half and the same scale
+    assert found["bytes"] == {"bfloat16": 2 * 2 * WIDTH, "int8": 2 * WIDTH + 4, "int4": WIDTH + 4}
     assert found["documents"] == 6  # the two strangers are shared by all questions
 
 
