@@ -60,7 +60,7 @@ class FindingMixin(StoredMemory):
         Args:
             query: (B, M, H) memories of the questions.
             retrieval_top_k: K.
-            block_size: Rows in RAM at a time. Default: 64 MiB of float32, at most 8192 rows.
+            block_size: Rows in RAM at a time. Default: 16 MiB of float32, at most 8192 rows.
             where: Which passages may be found, see `filters_clara`; or a function of their metadata.
             exact: True: score all passages. False: use the index. None: the index where there is one.
 

@@ -14,7 +14,7 @@ from .splitting_clara import sentences
 
 STAND_INS = 1024
 STAND_INS_PER_TEST = 8
-FEWEST_QUESTIONS, MOST_TESTS = 4, 256
+FEWEST_QUESTIONS, MOST_TESTS = 4, 512
 
 
 def learned_and_tests(

@@ -32,10 +32,10 @@ def test_half_of_the_questions_are_tests(memory):
     assert learned[:40] == corpus_sentences(memory, 40) and learned[40:] == ["B?", "D?"]
 
 
-def test_of_many_questions_256_are_tests(memory):
-    asked = [f"Question {number}?" for number in range(600)]
+def test_of_many_questions_512_are_tests(memory):
+    asked = [f"Question {number}?" for number in range(1200)]
     learned, tests = learned_and_tests(memory, asked)
-    assert len(tests) == 256 and sorted(tests + learned[40:]) == sorted(asked)
+    assert len(tests) == 512 and sorted(tests + learned[40:]) == sorted(asked)
 
 
 def test_refuses_too_few(memory):

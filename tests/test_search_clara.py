@@ -114,7 +114,7 @@ def test_reads_a_block_at_a_time(monkeypatch):
 
 
 def test_default_block_is_bounded():
-    assert default_block_size(9216) == 1820
+    assert default_block_size(9216) == 455
     assert default_block_size(1) == 8192
     assert default_block_size(1 << 30) == 1
 
