@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--questions", type=int, default=6, metavar="N", help="questions to ask (default: 6)")
     add_model_arguments(parser)
     parser.add_argument(
-        "--compression-rate", type=int, metavar="R", help="document tokens for one memory token (default: 16)"
+        "--compression-rate", type=int, metavar="R", help="text tokens a memory token (default: the model's)"
     )
     parser.add_argument(
         "--retrieval-top-k", type=int, metavar="K", help="documents to answer from (default: 5)"

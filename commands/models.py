@@ -38,13 +38,14 @@ def load_model(
     Args:
         name: checkpoint or base; the shipped checkpoint by default, else the embedded base.
         device: where it goes; the accelerator by default, else the CPU.
-        compression_rate: of untrained adapters, 16 by default; a checkpoint has its own.
+        compression_rate: of untrained adapters, 16 by default; a checkpoint has its own, and one whose
+            memories are means of spans can be read at any other.
 
     Returns:
         The model, and whether its adapters come from a checkpoint.
 
     Raises:
-        ValueError: `compression_rate` is not that of the checkpoint.
+        ValueError: `compression_rate` is not that of a checkpoint with memory tokens.
         FileNotFoundError: `name` looks like a folder and is none.
     """
     import torch
@@ -54,17 +55,30 @@ def load_model(
     name = name or (str(SHIPPED) if SHIPPED.is_dir() else EMBEDDED)
     trained = is_checkpoint(name)
     if trained:
-        model = ClaraForRetrievalGeneration.from_pretrained(name)
-        own = model.config.compression_rate
-        if compression_rate not in (None, own):
-            raise ValueError(
-                f"`--compression-rate` {compression_rate} is not the rate of {name}, which was trained at "
-                f"{own}: leave it out."
-            )
+        model = ClaraForRetrievalGeneration.from_pretrained(name, **rate_fields(name, compression_rate))
     else:
         model = ClaraForRetrievalGeneration.from_base(name, compression_rate=compression_rate or 16)
     accelerator = torch.accelerator.current_accelerator()
     return model.to(device or accelerator or "cpu"), trained
+
+
+def rate_fields(name: str, compression_rate: int | None) -> dict[str, int]:
+    """The field of the configuration that reads a checkpoint at another rate than its own.
+
+    Raises:
+        ValueError: the checkpoint has memory tokens, which are as many as were trained.
+    """
+    if compression_rate is None:
+        return {}
+    from ..configuration_clara import ClaraConfig
+
+    config = ClaraConfig.from_pretrained(name)
+    if config.pooling == "memory_tokens" and compression_rate != config.compression_rate:
+        raise ValueError(
+            f"`--compression-rate` {compression_rate} is not the rate of {name}, which was trained at "
+            f"{config.compression_rate}: leave it out."
+        )
+    return {"compression_rate": compression_rate}
 
 
 def is_checkpoint(name: str) -> bool:

@@ -11,6 +11,7 @@ from clara.commands import demo, display
 from clara.commands.main import find_commands, main
 from clara.commands.models import UNTRAINED, load_model
 from clara.memory_clara import CorpusMemory, CorpusMemoryWriter
+from conftest import make_model
 
 CORPUS = [
     {"id": "titan", "title": "Titan", "text": "The largest moon of Saturn.", "kind": "moon"},
@@ -229,6 +230,14 @@ def test_demo_names_a_wrong_number_of_questions(count, capsys):
 def test_compression_rate_of_a_checkpoint_is_its_own(checkpoint):
     with pytest.raises(ValueError, match=r"`--compression-rate` 8 .*trained at 16"):
         load_model(checkpoint, compression_rate=8)
+    assert load_model(checkpoint, compression_rate=16)[0].config.compression_rate == 16
+
+
+def test_a_checkpoint_of_means_is_read_at_any_rate(base, tmp_path):
+    make_model(base, pooling="mean").save_pretrained(tmp_path)
+    model, _ = load_model(str(tmp_path), compression_rate=4)
+    assert len(model.build_memory(["A text."], show_progress=False)[0]) == model.config.doc_max_length // 4
+    assert model.processor.num_memory_tokens == model.config.doc_max_length // 4
 
 
 @pytest.mark.parametrize("name", ["/nowhere/model", "./model", "runs/first/model"])
