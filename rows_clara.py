@@ -128,10 +128,12 @@ class MemoryFile:
             if isinstance(chosen, slice):
                 first, stop, _ = chosen.indices(self._rows)
                 self._checked.check_range(start + first * part.row_bytes, start + stop * part.row_bytes)
+                copied = values[chosen].copy()
             else:
                 self._announce(start + chosen * part.row_bytes, part.row_bytes)
                 self._checked.check_ranges(start + chosen * part.row_bytes, part.row_bytes)
-            parts.append(torch.from_numpy(np.array(values[chosen])).view(KINDS[part.code][0]))
+                copied = values[chosen]  # indices copy
+            parts.append(torch.from_numpy(copied).view(KINDS[part.code][0]))
         return tuple(parts)
 
     def _announce(self, starts: np.ndarray, size: int) -> None:

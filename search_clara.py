@@ -12,6 +12,7 @@ from torch.nn import functional
 
 BLOCK_BYTES = 1 << 24  # more than 32 MiB at once come as new pages every time, which takes twice as long
 MAX_BLOCK_ROWS = 8192
+READ_BLOCKS = 16
 SPARE = 16
 CLOSE = 1e-5  # cosines in float32 that differ by less may stand in the wrong order
 RESCORED_ROWS = 1024
@@ -133,30 +134,41 @@ def _blocks(
 def refine(query: Tensor, proposed: Tensor, gather: Gather, k: int, block_size: int) -> Tensor:
     """The K best of each question's proposed rows, and those as good but for rounding, by float32 cosine.
 
-    The rows of several questions are read together, each once and in the order of the file.
+    The rows of many questions are read together, each once and in the order of the files.
 
     Args:
         query: (B, M, H).
         proposed: (B, C) rows, -1 where there is none; each question has at least one.
         gather: Reads the rows at indices (n,), (n, M, H), on the CPU.
         k: K.
-        block_size: Rows read at a time, about.
+        block_size: Rows that are float32 at a time; 16 times as many, or those of one question, are read.
 
     Returns:
         (B, C') rows on the CPU, -1 where there is none.
     """
     unit = unit_rows(query.cpu()).float()
     chosen = []
-    for part in torch.arange(len(unit)).split(max(1, block_size // proposed.shape[1])):
+    for part in torch.arange(len(unit)).split(max(1, READ_BLOCKS * block_size // proposed.shape[1])):
         own = proposed[part]
         rows, places = own.clamp_min(0).unique(return_inverse=True)
-        memories = gather(rows).flatten(1).float()
-        scores = block_scores(unit[part], memories, row_norms(memories, rows)).gather(1, places)
-        scores = scores.masked_fill(own < 0, float("-inf"))
+        memories = gather(rows)
+        found = [
+            _cosines(unit[row], rows, memories, at, block_size) for row, at in zip(part, places, strict=True)
+        ]
+        scores = torch.stack(found).masked_fill(own < 0, float("-inf"))
         scores, best = scores.topk(min(k + SPARE, scores.shape[1]), dim=1)
         chosen.append(_close_ones(scores, own.gather(1, best), k))
     width = max(part.shape[1] for part in chosen)
     return torch.cat([functional.pad(part, (0, width - part.shape[1]), value=-1) for part in chosen])
+
+
+def _cosines(unit: Tensor, rows: Tensor, memories: Tensor, places: Tensor, block_size: int) -> Tensor:
+    """Float32 cosines (C,) of a unit query (M * H) and the memories (n, M, H) of rows (n,) at places (C,)."""
+    found = []
+    for own in places.split(block_size):
+        block = memories[own].flatten(1).float()
+        found.append(block_scores(unit.unsqueeze(0), block, row_norms(block, rows[own])).squeeze(0))
+    return torch.cat(found)
 
 
 @torch.no_grad()

@@ -155,9 +155,9 @@ class MemoryTable:
         if len(outside):
             raise IndexError(f"`indices` must be from 0 to {len(self) - 1}, got {int(outside[0])}.")
         found = torch.empty(len(flat), *self._shape, dtype=self.dtype)
-        places = torch.bucketize(flat, torch.tensor(self._ends), right=True)
-        for place in places.unique().tolist():
-            rows = (places == place).nonzero().squeeze(1)
+        places, order = torch.bucketize(flat, torch.tensor(self._ends), right=True).sort(stable=True)
+        visited, counts = places.unique_consecutive(return_counts=True)
+        for place, rows in zip(visited.tolist(), order.split(counts.tolist()), strict=True):
             shard = self._shards[place]
             found[rows] = shard.read(flat[rows] - (self._ends[place] - len(shard)))
         return found.view(*indices.shape, *self._shape).to(indices.device)
