@@ -25,7 +25,7 @@ RECALL_AT = 5
 RECALL = 0.99
 TESTS = 128
 CANDIDATES = (2, 4, 8, 16, 20, 32, 40, 48, 64, 128, 256, 512)
-REORDERED = (1024, 2048, 4096)
+REORDERED = (1024, 2048, 4096, 8192)
 SCATTERED = 16  # a byte of a row read somewhere takes as long as so many of those that are scanned
 logger = logging.getLogger(__name__)
 

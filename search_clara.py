@@ -12,7 +12,7 @@ from torch.nn import functional
 
 BLOCK_BYTES = 1 << 24  # more than 32 MiB at once come as new pages every time, which takes twice as long
 MAX_BLOCK_ROWS = 8192
-READ_BLOCKS = 16
+READ_BLOCKS = 4
 SPARE = 16
 CLOSE = 1e-5  # cosines in float32 that differ by less may stand in the wrong order
 RESCORED_ROWS = 1024
@@ -141,7 +141,7 @@ def refine(query: Tensor, proposed: Tensor, gather: Gather, k: int, block_size: 
         proposed: (B, C) rows, -1 where there is none; each question has at least one.
         gather: Reads the rows at indices (n,), (n, M, H), on the CPU.
         k: K.
-        block_size: Rows that are float32 at a time; 16 times as many, or those of one question, are read.
+        block_size: Rows that are float32 at a time; 4 times as many, or those of one question, are read.
 
     Returns:
         (B, C') rows on the CPU, -1 where there is none.
@@ -149,15 +149,14 @@ def refine(query: Tensor, proposed: Tensor, gather: Gather, k: int, block_size: 
     unit = unit_rows(query.cpu()).float()
     chosen = []
     for part in torch.arange(len(unit)).split(max(1, READ_BLOCKS * block_size // proposed.shape[1])):
-        own = proposed[part]
+        own = proposed[part].sort(dim=1).values
         rows, places = own.clamp_min(0).unique(return_inverse=True)
         memories = gather(rows)
         found = [
             _cosines(unit[row], rows, memories, at, block_size) for row, at in zip(part, places, strict=True)
         ]
         scores = torch.stack(found).masked_fill(own < 0, float("-inf"))
-        scores, best = scores.topk(min(k + SPARE, scores.shape[1]), dim=1)
-        chosen.append(_close_ones(scores, own.gather(1, best), k))
+        chosen.append(_close_ones(*_best(scores, own, k + SPARE), k))
     width = max(part.shape[1] for part in chosen)
     return torch.cat([functional.pad(part, (0, width - part.shape[1]), value=-1) for part in chosen])
 

@@ -69,6 +69,12 @@ def test_reads_only_candidates(monkeypatch):
     assert len(together) <= 12 * memory.index.count_for(5)
 
 
+def test_of_many_equal_candidates_the_first_are_found():
+    memory = CorpusMemory(torch.ones(300, 4, 10), [str(row) for row in range(300)])
+    memory.build_index("flat")
+    assert memory.search(torch.ones(1, 4, 10), 5, exact=False)[1].tolist() == [[0, 1, 2, 3, 4]]
+
+
 def test_a_question_gets_the_same_alone_and_in_a_batch():
     memory, query = make_corpus(), queries()
     memory.build_index("ivf_sq8", 16)
