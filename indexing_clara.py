@@ -139,8 +139,8 @@ def choose_effort(
     """The cheapest effort that reaches a recall on the even tests, and what it reaches on the odd ones.
 
     What is chosen on few questions does a little worse on others, and the last few rows may cost more than
-    all before: chosen is the cheapest effort that misses no more than the best one and half of what may be
-    missed, and that reaches the recall where any does.
+    all before. So an effort may miss no more than the best one and half of what may be missed; of those the
+    cheapest is chosen that reaches the recall by a standard error, else one that reaches it, else any.
 
     Candidates are scored exactly later, so the recall of a search is that of its candidates. An effort costs
     the bytes that it touches: codes of the cells looked at, sketches of the codes ordered anew, memories of
@@ -166,17 +166,20 @@ def choose_effort(
             ranks = _ranks(proposed, truth)
             for factor in CANDIDATES:
                 found = (ranks < factor * k).float().mean(dim=1)
-                chosen, held_out = float(found[::2].mean()), float(found[1::2].mean())
+                chosen, held_out = found[::2], float(found[1::2].mean())
                 scattered = reordered * index.sketch_bytes + min(most, factor * k) * row_bytes
                 effort = Effort(float(factor), cells, reordered)
-                options.append((scanned + SCATTERED * scattered, effort, chosen, held_out))
-    best = max(chosen for _, _, chosen, _ in options)
+                error = float(chosen.std(correction=0)) / len(chosen) ** 0.5
+                options.append(
+                    (scanned + SCATTERED * scattered, effort, float(chosen.mean()), error, held_out)
+                )
+    best = max(mean for _, _, mean, _, _ in options)
     if best < recall:
         logger.warning("The index reaches recall@%d %.3f at most, below %.3f.", k, best, recall)
-    near = best - (1 - recall) / 2
-    wanted = near if best < recall else max(near, recall)
-    reached = (option for option in options if option[2] >= wanted)
-    _, effort, _, held_out = min(reached, key=lambda option: option[0])
+    near = [option for option in options if option[2] >= best - (1 - recall) / 2]
+    reached = [option for option in near if option[2] >= recall]
+    surely = [option for option in reached if option[2] - option[3] >= recall]
+    _, effort, _, _, held_out = min(surely or reached or near, key=lambda option: option[0])
     return effort, {"mean": held_out, "questions": len(truth) // 2}
 
 

@@ -61,6 +61,15 @@ def test_a_margin_is_kept_where_there_is_one():
     assert choose_effort(line_index(values), tests, truth, 10, recall=0.95)[0] == Effort(2.0, 0)
 
 
+def test_a_recall_is_reached_by_a_standard_error_where_it_can_be():
+    """Of 100 even tests two find nothing and two need 16 candidates: two reach 0.96, 0.94 for sure."""
+    values = torch.linspace(0, 1, 3000)
+    tests, truth = torch.tensor([[[1.0, 0.0]]] * 200), torch.zeros(200, 1, dtype=torch.long)
+    truth[[0, 2]], truth[[4, 6]] = 2999, 15
+    assert choose_effort(line_index(values), tests, truth, 10, recall=0.94)[0] == Effort(2.0, 0)
+    assert choose_effort(line_index(values), tests, truth, 10, recall=0.95)[0] == Effort(16.0, 0)
+
+
 def test_where_a_recall_is_out_of_reach_the_last_rows_are_not_paid_for():
     """Of 400 even tests five find nothing; one more needs 16 candidates, which half of 0.01 makes up for."""
     values = torch.linspace(0, 1, 3000)
