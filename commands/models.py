@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..modeling_clara import ClaraForRetrievalGeneration
 
-SHIPPED = Path(__file__).resolve().parents[1] / "checkpoints" / "clara-smollm2-135m-16x"
+SHIPPED = Path(__file__).resolve().parents[1] / "checkpoints" / "clara-smollm2-135m-4x"
 EMBEDDED = "smollm2-135m"
 UNTRAINED = (
     "These adapters are UNTRAINED: no training has taught this model to write or read memories. The answers "

@@ -12,7 +12,7 @@ from conftest import ROOT
 from huggingface_hub import ModelCard
 
 FENCE = re.compile(r"^```python\n(.*?)^```\s*$", re.DOTALL | re.MULTILINE)
-SHIPPED = ROOT / "checkpoints" / "clara-smollm2-135m-16x"
+SHIPPED = ROOT / "checkpoints" / "clara-smollm2-135m-4x"
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def test_blocks_run_on_a_tiny_model(base, checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(AutoModel, "from_pretrained", load_tiny)
     monkeypatch.chdir(tmp_path)
     Path("checkpoints").mkdir()
-    Path("checkpoints/clara-smollm2-135m-16x").symlink_to(checkpoint)
+    Path("checkpoints/clara-smollm2-135m-4x").symlink_to(checkpoint)
     run_python()
 
 
