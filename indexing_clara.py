@@ -139,8 +139,8 @@ def choose_effort(
     """The cheapest effort that reaches a recall on the even tests, and what it reaches on the odd ones.
 
     What is chosen on few questions does a little worse on others, and the last few rows may cost more than
-    all before. So an effort may miss no more than the best one and half of what may be missed; of those the
-    cheapest is chosen that reaches the recall by a standard error, else one that reaches it, else any.
+    all before. So an effort may miss no more than the best one and a quarter of what may be missed; of those
+    the cheapest is chosen that reaches the recall by a standard error, else one that reaches it, else any.
 
     Candidates are scored exactly later, so the recall of a search is that of its candidates. An effort costs
     the bytes that it touches: codes of the cells looked at, sketches of the codes ordered anew, memories of
@@ -176,7 +176,7 @@ def choose_effort(
     best = max(mean for _, _, mean, _, _ in options)
     if best < recall:
         logger.warning("The index reaches recall@%d %.3f at most, below %.3f.", k, best, recall)
-    near = [option for option in options if option[2] >= best - (1 - recall) / 2]
+    near = [option for option in options if option[2] >= best - (1 - recall) / 4]
     reached = [option for option in near if option[2] >= recall]
     surely = [option for option in reached if option[2] - option[3] >= recall]
     _, effort, _, _, held_out = min(surely or reached or near, key=lambda option: option[0])

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -173,11 +172,11 @@ def _plan(corpus: Any, model: ClaraForRetrievalGeneration, arguments: argparse.N
 
 
 def _begin(output: Path, plan: Plan, restart: bool) -> None:
-    from ..data.bulk.build import BUILD
+    from ..data.bulk.build import BUILD, discard
     from ..data.bulk.plan import begin
 
     if restart:
-        shutil.rmtree(output / BUILD, ignore_errors=True)
+        discard(output)
     begin(output / BUILD, plan)
 
 

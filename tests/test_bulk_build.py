@@ -8,7 +8,16 @@ import pytest
 import torch
 from clara import shards_clara
 from clara.data.bulk import build
-from clara.data.bulk.build import BUILD, build_shards, chunks, count_done, is_done, join, shard_folder
+from clara.data.bulk.build import (
+    BUILD,
+    build_shards,
+    chunks,
+    count_done,
+    discard,
+    is_done,
+    join,
+    shard_folder,
+)
 from clara.data.bulk.plan import begin, survey
 from clara.manifest_clara import MANIFEST
 from clara.memory_clara import CorpusMemory
@@ -105,6 +114,16 @@ def test_a_full_disk_leaves_the_shard_undone(output, monkeypatch):
 def test_another_process_at_the_same_shard_is_told(output):
     with locked(shard_folder(output, 2)), pytest.raises(RuntimeError, match="Another writer is at work"):
         build_shards(output, [2], Model)
+
+
+def test_a_build_is_not_thrown_away_under_its_workers(output):
+    build_shards(output, [0], Model)
+    with locked(shard_folder(output, 2)), pytest.raises(RuntimeError, match="Another writer is at work"):
+        discard(output)
+    assert is_done(output, 0)
+    discard(output)
+    assert not (output / BUILD).exists()
+    discard(output)
 
 
 def test_another_model_is_refused(output):

@@ -11,6 +11,7 @@ from clara.commands import demo, display
 from clara.commands.main import find_commands, main
 from clara.commands.models import UNTRAINED, load_model
 from clara.memory_clara import CorpusMemory, CorpusMemoryWriter
+from clara.storage_clara import locked
 from conftest import make_model
 
 CORPUS = [
@@ -280,11 +281,20 @@ def test_sources_keep_score_and_id_beside_long_texts(capsys):
     assert "1.25 s for search and answer" in shown
 
 
+def is_locked(folder):
+    try:
+        with locked(folder):
+            return False
+    except RuntimeError:
+        return True
+
+
 @pytest.mark.slow
 def test_killed_build_leaves_no_store_that_loads(checkpoint, tmp_path):
     rows, output = tmp_path / "rows.jsonl", tmp_path / "store"
     rows.write_text("".join(json.dumps({"text": f"Document number {n}."}) + "\n" for n in range(20_000)))
     words = ["build-memory", str(rows), "--output", str(output), "--model", checkpoint, "--batch-size", "8"]
+    words += ["--shard-size", "10000"]
     code = f"from clara.commands.main import main; main({words!r})"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -295,6 +305,10 @@ def test_killed_build_leaves_no_store_that_loads(checkpoint, tmp_path):
     process.kill()
     process.wait()
     assert list(output.glob("build/*/memory-*.tmp"))
+    deadline = time.monotonic() + 60
+    while any(map(is_locked, output.glob("build/[0-9]*"))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not list(output.glob("build/*/shard.json")), "workers outlived the build that was killed"
     with pytest.raises(FileNotFoundError):
         CorpusMemory.from_pretrained(output)
     rows.write_text(json.dumps({"text": "One document."}) + "\n")

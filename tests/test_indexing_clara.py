@@ -53,28 +53,28 @@ def test_recall_is_measured_on_the_half_that_chose_nothing():
 
 
 def test_a_margin_is_kept_where_there_is_one():
-    """Of 50 even tests one needs 16 candidates, the others one: 0.98 is enough for 0.95, not for 0.97."""
+    """Of 50 even tests one needs 16 candidates, the others one: 0.98 is enough for 0.9, not for 0.97."""
     values = torch.linspace(0, 1, 100)
     tests, truth = torch.tensor([[[1.0, 0.0]]] * 100), torch.zeros(100, 1, dtype=torch.long)
     truth[40] = 15
     assert choose_effort(line_index(values), tests, truth, 10, recall=0.97)[0] == Effort(16.0, 0)
-    assert choose_effort(line_index(values), tests, truth, 10, recall=0.95)[0] == Effort(2.0, 0)
+    assert choose_effort(line_index(values), tests, truth, 10, recall=0.9)[0] == Effort(2.0, 0)
 
 
 def test_a_recall_is_reached_by_a_standard_error_where_it_can_be():
-    """Of 100 even tests two find nothing and two need 16 candidates: two reach 0.96, 0.94 for sure."""
+    """Of 100 even tests three find nothing and one needs 16 candidates: two reach 0.96, 0.93 for sure."""
     values = torch.linspace(0, 1, 3000)
     tests, truth = torch.tensor([[[1.0, 0.0]]] * 200), torch.zeros(200, 1, dtype=torch.long)
-    truth[[0, 2]], truth[[4, 6]] = 2999, 15
-    assert choose_effort(line_index(values), tests, truth, 10, recall=0.94)[0] == Effort(2.0, 0)
+    truth[[0, 2, 4]], truth[6] = 2999, 15
+    assert choose_effort(line_index(values), tests, truth, 10, recall=0.93)[0] == Effort(2.0, 0)
     assert choose_effort(line_index(values), tests, truth, 10, recall=0.95)[0] == Effort(16.0, 0)
 
 
 def test_where_a_recall_is_out_of_reach_the_last_rows_are_not_paid_for():
-    """Of 400 even tests five find nothing; one more needs 16 candidates, which half of 0.01 makes up for."""
+    """Of 600 even tests seven find nothing; one more needs 16 candidates: less than a quarter of 0.01."""
     values = torch.linspace(0, 1, 3000)
-    tests, truth = torch.tensor([[[1.0, 0.0]]] * 800), torch.zeros(800, 1, dtype=torch.long)
-    truth[[0, 2, 4, 6, 8]], truth[10] = 2999, 15
+    tests, truth = torch.tensor([[[1.0, 0.0]]] * 1200), torch.zeros(1200, 1, dtype=torch.long)
+    truth[[0, 2, 4, 6, 8, 10, 12]], truth[14] = 2999, 15
     assert choose_effort(line_index(values), tests, truth, 10)[0] == Effort(2.0, 0)
 
 

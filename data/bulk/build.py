@@ -56,6 +56,18 @@ def _count(output: Path, plan: Plan, shard: int) -> int:
     return progress.stat().st_size if progress.is_file() else 0
 
 
+def discard(output: Path) -> None:
+    """Removes what an unfinished build has left, if anything. The caller holds the lock of `output`.
+
+    Raises:
+        RuntimeError: somebody is still at work on a shard; nothing is removed then.
+    """
+    for folder in (output / BUILD).glob("[0-9]*"):
+        with locked(folder):
+            pass
+    shutil.rmtree(output / BUILD, ignore_errors=True)
+
+
 def build_shards(output: Path, shards: Iterable[int], open_model: Callable[[], Any]) -> None:
     """Builds those of some shards that are not done, with the plan's number of threads.
 
