@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import multiprocess
 from datatrove.pipeline.base import PipelineStep
 
 from ...storage_clara import locked
@@ -35,27 +31,9 @@ class CompressShards(PipelineStep):
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
         """Builds the rank's shards that are not done."""
-        end_with_parent()
         output = Path(self.output)
         shards = range(rank, read_plan(output / BUILD).num_shards, world_size)
         build_shards(output, shards, self.open_model)
-
-
-@cache
-def end_with_parent() -> None:
-    """Has this process end as soon as the one that started it is gone; does nothing where it has none.
-
-    A killed build would otherwise leave workers that hold their shards and write on.
-    """
-    parent = multiprocess.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 class JoinShards(PipelineStep):

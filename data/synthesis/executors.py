@@ -2,7 +2,38 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from functools import cache
+from typing import Any
+
+import multiprocess
 from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
+
+
+class LocalExecutor(LocalPipelineExecutor):
+    """datatrove's executor of this machine, whose workers end with the process that started them."""
+
+    def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
+        end_with_parent()
+        return super()._run_for_rank(rank, local_rank, node_rank)
+
+
+@cache
+def end_with_parent() -> None:
+    """Has this process end as soon as the one that started it is gone; does nothing where it has none.
+
+    A killed run would otherwise leave workers that write on.
+    """
+    parent = multiprocess.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class RayExecutor(RayPipelineExecutor):
@@ -39,4 +70,4 @@ class RayExecutor(RayPipelineExecutor):
         return said[-1] if said else "its log is empty"
 
 
-EXECUTORS = {"local": LocalPipelineExecutor, "slurm": SlurmPipelineExecutor, "ray": RayExecutor}
+EXECUTORS = {"local": LocalExecutor, "slurm": SlurmPipelineExecutor, "ray": RayExecutor}
