@@ -1,0 +1,39 @@
+"""Average adapters of two checkpoints that share a compressor: better on both than either where each is best.
+
+`clara average CHECKPOINT OTHER --weight 0.3 --output FOLDER` writes CHECKPOINT with a query reasoner that is
+0.7 its own and 0.3 the other's. Measure it (`clara evaluate`) on questions that did not choose the weight.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+ADAPTERS = ("query_reasoner", "generator")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `clara average`."""
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder or Hub id")
+    parser.add_argument("other", metavar="OTHER", help="one that was trained on from it, or from one start")
+    parser.add_argument(
+        "--weight", type=float, default=0.5, metavar="W", help="of OTHER, from 0 to 1 (default: 0.5)"
+    )
+    parser.add_argument(
+        "--adapters",
+        nargs="+",
+        choices=ADAPTERS,
+        default=["query_reasoner"],
+        help="to average; the others stay CHECKPOINT's (default: query_reasoner)",
+    )
+    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="folder to make")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Averages and writes."""
+    from ..train.averaging import average_checkpoints
+
+    average_checkpoints(
+        arguments.checkpoint, arguments.other, arguments.weight, arguments.output, arguments.adapters
+    )
+    print(f"{arguments.output}: {', '.join(arguments.adapters)} moved {arguments.weight:g} of the way.")
