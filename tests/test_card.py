@@ -16,9 +16,9 @@ HISTORY = [
 ]
 
 
-def card(model, tmp_path, stage="pretraining", history=HISTORY, labels=0.0, **origin):
+def card(model, tmp_path, stage="pretraining", history=HISTORY, labels=0.0, generation=1.0, **origin):
     state = SimpleNamespace(global_step=2, max_steps=4, log_history=history)
-    args = make_args(tmp_path, stage, contrastive_weight=labels)
+    args = make_args(tmp_path, stage, contrastive_weight=labels, generation_weight=generation)
     return render_card("my-run", model.config, args, state, ["clara", "rag", "clara"], **origin)
 
 
@@ -48,3 +48,5 @@ def test_it_says_whether_labels_were_seen(shared_model, tmp_path):
     without, with_labels = (card(shared_model, tmp_path, "end_to_end", labels=w) for w in (0.0, 0.5))
     assert "relevance labels" not in without and "| contrastive_weight | 0.0 |" in without
     assert "learns from relevance labels" in with_labels and "| contrastive_weight | 0.5 |" in with_labels
+    alone = card(shared_model, tmp_path, "end_to_end", labels=1.0, generation=0.0)
+    assert "labels alone, all else is frozen" in alone and "learn from answers" not in alone

@@ -14,6 +14,7 @@ LABELS = {
     "pretraining": "questions are also to find their documents within a batch",
     "end_to_end": "the query reasoner also learns from relevance labels",
 }
+ONLY_LABELS = "the query reasoner learns from relevance labels alone, all else is frozen"
 SETTINGS = (
     "seed",
     "learning_rate",
@@ -86,6 +87,8 @@ def _learnt(args: Any) -> str:
     """What learns from what; with a contrastive loss, from labels too."""
     if not args.contrastive_weight:
         return TITLES[args.stage]
+    if args.stage == "end_to_end" and not args.generation_weight:
+        return ONLY_LABELS
     return f"{TITLES[args.stage]}; {LABELS[args.stage]}"
 
 
