@@ -4,7 +4,7 @@ import argparse
 import re
 
 import pytest
-from clara.commands.bench import add_arguments
+from clara.commands import average, bench
 from clara.train.arguments import ClaraTrainingConfig
 from clara.train.recipe import ScriptArguments
 from clara.train.stages import STAGES
@@ -24,9 +24,11 @@ def test_files_exist():
 
 
 def test_options_and_fields_exist():
-    training, bench = HfArgumentParser((ScriptArguments, ClaraTrainingConfig)), argparse.ArgumentParser()
-    add_arguments(bench)
-    known = {action.dest for parser in (training, bench) for action in parser._actions} | LAUNCHING
+    parsers = [HfArgumentParser((ScriptArguments, ClaraTrainingConfig))]
+    for command in (average, bench):
+        parsers.append(argparse.ArgumentParser())
+        command.add_arguments(parsers[-1])
+    known = {action.dest for parser in parsers for action in parser._actions} | LAUNCHING
     text = PAGE.read_text(encoding="utf-8")
     assert not sorted(set(re.findall(r"--([a-z_]+)", text.replace("attn-i", "attn_i"))) - known)
     table = text.split("## Options that the paper")[1]
