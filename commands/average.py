@@ -1,4 +1,4 @@
-"""Average adapters of two checkpoints that share a compressor: better on both than either where each is best.
+"""Average adapters of two checkpoints that share a compressor, which keeps most of what each does well.
 
 `clara average CHECKPOINT OTHER --weight 0.3 --output FOLDER` writes CHECKPOINT with a query reasoner that is
 0.7 its own and 0.3 the other's. Measure it (`clara evaluate`) on questions that did not choose the weight.
