@@ -165,6 +165,20 @@ def load_adapter_state(decoder: nn.Module, name: str, tensors: dict[str, Tensor]
     Raises:
         ValueError: If a tensor is missing, extra or misshapen; nothing is copied then.
     """
+    own = check_adapter_state(decoder, name, tensors, where)
+    for key, tensor in own.items():
+        tensor.copy_(tensors[key])
+    forget(tuner_layers(decoder), [name])
+
+
+def check_adapter_state(
+    decoder: nn.Module, name: str, tensors: dict[str, Tensor], where: str
+) -> dict[str, Tensor]:
+    """Returns the adapter's own tensors, if those given have the same keys and shapes.
+
+    Raises:
+        ValueError: If a tensor is missing, extra or misshapen.
+    """
     own = adapter_state(decoder, name)
     missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     misshapen = [key for key in own.keys() & tensors.keys() if own[key].shape != tensors[key].shape]
@@ -172,9 +186,7 @@ def load_adapter_state(decoder: nn.Module, name: str, tensors: dict[str, Tensor]
     told = [f"{len(keys)} {what} (first: {keys[0]})" for what, keys in problems.items() if keys]
     if told:
         raise ValueError(f"Adapter {name!r} does not fit {where}: {', '.join(told)} tensors.")
-    for key, tensor in own.items():
-        tensor.copy_(tensors[key])
-    forget(tuner_layers(decoder), [name])
+    return own
 
 
 def save_adapter(

@@ -40,6 +40,11 @@ def own_names(config: ClaraConfig) -> tuple[str, ...]:
     return (*names, "memory_gain") if config.connector == "rms" else tuple(names)
 
 
+def base_is_own(config: ClaraConfig) -> bool:
+    """Whether the base is to be found nowhere else, so that a checkpoint must hold it."""
+    return config.base_is_changed or not config.base_model_name_or_path
+
+
 def base_path(base: str | None) -> str:
     """A folder or Hub id for a base: the embedded base's folder for its name, else the name itself.
 

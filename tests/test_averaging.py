@@ -47,6 +47,10 @@ def test_what_is_refused_changes_nothing(base):
             average_adapters(model, other, 0.5, names)
     with pytest.raises(ValueError, match="another compressor or base"):
         average_adapters(model, filled(base, 3.0, compression_rate=8), 0.5)
+    wider = filled(base, 3.0, lora_r=8)
+    wider.memory_fingerprint = model.memory_fingerprint
+    with pytest.raises(ValueError, match="'query_reasoner' does not fit that of `other`: .* misshapen"):
+        average_adapters(model, wider, 0.5)
     assert values(model, "query_reasoner") == {1.0}
 
 

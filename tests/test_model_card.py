@@ -5,14 +5,13 @@ import shutil
 import sys
 
 import pytest
+from clara.commands.models import SHIPPED
 from clara.train.publishing.card import PLACEHOLDER, SECTIONS
 from clara.train.publishing.folder import TEMPLATE, write_model
 from clara.train.publishing.results import results_table
-from conftest import ROOT
 from huggingface_hub import ModelCard
 
 FENCE = re.compile(r"^```python\n(.*?)^```\s*$", re.DOTALL | re.MULTILINE)
-SHIPPED = ROOT / "checkpoints" / "clara-smollm2-135m-4x"
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from clara.commands.models import SHIPPED
 from conftest import ROOT
 from transformers import AutoModel
 
@@ -58,7 +59,7 @@ def test_blocks_run_on_a_tiny_model(base, checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(AutoModel, "from_pretrained", load_tiny)
     monkeypatch.chdir(tmp_path)
     Path("checkpoints").mkdir()
-    Path("checkpoints/clara-smollm2-135m-4x").symlink_to(checkpoint)
+    Path("checkpoints", SHIPPED.name).symlink_to(checkpoint)
     run_python()
 
 

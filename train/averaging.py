@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from clara.adapters_clara import adapter_state, load_adapter_state
-from clara.modeling_clara import ClaraForRetrievalGeneration
 
+from ..adapters_clara import adapter_state, check_adapter_state, load_adapter_state
+from ..checkpoint_clara import base_is_own
+from ..modeling_clara import ClaraForRetrievalGeneration
 from .folders import complete_folder
 
 AVERAGED = ("query_reasoner", "generator")
@@ -44,11 +45,8 @@ def average_adapters(
         raise ValueError("`other` has another compressor or base: both must come from one pretraining.")
     mixed = {}
     for name in names:
-        own, theirs = adapter_state(model.decoder, name), adapter_state(other.decoder, name)
-        if {key: value.shape for key, value in own.items()} != {k: v.shape for k, v in theirs.items()}:
-            raise ValueError(
-                f"The two adapters {name!r} have different shapes: train both with one `lora_r`."
-            )
+        theirs = adapter_state(other.decoder, name)
+        own = check_adapter_state(model.decoder, name, theirs, where="that of `other`")
         mixed[name] = {
             key: torch.lerp(value.float(), theirs[key].float().to(value.device), weight)
             for key, value in own.items()
@@ -76,5 +74,4 @@ def average_checkpoints(
     with complete_folder(output) as folder:
         model = ClaraForRetrievalGeneration.from_pretrained(checkpoint)
         average_adapters(model, ClaraForRetrievalGeneration.from_pretrained(other), weight, names)
-        own_base = model.config.base_is_changed or not model.config.base_model_name_or_path
-        model.save_pretrained(folder, save_base=own_base)
+        model.save_pretrained(folder, save_base=base_is_own(model.config))

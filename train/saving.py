@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import Trainer
 from transformers.trainer import SCHEDULER_NAME
 
+from ..checkpoint_clara import base_is_own
 from .card import render_card
 from .checkpoints import (
     is_complete,
@@ -74,15 +75,10 @@ class SavingMixin(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if self.args.should_save:
             folder = output_dir or self.args.output_dir
-            if self._base_is_own():
+            if base_is_own(self.model.config):
                 save_trained(self.model, folder, state_dict)
             else:
                 self.model.save_pretrained(folder, state_dict=state_dict, save_base=False)
-
-    def _base_is_own(self) -> bool:
-        """Whether the base is to be found nowhere else, so that the final model must hold it."""
-        config = self.model.config
-        return config.base_is_changed or not config.base_model_name_or_path
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Writes a checkpoint, marks it complete, then removes the oldest above `save_total_limit`.
@@ -134,7 +130,7 @@ class SavingMixin(Trainer):
             folder: Where to.
             dtype: Dtype of the adapters' files; as they are by default.
         """
-        with_base = self._base_is_own()
+        with_base = base_is_own(self.model.config)
         if with_base or self.is_deepspeed_enabled:
             state = self.accelerator.get_state_dict(self.model_wrapped)
         else:
