@@ -159,6 +159,7 @@ def make_processor(tokenizer: PreTrainedTokenizerBase, config: ClaraConfig) -> C
         doc_max_length=config.doc_max_length,
         question_max_length=config.question_max_length,
         prompt_max_length=config.prompt_limit,
+        pooling=config.pooling,
         **{name: getattr(config, name) for name in TEXT_FIELDS},
     )
 

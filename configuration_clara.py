@@ -6,6 +6,8 @@ from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 ADAPTERS = ("compressor", "query_reasoner", "generator")
 ESTIMATORS = ("straight_through", "gumbel")
 POOLINGS = ("memory_tokens", "mean")
+RETRIEVAL_POOLINGS = ("mean", "flatten")
+ENCODER_ATTENTIONS = ("causal", "bidirectional")
 CONNECTORS = ("none", "rms")
 LONG_TEXTS = ("split", "cut")
 ENCODER_POSITIONS = ("tokens", "columns")
@@ -52,8 +54,9 @@ class ClaraConfig(PreTrainedConfig):
 
     Args:
         text_config: Configuration of the base causal LM, any decoder-only architecture of transformers.
-        compression_rate: Document tokens per memory token (rho, paper section 4.1). The number of memory
-            tokens is M = doc_max_length / compression_rate.
+        compression_rate: Document tokens per memory vector (rho, paper section 4.1). With `pooling` "mean" a
+            passage of L tokens has ceil(L / rate) vectors; with memory tokens every passage has
+            doc_max_length / rate.
         doc_max_length: Longest passage, in tokens (256 in the paper); longer documents are split.
         question_max_length: Longest question, in tokens; a longer one is an error.
         prompt_max_length: Longest prompt with its memory slots and answer, in tokens. None means the base's
@@ -61,8 +64,12 @@ class ClaraConfig(PreTrainedConfig):
         retrieval_top_k: Documents chosen for a question (k = 5 in the paper).
         retrieval_temperature: Temperature of the soft top-k (0.02 in the reference implementation).
         retrieval_estimator: "straight_through" (paper algorithm 1) or "gumbel" (noise in training).
-        pooling: "memory_tokens" (the paper: states at appended memory tokens) or "mean" (the mean state of M
-            equal spans of the text).
+        pooling: "memory_tokens" (the paper: states at appended memory tokens) or "mean" (the mean state of
+            every `compression_rate` tokens, arXiv 2510.20797).
+        retrieval_pooling: The vector by which a memory is searched: "mean" (of its vectors) or "flatten" (all
+            in one row, the paper's section 3.2; for memory tokens only).
+        encoder_attention: How compressor and query reasoner attend: "causal" (the paper) or "bidirectional"
+            (arXiv 2510.20797 v2, LLM2Vec; with attn_implementation "sdpa" or "eager").
         connector: What lies between a memory and the generator's input: "none" (the paper) or "rms"
             (RMS normalisation times a trained gain, started at the scale of the input embeddings).
         lora_r: Rank of each adapter.
@@ -113,6 +120,8 @@ class ClaraConfig(PreTrainedConfig):
     retrieval_temperature: float = 0.02
     retrieval_estimator: str = "straight_through"
     pooling: str = "memory_tokens"
+    retrieval_pooling: str = "mean"
+    encoder_attention: str = "causal"
     connector: str = "none"
     lora_r: int = 16
     lora_alpha: int = 32
@@ -171,6 +180,8 @@ class ClaraConfig(PreTrainedConfig):
         choices = {
             "retrieval_estimator": ESTIMATORS,
             "pooling": POOLINGS,
+            "retrieval_pooling": RETRIEVAL_POOLINGS,
+            "encoder_attention": ENCODER_ATTENTIONS,
             "connector": CONNECTORS,
             "long_texts": LONG_TEXTS,
             "encoder_positions": ENCODER_POSITIONS,
@@ -180,6 +191,11 @@ class ClaraConfig(PreTrainedConfig):
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be one of {allowed}, got {getattr(self, name)!r}.")
+        if self.pooling == "mean" and self.retrieval_pooling == "flatten":
+            raise ValueError(
+                "`retrieval_pooling` 'flatten' needs memories of one length: set it to 'mean', or `pooling` to "
+                "'memory_tokens'."
+            )
 
     def _check_texts(self) -> None:
         texts = {name: getattr(self, name) for name in ("text_suffix", "memory_suffix", "memory_marks")}
@@ -198,7 +214,7 @@ class ClaraConfig(PreTrainedConfig):
 
     @property
     def num_memory_tokens(self) -> int:
-        """M, the memory tokens of a document: `doc_max_length / compression_rate`."""
+        """M, the most memory vectors of a passage: `doc_max_length / compression_rate`."""
         return self.doc_max_length // self.compression_rate
 
     @property

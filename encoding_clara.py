@@ -59,70 +59,72 @@ def positions(attention_mask: Tensor, counted: str = "tokens") -> Tensor:
     return (ones.cumsum(dim=-1) - 1).clamp(min=0)
 
 
-def mean_spans(states: Tensor, attention_mask: Tensor, spans: int) -> Tensor:
-    """Mean states of M equal spans of each text (arXiv 2510.20797); a text shorter than M repeats tokens.
+def attention_bias(attend: Tensor, dtype: torch.dtype, implementation: str) -> Tensor:
+    """A mask of who attends to whom in the form that the base's attention takes.
 
     Args:
-        states: (N, L, H).
-        attention_mask: (N, L), padding on either side.
-        spans: M.
+        attend: (B, Lq, Lk) bool, True where a query may attend to a key.
+        dtype: Of the hidden states.
+        implementation: The base's `_attn_implementation`.
 
     Returns:
-        (N, M, H) in the states' dtype.
-    """
-    mask = attention_mask.bool()
-    count = mask.sum(dim=-1, keepdim=True)
-    place = (mask.long().cumsum(dim=-1) - 1).unsqueeze(1)
-    step = torch.arange(spans, device=states.device).unsqueeze(0)
-    start = (step * count // spans).unsqueeze(-1)
-    end = torch.maximum((step + 1) * count // spans, step * count // spans + 1).unsqueeze(-1)
-    inside = ((place >= start) & (place < end) & mask.unsqueeze(1)).float()
-    weights = inside / inside.sum(dim=-1, keepdim=True)
-    return (weights @ states.float()).to(states.dtype)
-
-
-def fewer_tokens(memory: Tensor, count: int | None, pooling: str) -> Tensor:
-    """Memories of a higher compression rate out of longer ones (nested rates).
-
-    Memory tokens are ordered by training, so the first ones are taken. Mean states lie along the text, so
-    neighbouring ones are averaged: up to rounding these are the means of longer spans.
-
-    Args:
-        memory: (..., M, H).
-        count: m tokens of each; None: all.
-        pooling: "memory_tokens" or "mean".
-
-    Returns:
-        (..., m, H) in the memory's dtype.
+        (B, 1, Lq, Lk): bool for "sdpa", 0 and the lowest number in `dtype` for "eager".
 
     Raises:
-        ValueError: If m is not from 1 to M, or spans are averaged and m does not divide M.
+        ValueError: For any other implementation, whose masks are of another kind.
     """
-    size = memory.shape[-2]
-    if count is None or count == size:
-        return memory
-    if not 1 <= count < size or (pooling == "mean" and size % count):
-        rule = "a divisor of" if pooling == "mean" else "from 1 to"
-        raise ValueError(f"`num_memory_tokens` must be {rule} the {size} tokens of a memory, got {count}.")
-    if pooling == "memory_tokens":
-        return memory[..., :count, :]
-    return memory.unflatten(-2, (count, size // count)).float().mean(dim=-2).to(memory.dtype)
+    if implementation not in ("sdpa", "eager"):
+        raise ValueError(
+            f"attn_implementation {implementation!r} takes no mask of its own: load the model with "
+            "attn_implementation='sdpa' or 'eager' for `encoder_attention` 'bidirectional' and packed questions."
+        )
+    if implementation == "sdpa":
+        return attend.unsqueeze(1)
+    return torch.zeros_like(attend, dtype=dtype).masked_fill(~attend, torch.finfo(dtype).min).unsqueeze(1)
 
 
-def alignment_loss(states: Tensor, attention_mask: Tensor, memory: Tensor) -> Tensor:
+def segment_attention(segments: Tensor) -> Tensor:
+    """Who attends to whom where several questions share one prompt: each sees the prompt and itself, causally.
+
+    Args:
+        segments: (B, L): -1 at padding, 0 in the shared prompt, 1, 2, … in the questions.
+
+    Returns:
+        (B, L, L) bool; padding attends to itself, so that no row is empty.
+    """
+    query, key = segments.unsqueeze(-1), segments.unsqueeze(-2)
+    places = torch.arange(segments.shape[-1], device=segments.device)
+    own = (key == 0) | (key == query)
+    seen = own & (key >= 0) & (query >= 0) & (places <= places.unsqueeze(-1))
+    return seen | (places == places.unsqueeze(-1))
+
+
+def segment_positions(segments: Tensor) -> Tensor:
+    """(B, L) positions: each question goes on where the shared prompt ends."""
+    found = torch.zeros_like(segments)
+    prompt = (segments == 0).long()
+    found += (prompt.cumsum(dim=-1) - 1).clamp(min=0) * prompt
+    length = prompt.sum(dim=-1, keepdim=True)
+    for number in range(1, int(segments.max()) + 1):
+        own = (segments == number).long()
+        found += (length + own.cumsum(dim=-1) - 1) * own
+    return found
+
+
+def alignment_loss(states: Tensor, attention_mask: Tensor, vectors: Tensor) -> Tensor:
     """Squared difference of a document's mean state and its mean memory, a mean over N and H (paper eq. 2.3).
 
     Args:
         states: (N, L, H) token states of the documents.
         attention_mask: (N, L).
-        memory: (N, M, H).
+        vectors: (N, H) mean memories, float32.
 
     Returns:
         Scalar in float32.
     """
     mask = attention_mask.unsqueeze(-1).float()
     document = (states.float() * mask).sum(dim=1) / mask.sum(dim=1)
-    return functional.mse_loss(memory.float().mean(dim=1), document)
+    return functional.mse_loss(vectors, document)
 
 
 def length_buckets(texts: Sequence[str], batch_size: int) -> Iterator[list[int]]:

@@ -14,7 +14,7 @@ SAMPLES = 64
 # Float16 holds every bfloat16 value of half this size or more; smaller ones it rounds, but never up to this.
 SMALLEST = 2.0**-16
 # Fields that change what a memory is; only values other than the default count.
-MEMORY_FIELDS = ("text_prefix", "text_suffix", "encoder_length", "encoder_positions")
+MEMORY_FIELDS = ("text_prefix", "text_suffix", "encoder_length", "encoder_positions", "encoder_attention")
 _known: WeakKeyDictionary = WeakKeyDictionary()
 
 

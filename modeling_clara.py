@@ -1,7 +1,7 @@
 """ClaraForRetrievalGeneration: compress, reason, retrieve, forward (loss), generate (text).
 
-Letters of the shapes: B questions, N documents, K chosen, M memory tokens, H hidden width, L tokens,
-V vocabulary.
+Letters of the shapes: B questions, N documents, K chosen, M memory vectors (of the longest memory), H hidden
+width, L tokens, D width of a search vector, V vocabulary.
 """
 
 import torch
@@ -13,12 +13,28 @@ from .adapters_clara import wearing
 from .answering_clara import AnsweringMixin
 from .checkpoint_clara import own_names
 from .configuration_clara import ClaraConfig
-from .encoding_clara import ModelLock, alignment_loss, fewer_tokens, length_groups, mean_spans, positions
+from .encoding_clara import (
+    ModelLock,
+    alignment_loss,
+    attention_bias,
+    length_groups,
+    positions,
+    segment_attention,
+    segment_positions,
+)
 from .inspecting_clara import InspectingMixin
 from .outputs_clara import ClaraOutput
 from .pretrained_clara import ClaraPreTrainedModel
 from .processing_clara import IGNORE_INDEX, SLOT_ID
-from .retrieval_clara import cosine_scores, select, soft_topk
+from .retrieval_clara import (
+    Memories,
+    average_neighbours,
+    cosine_scores,
+    pool,
+    select,
+    soft_topk,
+    span_means,
+)
 
 
 class ClaraForRetrievalGeneration(InspectingMixin, AnsweringMixin, ClaraPreTrainedModel, GenerationMixin):
@@ -39,7 +55,7 @@ class ClaraForRetrievalGeneration(InspectingMixin, AnsweringMixin, ClaraPreTrain
         self.lock = ModelLock()
         self.post_init()
 
-    def compress(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def compress(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Memories:
         """Documents to memories, wearing the compressor (paper section 3.1).
 
         Args:
@@ -47,20 +63,25 @@ class ClaraForRetrievalGeneration(InspectingMixin, AnsweringMixin, ClaraPreTrain
             attention_mask: (N, L), 1 for tokens and 0 for padding; None means no padding.
 
         Returns:
-            (N, M, H) memories: last hidden states at the memory tokens, in the model's dtype.
+            `Memories` (N, M, H) in the model's dtype: last hidden states at the memory tokens, or their means
+            over every `compression_rate` tokens.
         """
         return self._encode("compressor", input_ids, attention_mask)[0]
 
-    def reason(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def reason(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Memories:
         """Questions to memories in the documents' space, wearing the query reasoner (paper section 3.2).
 
         Shapes as in `compress`: (B, L) -> (B, M, H).
         """
         return self._encode("query_reasoner", input_ids, attention_mask)[0]
 
+    def search_vectors(self, memories: Memories) -> Tensor:
+        """The vectors by which memories (..., M, H) are searched, (..., D) in float32."""
+        return pool(memories, self.config.retrieval_pooling)
+
     def _encode(
         self, adapter: str, input_ids: Tensor, attention_mask: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Memories, Tensor]:
         """(N, L) -> memories (N, M, H) and token states (N, L, H). The body runs alone: no LM head."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         embeds = self.get_input_embeddings()(input_ids)
@@ -72,35 +93,40 @@ class ClaraForRetrievalGeneration(InspectingMixin, AnsweringMixin, ClaraPreTrain
         with self.lock, wearing(self.decoder, adapter):
             states = self.decoder.base_model(
                 inputs_embeds=embeds,
-                attention_mask=full_mask,
+                attention_mask=self._encoder_mask(full_mask, embeds.dtype),
                 position_ids=positions(full_mask, self.config.encoder_positions),
                 use_cache=False,
             ).last_hidden_state
         if self.config.pooling == "memory_tokens":
-            return states[:, length:], states[:, :length]
-        return mean_spans(states, mask, self.config.num_memory_tokens), states
+            values = states[:, length:]
+            return Memories(values, mask.new_full(values.shape[:1], values.shape[1])), states[:, :length]
+        return span_means(states, mask, self.config.compression_rate), states
 
-    def fill_slots(self, input_ids: Tensor, memory: Tensor) -> Tensor:
+    def _encoder_mask(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
+        if self.config.encoder_attention == "causal":
+            return mask
+        attend = mask.bool().unsqueeze(1).expand(-1, mask.shape[-1], -1)
+        return attention_bias(attend, dtype, self.decoder.config._attn_implementation)
+
+    def fill_slots(self, input_ids: Tensor, rows: Tensor) -> Tensor:
         """Embeds a prompt and puts the memories, through the connector, into its slots.
 
         Args:
             input_ids: (B, L) prompt ids, `SLOT_ID` at the slots.
-            memory: (B, K, M, H) or (slots, H): the memories in the order of the slots.
+            rows: (slots, H): the memory vectors in the order of the slots.
 
         Returns:
             (B, L, H) input embeddings.
 
         Raises:
-            ValueError: If the number of slots is not the number of memory tokens, in all or in a row.
+            ValueError: If there are not as many slots as vectors.
         """
         slots = input_ids == SLOT_ID
-        rows = memory.reshape(-1, memory.shape[-1])
         counts = slots.sum(dim=-1)
-        uneven = memory.dim() == 4 and int(counts.max()) * len(counts) != len(rows)
-        if uneven or int(counts.sum()) != len(rows):
+        if int(counts.sum()) != len(rows):
             raise ValueError(
-                f"`input_ids` has {counts.tolist()} memory slots a row but `memory` holds {len(rows)} memory "
-                "tokens: encode the prompts for as many documents as are given."
+                f"`input_ids` has {counts.tolist()} memory slots a row but {len(rows)} memory vectors are "
+                "given: encode the prompts for the memories of the documents that are given."
             )
         embeds = self.get_input_embeddings()(input_ids.clamp(min=0))
         return embeds.masked_scatter(slots.unsqueeze(-1), self._connect(rows).to(embeds))
@@ -117,40 +143,50 @@ class ClaraForRetrievalGeneration(InspectingMixin, AnsweringMixin, ClaraPreTrain
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         labels: Tensor | None = None,
+        segments: Tensor | None = None,
         query_input_ids: Tensor | None = None,
         query_attention_mask: Tensor | None = None,
         memory: Tensor | None = None,
+        memory_counts: Tensor | None = None,
+        memory_vectors: Tensor | None = None,
         memory_mask: Tensor | None = None,
+        wanted: Tensor | None = None,
         document_input_ids: Tensor | None = None,
         document_attention_mask: Tensor | None = None,
         document_indices: Tensor | None = None,
         match_input_ids: Tensor | None = None,
         match_attention_mask: Tensor | None = None,
-        num_memory_tokens: int | None = None,
+        rate_factor: int = 1,
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: object,
     ) -> ClaraOutput:
         """Loss of answers given memories (paper equations 2.2, 3.2), or without memories the plain forward.
 
-        With questions, K = slots / M documents are chosen from `memory` by the differentiable top-k; without,
-        all given memories fill the slots in order. `memory` is given, or documents to compress on the way.
+        With questions, K documents are chosen from `memory` by the differentiable top-k and fill K times M
+        slots, of which those that a shorter memory leaves empty are masked; without, all given memories fill
+        the slots in order. `memory` is given, or documents to compress on the way.
 
         Args:
             input_ids: (B, L) prompts with memory slots, then answers. None with questions: scores alone.
             attention_mask: (B, L).
             position_ids: (B, L), for the plain forward; with memories they follow from the mask.
             labels: (B, L), -100 where there is no label. Logits are computed at labelled positions only.
+            segments: (B, L) of `encode_packed`: several questions share a prompt.
             query_input_ids: (B, Lq) questions to retrieve with.
             query_attention_mask: (B, Lq).
             memory: (B, N, M, H) candidate memories of each question.
+            memory_counts: (B, N) vectors of each memory; None: M.
+            memory_vectors: (B, N, D) their search vectors; None: pooled from `memory`.
             memory_mask: (B, N) bool, False where a pool is padded.
+            wanted: (B, N) bool, documents that are chosen first while training (see `soft_topk`).
             document_input_ids: (D, Ld) passages to compress in this step, in place of `memory`.
             document_attention_mask: (D, Ld).
             document_indices: (B, N) which passage is which candidate; (B, 1) counting up by default.
             match_input_ids: (Q, Lm) questions that the compressor encodes too, to be scored against all D
                 passages (in-batch contrastive training of the space).
             match_attention_mask: (Q, Lm).
-            num_memory_tokens: Use so many tokens of every memory (nested rates; see `fewer_tokens`).
+            rate_factor: Read memories at so many times the compression rate, the mean of neighbours (nested
+                rates). Search vectors are those of the whole memory.
             num_items_in_batch: Divides the summed loss, instead of the labels (gradient accumulation).
             **kwargs: For the base's own forward (inputs_embeds, past_key_values, use_cache, …).
 
@@ -164,74 +200,90 @@ class ClaraForRetrievalGeneration(InspectingMixin, AnsweringMixin, ClaraPreTrain
             plain = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, **kwargs}
             with self.lock:
                 return self.decoder(position_ids=position_ids, **plain)
-        scores, indices, encoded = None, None, {}
+        found: dict[str, Tensor] = {}
         if memory is None:
             documents = (document_input_ids, document_attention_mask, document_indices)
-            memory, encoded = self._compress_candidates(documents, (match_input_ids, match_attention_mask))
-        memory = self._fewer(memory, num_memory_tokens)
+            memories, found = self._compress_candidates(documents, (match_input_ids, match_attention_mask))
+        else:
+            counts = torch.full(memory.shape[:2], memory.shape[2], device=memory.device)
+            memories = Memories(memory, counts if memory_counts is None else memory_counts)
+        mask = attention_mask
         if query_input_ids is not None:
-            query = self._fewer(self.reason(query_input_ids, query_attention_mask), num_memory_tokens)
-            scores = cosine_scores(query, memory)
+            query = self.search_vectors(self.reason(query_input_ids, query_attention_mask))
+            vectors = self.search_vectors(memories) if memory_vectors is None else memory_vectors
+            scores = cosine_scores(query, vectors)
+            found |= {"scores": scores, "query_vectors": query}
             if input_ids is None:
-                return ClaraOutput(scores=scores, **encoded)
-            memory, indices = self._choose(scores, memory, memory_mask, input_ids)
-        elif memory_mask is not None:
-            memory = memory[memory_mask]
-        embeds = self.fill_slots(input_ids, memory)
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        loss, logits = self._answer(embeds, mask, labels, num_items_in_batch, **kwargs)
-        return ClaraOutput(loss=loss, logits=logits, scores=scores, indices=indices, **encoded)
-
-    def _fewer(self, memory: Tensor, count: int | None) -> Tensor:
-        return fewer_tokens(memory, count, self.config.pooling)
+                return ClaraOutput(**found)
+            memories = average_neighbours(memories, rate_factor)
+            chosen, found["indices"] = self._choose(scores, memories, memory_mask, wanted, input_ids)
+            mask, rows = _without_empty(input_ids, attention_mask, chosen), chosen.values.flatten(0, -2)
+        else:
+            memories = average_neighbours(memories, rate_factor)
+            rows = (memories if memory_mask is None else _kept(memories, memory_mask)).rows()
+        embeds = self.fill_slots(input_ids, rows)
+        mask = torch.ones_like(input_ids) if mask is None else mask
+        loss, logits = self._answer(embeds, mask, labels, segments, num_items_in_batch, **kwargs)
+        return ClaraOutput(loss=loss, logits=logits, **found)
 
     def _compress_candidates(
         self,
         documents: tuple[Tensor, Tensor | None, Tensor | None],
         questions: tuple[Tensor | None, Tensor | None],
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    ) -> tuple[Memories, dict[str, Tensor]]:
         """Memories (B, N, M, H), their alignment loss, and scores (Q, D) of questions to match, if any."""
         input_ids, mask, indices = documents
         mask = torch.ones_like(input_ids) if mask is None else mask
-        memory, states = self._encode("compressor", input_ids, mask)
-        encoded = {"alignment_loss": alignment_loss(states, mask, memory)}
+        memories, states = self._encode("compressor", input_ids, mask)
+        found = {"alignment_loss": alignment_loss(states, mask, pool(memories))}
         if questions[0] is not None:
-            encoded["match_scores"] = cosine_scores(self.compress(*questions), memory)
-        return memory.unsqueeze(1) if indices is None else memory[indices], encoded
+            vectors = self.search_vectors(self.compress(*questions))
+            found["match_scores"] = cosine_scores(vectors, self.search_vectors(memories))
+        indices = torch.arange(len(mask), device=mask.device).unsqueeze(-1) if indices is None else indices
+        return Memories(memories.values[indices], memories.counts[indices]), found
 
     def _choose(
-        self, scores: Tensor, memory: Tensor, mask: Tensor | None, input_ids: Tensor
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        scores: Tensor,
+        memories: Memories,
+        mask: Tensor | None,
+        wanted: Tensor | None,
+        input_ids: Tensor,
+    ) -> tuple[Memories, Tensor]:
         slots = int((input_ids[0] == SLOT_ID).sum())
-        k, rest = divmod(slots, memory.shape[-2])
+        k, rest = divmod(slots, memories.values.shape[-2])
         if rest or not k:
             raise ValueError(
-                f"`input_ids` has {slots} memory slots a row, not a multiple of M = {memory.shape[-2]}."
+                f"`input_ids` has {slots} memory slots a row, not a multiple of M = {memories.values.shape[-2]}."
             )
         config = self.config
         estimator = config.retrieval_estimator if self.training else "straight_through"
-        weights, indices = soft_topk(scores, k, config.retrieval_temperature, estimator, mask)
-        return select(weights, memory), indices
+        wanted = wanted if self.training else None
+        weights, indices = soft_topk(scores, k, config.retrieval_temperature, estimator, mask, wanted)
+        return select(weights, indices, memories), indices
 
     def _answer(
         self,
         embeds: Tensor,
         mask: Tensor,
         labels: Tensor | None,
+        segments: Tensor | None,
         num_items: Tensor | int | None,
         **kwargs: object,
     ) -> tuple[Tensor | None, Tensor]:
         """Loss and logits, wearing the generator: logits of the labelled tokens, or of all without labels."""
         with self.lock, wearing(self.decoder, "generator"):
             if labels is not None:
-                logits = self._labelled_logits(embeds, mask, labels, **kwargs)
+                logits = self._labelled_logits(embeds, mask, labels, segments, **kwargs)
                 return next_token_loss(logits, labels, num_items), logits
             out = self.decoder(
                 inputs_embeds=embeds, attention_mask=mask, position_ids=positions(mask), **kwargs
             )
             return None, out.logits
 
-    def _labelled_logits(self, embeds: Tensor, mask: Tensor, labels: Tensor, **kwargs: object) -> Tensor:
+    def _labelled_logits(
+        self, embeds: Tensor, mask: Tensor, labels: Tensor, segments: Tensor | None, **kwargs: object
+    ) -> Tensor:
         """Logits of the labelled tokens, (labelled, V), in the order of the labels.
 
         Rows run in groups of similar length. The base's own head runs (with its scaling and soft-capping) on
@@ -239,14 +291,20 @@ class ClaraForRetrievalGeneration(InspectingMixin, AnsweringMixin, ClaraPreTrain
         """
         keep = labels[:, 1:] != IGNORE_INDEX
         groups = length_groups(mask)
-        logits = [self._group_logits(embeds, mask, keep, rows, **kwargs) for rows in groups]
+        logits = [self._group_logits(embeds, mask, keep, segments, rows, **kwargs) for rows in groups]
         places = torch.arange(int(keep.sum()), device=keep.device)
         by_row = places.split(keep.sum(dim=-1).tolist())
         order = torch.cat([by_row[row] for rows in groups for row in rows.tolist()])
         return torch.cat(logits)[order.argsort()]
 
     def _group_logits(
-        self, embeds: Tensor, mask: Tensor, keep: Tensor, rows: Tensor, **kwargs: object
+        self,
+        embeds: Tensor,
+        mask: Tensor,
+        keep: Tensor,
+        segments: Tensor | None,
+        rows: Tensor,
+        **kwargs: object,
     ) -> Tensor:
         used = mask[rows].any(dim=0).nonzero()
         columns = slice(int(used[0]), int(used[-1]) + 1)
@@ -257,16 +315,38 @@ class ClaraForRetrievalGeneration(InspectingMixin, AnsweringMixin, ClaraPreTrain
 
         handle = self.decoder.get_output_embeddings().register_forward_pre_hook(narrow)
         try:
-            row_mask = mask[rows][:, columns]
+            attend, places = self._prompt_mask(mask[rows][:, columns], segments, (rows, columns), embeds.dtype)
             return self.decoder(
                 inputs_embeds=embeds[rows][:, columns],
-                attention_mask=row_mask,
-                position_ids=positions(row_mask),
+                attention_mask=attend,
+                position_ids=places,
                 use_cache=False,
                 **kwargs,
             ).logits[0]
         finally:
             handle.remove()
+
+    def _prompt_mask(
+        self, mask: Tensor, segments: Tensor | None, part: tuple[Tensor, slice], dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """Attention mask and positions of prompts, of which some may hold several questions."""
+        if segments is None:
+            return mask, positions(mask)
+        rows, columns = part
+        own = segments[rows][:, columns]
+        bias = attention_bias(segment_attention(own), dtype, self.decoder.config._attn_implementation)
+        return bias, segment_positions(own)
+
+
+def _kept(memories: Memories, mask: Tensor) -> Memories:
+    """The memories at True, one after the other: (B, N, M, H) -> (kept, M, H)."""
+    return Memories(memories.values[mask], memories.counts[mask])
+
+
+def _without_empty(input_ids: Tensor, mask: Tensor | None, chosen: Memories) -> Tensor:
+    """(B, L) attention mask that leaves out the slots beyond the end of each chosen memory (B, K, M, H)."""
+    mask = torch.ones_like(input_ids) if mask is None else mask
+    return mask.masked_scatter(input_ids == SLOT_ID, chosen.mask.flatten().to(mask.dtype))
 
 
 def next_token_loss(logits: Tensor, labels: Tensor, num_items: Tensor | int | None = None) -> Tensor:

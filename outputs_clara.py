@@ -22,12 +22,14 @@ class ClaraOutput(CausalLMOutputWithPast):
         indices: (B, K) chosen documents, when questions are given.
         alignment_loss: Scalar squared distance of mean state and mean memory, when documents are given.
         match_scores: (Q, D) cosines of the questions to match and the documents, when both are given.
+        query_vectors: (B, D) search vectors of the questions, when questions are given.
     """
 
     scores: Tensor | None = None
     indices: Tensor | None = None
     alignment_loss: Tensor | None = None
     match_scores: Tensor | None = None
+    query_vectors: Tensor | None = None
 
 
 @dataclass

@@ -30,7 +30,7 @@ class ClaraProcessor(ProcessorMixin):
 
     Args:
         tokenizer: The base model's tokenizer.
-        num_memory_tokens: M, the slots of one document.
+        num_memory_tokens: M, the most slots of one document.
         doc_max_length: Longest passage in tokens, with the beginning-of-text token if the base uses one.
         question_max_length: Longest question in tokens.
         prompt_max_length: Longest prompt in tokens, slots and answer included.
@@ -41,6 +41,7 @@ class ClaraProcessor(ProcessorMixin):
         prompt_style: "clara" or "released".
         memory_suffix: What stands after each document's memory in a prompt.
         memory_marks: A document's place in a prompt whose memories are written without a gap.
+        pooling: "mean" (a passage of L tokens has ceil(L / rate) vectors) or "memory_tokens" (always M).
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class ClaraProcessor(ProcessorMixin):
         prompt_style: str = "clara",
         memory_suffix: str = "",
         memory_marks: str = "",
+        pooling: str = "memory_tokens",
     ) -> None:
         self.num_memory_tokens = num_memory_tokens
         self.doc_max_length = doc_max_length
@@ -69,6 +71,7 @@ class ClaraProcessor(ProcessorMixin):
         self.prompt_style = prompt_style
         self.memory_suffix = memory_suffix
         self.memory_marks = memory_marks
+        self.pooling = pooling
         super().__init__(tokenizer)
 
     # Documents and questions
@@ -112,6 +115,21 @@ class ClaraProcessor(ProcessorMixin):
         self._check_lengths(ids, limit, name, way_out)
         return self._pad(ids, self.encoder_length)
 
+    def memory_counts(self, attention_mask: torch.Tensor, factor: int = 1) -> list[int]:
+        """Vectors of the memories of encoded documents, without compressing them.
+
+        Args:
+            attention_mask: (N, L) of `encode_documents`.
+            factor: Neighbouring vectors that are read as one (a larger rate).
+
+        Returns:
+            N counts, those of `model.compress`.
+        """
+        if self.pooling == "memory_tokens":
+            return [-(-self.num_memory_tokens // factor)] * len(attention_mask)
+        rate = self.doc_max_length // self.num_memory_tokens
+        return [-(-(-(-count // rate)) // factor) for count in attention_mask.sum(dim=-1).tolist()]
+
     def split_documents(self, texts: Sequence[str]) -> list[list[str]]:
         """Cuts each text into passages of at most `doc_max_length` tokens, at white space where it can.
 
@@ -133,17 +151,16 @@ class ClaraProcessor(ProcessorMixin):
     def encode_prompts(
         self,
         questions: Sequence[str],
-        k: int | Sequence[int],
+        slots: Sequence[Sequence[int]],
         answers: Sequence[str] | None = None,
-        num_memory_tokens: int | None = None,
     ) -> BatchEncoding:
-        """Encodes answering prompts with slots for the memories of k documents.
+        """Encodes answering prompts with slots for the memories of documents.
 
         Args:
             questions: B questions.
-            k: Documents a question, one number or one for each question.
+            slots: For each question the vectors of each of its documents' memories: [[16, 9]] is one question
+                with two documents, [[]] one with none.
             answers: B answers; None leaves the prompt open for generation. The prompt's ids are the same.
-            num_memory_tokens: Slots a document, M by default (fewer: nested rates).
 
         Returns:
             `input_ids`, `attention_mask`, and with answers `labels` (-100 outside the answer), each (B, L).
@@ -153,36 +170,79 @@ class ClaraProcessor(ProcessorMixin):
         """
         questions = check_texts(self._listed(questions), "questions")
         prompts = [answer_prompt(self.prompt_style) for _ in questions]
-        return self.encode_messages(prompts, k, questions, answers, num_memory_tokens)
+        return self.encode_messages(prompts, slots, questions, answers)
 
     def encode_messages(
         self,
         prompts: Sequence[Messages],
-        k: int | Sequence[int],
+        slots: Sequence[Sequence[int]],
         texts: Sequence[str] | None = None,
         targets: Sequence[str] | None = None,
-        num_memory_tokens: int | None = None,
     ) -> BatchEncoding:
         """Encodes any prompts of prompts_clara; see `encode_prompts`. `texts` fill their `TEXT` marks."""
         texts = [""] * len(prompts) if texts is None else texts
-        counts = [k] * len(prompts) if isinstance(k, int) else list(k)
-        size = self.num_memory_tokens if num_memory_tokens is None else num_memory_tokens
-        self._check_prompts(len(prompts), counts, targets, size)
+        self._check_prompts(len(prompts), slots, targets)
         ids = [
-            self._prompt_ids(messages, count, text, size)
-            for messages, count, text in zip(prompts, counts, texts, strict=True)
+            [token for part in self._prompt_parts(messages, row, text) for token in part]
+            for messages, row, text in zip(prompts, slots, texts, strict=True)
         ]
         if targets is None:
             self._check_lengths(
                 ids, self.prompt_max_length, "prompts", "shorten the question or choose fewer documents"
             )
             return self._pad(ids)
-        ends = [
-            [*row, self.tokenizer.eos_token_id]
-            for row in plain_ids(self.tokenizer, check_texts(targets, "answers"))
-        ]
+        ends = self._ends(targets)
         labels = [[IGNORE_INDEX] * len(row) + end for row, end in zip(ids, ends, strict=True)]
-        ids = [row + end for row, end in zip(ids, ends, strict=True)]
+        return self._labelled([row + end for row, end in zip(ids, ends, strict=True)], labels)
+
+    def encode_packed(
+        self,
+        prompts: Sequence[Messages],
+        slots: Sequence[Sequence[int]],
+        texts: Sequence[Sequence[str]],
+        targets: Sequence[Sequence[str]],
+    ) -> BatchEncoding:
+        """Encodes several questions a prompt, which share its head with the memories (training).
+
+        What stands after the slots is repeated for each question with its answer. With `segments` the model
+        lets each of them attend to the shared head and itself alone, at the positions that it has by itself,
+        so that the loss is that of one prompt a question.
+
+        Args:
+            prompts: B prompts.
+            slots: As in `encode_prompts`.
+            texts: For each prompt the texts that fill its `TEXT` mark, one or several.
+            targets: As many answers.
+
+        Returns:
+            `input_ids`, `attention_mask`, `labels` and `segments` (-1 at padding, 0 in the shared head or
+            where a prompt has one text, then 1, 2, …), each (B, L).
+        """
+        self._check_prompts(len(prompts), slots, targets)
+        rows, labels, segments = [], [], []
+        for messages, counts, questions, answers in zip(prompts, slots, texts, targets, strict=True):
+            first: list[int] = []
+            row, label, segment = [], [], []
+            for number, (question, end) in enumerate(zip(questions, self._ends(answers), strict=True), start=1):
+                head, tail = self._prompt_parts(messages, counts, question)
+                if not first:
+                    first, row = head, list(head)
+                    label, segment = [IGNORE_INDEX] * len(head), [0] * len(head)
+                row += tail + end
+                label += [IGNORE_INDEX] * len(tail) + end
+                segment += [number if len(questions) > 1 else 0] * (len(tail) + len(end))
+            rows.append(row)
+            labels.append(label)
+            segments.append(segment)
+        batch = self._labelled(rows, labels)
+        batch["segments"] = self._left(segments, -1)
+        return batch
+
+    def _ends(self, targets: Sequence[str]) -> list[list[int]]:
+        found = plain_ids(self.tokenizer, check_texts(targets, "answers"))
+        return [[*row, self.tokenizer.eos_token_id] for row in found]
+
+    def _labelled(self, ids: list[list[int]], labels: list[list[int]]) -> BatchEncoding:
         self._check_lengths(
             ids, self.prompt_max_length, "prompts", "shorten the answer or choose fewer documents"
         )
@@ -190,40 +250,49 @@ class ClaraProcessor(ProcessorMixin):
         batch["labels"] = self._left(labels, IGNORE_INDEX)
         return batch
 
-    def _check_prompts(
-        self, prompts: int, counts: list[int], answers: Sequence[str] | None, size: int
-    ) -> None:
-        for name, values in (("k", counts), ("answers", answers)):
+    def _check_prompts(self, prompts: int, slots: Sequence[Sequence[int]], answers: Sequence | None) -> None:
+        for name, values in (("slots", slots), ("answers", answers)):
             if values is not None and len(values) != prompts:
                 raise ValueError(f"`{name}` has {len(values)} entries for {prompts} prompts.")
-        if min(counts) < 0:
-            raise ValueError(f"`k` must be at least 0 (a prompt without documents), got {min(counts)}.")
-        if not 1 <= size <= self.num_memory_tokens:
+        counts = [count for row in slots for count in row]
+        if counts and not 1 <= min(counts) <= max(counts) <= self.num_memory_tokens:
             raise ValueError(
-                f"`num_memory_tokens` must be between 1 and {self.num_memory_tokens}, got {size}."
+                f"`slots` must be between 1 and {self.num_memory_tokens} a document, got {min(counts)} to "
+                f"{max(counts)}."
             )
 
-    def _prompt_ids(self, messages: Messages, k: int, text: str, size: int) -> list[int]:
-        ids: list[int] = []
-        before = ""
+    def _prompt_parts(
+        self, messages: Messages, slots: Sequence[int], text: str
+    ) -> tuple[list[int], list[int]]:
+        """Ids up to the last memory slot, and those after it."""
+        head: list[int] = []
+        tail: list[int] = []
+        before, found = "", False
         for part in self._render(messages, text.strip() if STYLES[self.prompt_style].careful else text):
-            ids.extend(self._slots(k, size) if part == SLOTS else self._part_ids(part, before))
+            if part == SLOTS:
+                head, found = head + self._slots(slots), True
+            elif found:
+                tail.extend(self._part_ids(part, before))
+            else:
+                head.extend(self._part_ids(part, before))
             before = self.memory_suffix if part == SLOTS else ""
-        return ids
+        return head, tail
 
     def _part_ids(self, part: str | tuple[str], before: str = "") -> list[int]:
         if isinstance(part, tuple):
             return plain_ids(self.tokenizer, part)[0]
         return following_ids(self.tokenizer, part, before)
 
-    def _slots(self, k: int, size: int) -> list[int]:
-        """K times M slots: what stands after each and between two, or what K packed memories leave over."""
-        slots = [SLOT_ID] * size
+    def _slots(self, counts: Sequence[int]) -> list[int]:
+        """The slots: what stands after each document and between two, or what packed memories leave over."""
         if self.memory_marks:
-            return slots * k + (self._part_ids(self.memory_marks) * k)[size * k :]
-        slots += self._part_ids(self.memory_suffix)
-        between = self._part_ids(STYLES[self.prompt_style].between)
-        return (slots + between) * (k - 1) + slots if k else []
+            total = sum(counts)
+            return [SLOT_ID] * total + (self._part_ids(self.memory_marks) * len(counts))[total:]
+        after, between = self._part_ids(self.memory_suffix), self._part_ids(STYLES[self.prompt_style].between)
+        ids: list[int] = []
+        for number, count in enumerate(counts):
+            ids += (between if number else []) + [SLOT_ID] * count + after
+        return ids
 
     def _render(self, messages: Messages, text: str) -> list[str | tuple[str]]:
         """The rendered chat cut at the slots; a text that holds special tokens becomes a part of its own."""

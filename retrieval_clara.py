@@ -1,36 +1,156 @@
-"""Retrieval as tensor maths without state: cosine scores, the differentiable top-k, gathering.
+"""Retrieval as tensor maths without state: pooling, cosine, the differentiable top-k, exact nearest.
 
-Letters of the shapes: B questions, N documents, K chosen, M memory tokens, H hidden width.
+Letters of the shapes: B questions, N passages, K chosen, M memory vectors (of the longest), H hidden width,
+L tokens, D width of a search vector, T all vectors of a ragged memory.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 
-def cosine_scores(query: Tensor, memory: Tensor) -> Tensor:
-    """Cosine of flattened memories, in float32 whatever the inputs are (paper section 3.2).
+class Memories(NamedTuple):
+    """Memories of different lengths, padded with zeros at the end.
+
+    Attributes:
+        values: (..., M, H).
+        counts: (...) int64, how many of the M vectors are a memory's own.
+    """
+
+    values: Tensor
+    counts: Tensor
+
+    @property
+    def mask(self) -> Tensor:
+        """(..., M) bool, True at a memory's own vectors."""
+        return torch.arange(self.values.shape[-2], device=self.counts.device) < self.counts.unsqueeze(-1)
+
+    def rows(self) -> Tensor:
+        """(T, H): the own vectors of all memories, one memory after the other."""
+        return self.values[self.mask]
+
+    def to(self, *args: object, **kwargs: object) -> "Memories":
+        """Both tensors on another device; the values alone take another dtype."""
+        values = self.values.to(*args, **kwargs)
+        return Memories(values, self.counts.to(values.device))
+
+
+def ragged(values: Tensor, offsets: Tensor, indices: Tensor, length: int | None = None) -> Memories:
+    """Memories at indices out of all vectors in one row.
 
     Args:
-        query: (B, M, H) memories of the questions.
-        memory: (N, M, H) one pool for all questions, or (B, N, M, H) a pool per question.
+        values: (T, H).
+        offsets: (N + 1,) int64: memory i is values[offsets[i]:offsets[i + 1]].
+        indices: (...) int64.
+        length: M; that of the longest chosen memory by default.
 
     Returns:
-        (B, N) float32 scores in [-1, 1]; a zero memory scores 0.
+        `Memories` (..., M, H).
+    """
+    starts, counts = offsets[indices], offsets[indices + 1] - offsets[indices]
+    places = torch.arange(int(counts.max()) if length is None else length, device=values.device)
+    own = places < counts.unsqueeze(-1)
+    found = values[torch.where(own, starts.unsqueeze(-1) + places, 0)]
+    return Memories(found.masked_fill(~own.unsqueeze(-1), 0), counts)
+
+
+def span_means(states: Tensor, attention_mask: Tensor, rate: int) -> Memories:
+    """Mean state of every `rate` tokens (arXiv 2510.20797): a text of L tokens has ceil(L / rate) vectors.
+
+    Args:
+        states: (N, L, H).
+        attention_mask: (N, L), padding on either side.
+        rate: Tokens a vector; the last vector is the mean of those that are left.
+
+    Returns:
+        `Memories` (N, M, H) in the states' dtype.
+    """
+    mask = attention_mask.bool()
+    lengths = mask.sum(dim=-1)
+    counts = (lengths + rate - 1) // rate
+    span = (mask.long().cumsum(dim=-1) - 1) // rate
+    spans = torch.arange(-(-states.shape[1] // rate), device=states.device)
+    inside = ((span.unsqueeze(1) == spans.unsqueeze(-1)) & mask.unsqueeze(1)).float()
+    weights = inside / inside.sum(dim=-1, keepdim=True).clamp(min=1)
+    return Memories((weights @ states.float()).to(states.dtype), counts)
+
+
+def average_neighbours(memories: Memories, factor: int) -> Memories:
+    """Memories at a larger compression rate: every `factor` neighbouring vectors averaged (nested rates).
+
+    Args:
+        memories: (..., M, H).
+        factor: How many vectors become one; the last is the mean of those that are left.
+
+    Returns:
+        (..., ceil(M / factor), H) in the memories' dtype.
 
     Raises:
-        ValueError: If M or H of the two differ.
+        ValueError: If the factor is below 1.
     """
-    if query.shape[-2:] != memory.shape[-2:]:
+    if factor < 1:
+        raise ValueError(f"`factor` must be at least 1, got {factor}.")
+    if factor == 1:
+        return memories
+    missing = -memories.values.shape[-2] % factor
+    values = functional.pad(memories.values.float(), (0, 0, 0, missing)).unflatten(-2, (-1, factor))
+    own = functional.pad(memories.mask, (0, missing)).unflatten(-1, (-1, factor)).float()
+    means = (values * own.unsqueeze(-1)).sum(dim=-2) / own.sum(dim=-1, keepdim=True).clamp(min=1)
+    return Memories(means.to(memories.values.dtype), (memories.counts + factor - 1) // factor)
+
+
+def pool(memories: Memories, pooling: str = "mean") -> Tensor:
+    """The vector by which a memory is searched, in float32, also under autocast.
+
+    Args:
+        memories: (..., M, H).
+        pooling: "mean" (of a memory's own vectors), or "flatten" (the paper's form, section 3.2: all vectors
+            in one row; the memories must be equally long).
+
+    Returns:
+        (..., H), or (..., M * H) flattened.
+
+    Raises:
+        ValueError: If memories of different lengths are to be flattened.
+    """
+    if pooling == "flatten":
+        if not bool((memories.counts == memories.values.shape[-2]).all()):
+            raise ValueError(
+                "`retrieval_pooling` 'flatten' needs memories of one length: use 'mean', or `pooling` "
+                "'memory_tokens'."
+            )
+        return memories.values.float().flatten(-2)
+    with torch.autocast(memories.values.device.type, enabled=False):
+        own = memories.mask.unsqueeze(-1).float()
+        return (memories.values.float() * own).sum(dim=-2) / own.sum(dim=-2).clamp(min=1)
+
+
+def cosine_scores(query: Tensor, vectors: Tensor) -> Tensor:
+    """Cosines of search vectors, in float32 whatever the inputs are, also under autocast.
+
+    Args:
+        query: (B, D) vectors of the questions.
+        vectors: (N, D) passages for all questions, or (B, N, D) candidates of each.
+
+    Returns:
+        (B, N) float32 scores in [-1, 1]; a zero vector scores 0.
+
+    Raises:
+        ValueError: If the widths differ.
+    """
+    if query.shape[-1] != vectors.shape[-1]:
         raise ValueError(
-            f"`query` and `memory` must agree in (M, H), got {tuple(query.shape[-2:])} and "
-            f"{tuple(memory.shape[-2:])}: both must come from one model at one compression rate."
+            f"`query` and `vectors` must have one width, got {query.shape[-1]} and {vectors.shape[-1]}: both "
+            "must come from one model."
         )
-    query = functional.normalize(query.float().flatten(-2), dim=-1)
-    memory = functional.normalize(memory.float().flatten(-2), dim=-1)
-    if memory.dim() == 2:
-        return query @ memory.T
-    return torch.einsum("bd,bnd->bn", query, memory)
+    with torch.autocast(query.device.type, enabled=False):
+        query = functional.normalize(query.float(), dim=-1)
+        vectors = functional.normalize(vectors.float(), dim=-1)
+        if vectors.dim() == 2:
+            return query @ vectors.T
+        return torch.einsum("bd,bnd->bn", query, vectors)
 
 
 def soft_topk(
@@ -39,6 +159,7 @@ def soft_topk(
     temperature: float = 0.02,
     estimator: str = "straight_through",
     mask: Tensor | None = None,
+    wanted: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Differentiable top-k: a hard choice forward, the softmax's gradient backward (paper algorithm 1).
 
@@ -53,6 +174,8 @@ def soft_topk(
         estimator: "straight_through", or "gumbel": Gumbel noise is added to the scaled scores, so the choice
             is a sample without replacement in proportion to their exponentials.
         mask: (B, N) bool, True where a document may be chosen (ragged candidate lists). None: everywhere.
+        wanted: (B, N) bool, True at documents that are chosen before any other (the gold ones, so that the
+            generator always has what it is to read). The choice keeps the order of the scores.
 
     Returns:
         (B, K, N) weights, whose forward value is exactly one-hot, and (B, K) indices of the chosen documents.
@@ -68,16 +191,27 @@ def soft_topk(
     elif estimator != "straight_through":
         raise ValueError(f"`estimator` must be 'straight_through' or 'gumbel', got {estimator!r}.")
     taken = torch.zeros_like(logits, dtype=torch.bool) if mask is None else ~mask
+    chosen = _chosen(logits.masked_fill(taken, float("-inf")), k, wanted)
     weights, indices = [], []
-    for _ in range(k):
+    for place in range(k):
         open_logits = logits.masked_fill(taken, float("-inf"))
-        index = open_logits.argmax(dim=-1, keepdim=True)
+        index = chosen[:, place : place + 1]
         soft = open_logits.softmax(dim=-1)
         hard = torch.zeros_like(soft).scatter(-1, index, 1.0)
         weights.append(hard + (soft - soft.detach()))
         indices.append(index)
         taken = taken.scatter(-1, index, True)
     return torch.stack(weights, dim=1), torch.cat(indices, dim=1)
+
+
+def _chosen(logits: Tensor, k: int, wanted: Tensor | None) -> Tensor:
+    """(B, K) indices of the best, the wanted ones before all others, in the order of their logits."""
+    order = logits.argsort(dim=-1, descending=True, stable=True)
+    if wanted is None:
+        return order[:, :k]
+    place = torch.arange(order.shape[-1], device=order.device)
+    last = place + order.shape[-1] * (~wanted.gather(-1, order)).long()
+    return order.gather(-1, last.argsort(dim=-1)[:, :k].sort(dim=-1).values)
 
 
 def _check_topk(scores: Tensor, k: int, temperature: float, mask: Tensor | None) -> None:
@@ -90,31 +224,40 @@ def _check_topk(scores: Tensor, k: int, temperature: float, mask: Tensor | None)
         raise ValueError(f"`temperature` must be above 0, got {temperature}.")
 
 
-def gather(memory: Tensor, indices: Tensor) -> Tensor:
-    """Memories at indices.
-
-    Args:
-        memory: (N, M, H) one pool, or (B, N, M, H) a pool per question.
-        indices: (B, K) positions in the pool.
-
-    Returns:
-        (B, K, M, H) chosen memories.
-    """
-    if memory.dim() == 3:
-        return memory[indices]
-    rows = torch.arange(len(memory), device=memory.device).unsqueeze(-1)
-    return memory[rows, indices]
-
-
-def select(weights: Tensor, memory: Tensor) -> Tensor:
+def select(weights: Tensor, indices: Tensor, memories: Memories) -> Memories:
     """Memories chosen by soft top-k weights; the product carries the gradient to the scores.
 
     Args:
         weights: (B, K, N) from `soft_topk`.
-        memory: (B, N, M, H) a pool per question.
+        indices: (B, K) from `soft_topk`.
+        memories: (B, N, M, H) a pool per question.
 
     Returns:
-        (B, K, M, H) chosen memories in the memory's dtype.
+        (B, K, M, H) chosen memories in the memories' dtype.
     """
-    chosen = torch.einsum("bkn,bnd->bkd", weights.to(memory.dtype), memory.flatten(-2))
-    return chosen.unflatten(-1, memory.shape[-2:])
+    values = memories.values
+    chosen = torch.einsum("bkn,bnd->bkd", weights.to(values.dtype), values.flatten(-2))
+    return Memories(chosen.unflatten(-1, values.shape[-2:]), memories.counts.gather(-1, indices))
+
+
+def nearest(query: Tensor, vectors: Tensor, k: int, block_rows: int = 1 << 18) -> tuple[Tensor, Tensor]:
+    """The k passages of highest cosine, exactly; the passage that comes first wins a tie.
+
+    Args:
+        query: (B, D).
+        vectors: (N, D) of any float dtype; read in blocks.
+        k: From 1 to N.
+        block_rows: Vectors compared at once.
+
+    Returns:
+        (B, K) float32 scores, best first, and (B, K) int64 indices.
+    """
+    best, found = query.new_empty(len(query), 0, dtype=torch.float32), None
+    for start in range(0, len(vectors), block_rows):
+        scores = cosine_scores(query, vectors[start : start + block_rows].to(query.device))
+        places = torch.arange(start, start + scores.shape[-1], device=query.device).expand_as(scores)
+        scores = torch.cat([best, scores], dim=-1)
+        places = places if found is None else torch.cat([found, places], dim=-1)
+        kept = scores.argsort(dim=-1, descending=True, stable=True)[:, :k]
+        best, found = scores.gather(-1, kept), places.gather(-1, kept)
+    return best, found

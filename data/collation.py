@@ -66,11 +66,11 @@ class RecordDataset(Dataset):
 
 
 class Target(NamedTuple):
-    """One thing to learn from a document: the prompt, the user's text in it, the answer."""
+    """What is learnt from a document with one prompt: the user's texts in it, each with its answer."""
 
     prompt: Messages
-    text: str
-    answer: str
+    texts: list[str]
+    answers: list[str]
 
 
 @dataclass
@@ -84,8 +84,10 @@ class PretrainingCollator:
         max_answers: At most this many single questions of a document in an epoch.
         target_max_length: Targets are cut to this many tokens at a word's end; a question and answer never
             are.
-        match_questions: Give also one question of each document that has some, for contrastive training.
-        num_memory_tokens: Rates to train at once: each batch draws one of these numbers of memory tokens.
+        match_questions: Give also one question of each document by which it can be found, for contrastive
+            training; and the texts, for a teacher of retrieval.
+        pack_questions: Put a document's single questions into one prompt (`encode_packed`).
+        rate_factors: Rates to train at once: each batch draws one of these multiples of the model's rate.
         seed: Seed of the draws.
     """
 
@@ -94,7 +96,8 @@ class PretrainingCollator:
     max_answers: int = 4
     target_max_length: int = 192
     match_questions: bool = False
-    num_memory_tokens: Sequence[int] = ()
+    pack_questions: bool = False
+    rate_factors: Sequence[int] = (1,)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -107,9 +110,9 @@ class PretrainingCollator:
 
         Returns:
             `document_input_ids` and `document_attention_mask` (D, Ld), `document_indices` (T, 1), and
-            `input_ids`, `attention_mask`, `labels` (T, L); `num_memory_tokens` when several rates train;
+            `input_ids`, `attention_mask`, `labels` and, packed, `segments` (T, L); `rate_factor`;
             `match_input_ids` and `match_attention_mask` (Q, Lm) with `match_indices` (Q,), the documents of
-            the questions to match.
+            the questions to match, and the texts `match_texts` (Q) and `document_texts` (D).
         """
         documents = self.processor.encode_documents([i.record.document for i in items], truncation=True)
         targets: list[Target] = []
@@ -118,31 +121,41 @@ class PretrainingCollator:
             found = self.targets(item)
             targets.extend(found)
             indices.extend([row] * len(found))
-        size = draw_rate(self.num_memory_tokens, items, self.seed)
-        prompts = self.processor.encode_messages(
-            [t.prompt for t in targets], 1, [t.text for t in targets], [t.answer for t in targets], size
-        )
+        factor = draw_rate(self.rate_factors, items, self.seed)
+        counts = self.processor.memory_counts(documents["attention_mask"], factor)
         batch = {
             **documents_batch(documents),
             "document_indices": torch.tensor(indices).unsqueeze(-1),
-            **prompts,
-            **(self._matches(items) if self.match_questions else {}),
+            "rate_factor": factor,
+            **self._prompts(targets, [[counts[row]] for row in indices]),
         }
-        return batch if size is None else {**batch, "num_memory_tokens": size}
+        if self.match_questions:
+            batch |= self._matches(items)
+        return batch
 
-    def _matches(self, items: Sequence[Item]) -> dict[str, Tensor]:
-        """One question of each document that has some; nothing if none has."""
-        rows = [row for row, item in enumerate(items) if item.record.questions]
+    def _prompts(self, targets: Sequence[Target], slots: list[list[int]]) -> dict[str, Tensor]:
+        """Prompts and labels of the targets, packed or one a row."""
+        prompts = [target.prompt for target in targets]
+        if self.pack_questions:
+            texts, answers = [target.texts for target in targets], [target.answers for target in targets]
+            return self.processor.encode_packed(prompts, slots, texts, answers)
+        texts, answers = [target.texts[0] for target in targets], [target.answers[0] for target in targets]
+        return self.processor.encode_messages(prompts, slots, texts, answers)
+
+    def _matches(self, items: Sequence[Item]) -> dict[str, Any]:
+        """One question of each document that can be found by one; nothing if none can."""
+        rows = [row for row, item in enumerate(items) if item.record.findable_questions]
         if not rows:
             return {}
         questions = []
         for row in rows:
             item = items[row]
             draw = random.Random(f"{self.seed}-match-{item.epoch}-{item.index}")
-            questions.append(draw.choice(item.record.questions))
+            questions.append(draw.choice(item.record.findable_questions))
         encoded = self.processor.encode_questions(questions)
         found = {f"match_{name}": tensor for name, tensor in encoded.items()}
-        return {**found, "match_indices": torch.tensor(rows)}
+        texts = {"match_texts": questions, "document_texts": [item.record.document for item in items]}
+        return {**found, **texts, "match_indices": torch.tensor(rows)}
 
     def targets(self, item: Item) -> list[Target]:
         """The targets of one document in one epoch; never none: at least it is reconstructed."""
@@ -152,14 +165,16 @@ class PretrainingCollator:
         if pairs and self._drawn("questions_and_answers", draw):
             kept = self._fitting(pairs)
             target = questions_and_answers_target([q for q, _ in kept], [a for _, a in kept])
-            found.append(Target(questions_and_answers_prompt(), "", target))
+            found.append(Target(questions_and_answers_prompt(), [""], [target]))
         single = [pair for pair in pairs if self._drawn("answer", draw)]
-        for question, answer in draw.sample(single, min(self.max_answers, len(single))):
-            found.append(Target(answer_prompt(style), question, answer))
+        drawn = draw.sample(single, min(self.max_answers, len(single)))
+        groups = [drawn] if self.pack_questions and drawn else [[pair] for pair in drawn]
+        for group in groups:
+            found.append(Target(answer_prompt(style), [q for q, _ in group], [a for _, a in group]))
         if record.paraphrases and self._drawn("paraphrase", draw):
-            found.append(Target(paraphrase_prompt(style), "", self._cut(draw.choice(record.paraphrases))))
+            found.append(Target(paraphrase_prompt(style), [""], [self._cut(draw.choice(record.paraphrases))]))
         if not found or self._drawn("reconstruction", draw):
-            found.append(Target(reconstruction_prompt(), "", self._cut(record.document)))
+            found.append(Target(reconstruction_prompt(), [""], [self._cut(record.document)]))
         return found
 
     def _drawn(self, signal: str, draw: random.Random) -> bool:
@@ -191,13 +206,13 @@ class InstructionCollator:
     Attributes:
         processor: The model's processor.
         documents_per_question: Documents shown: the positives, then others in the row's order; shuffled.
-        num_memory_tokens: Rates to train at once, as in `PretrainingCollator`.
+        rate_factors: Rates to train at once, as in `PretrainingCollator`.
         seed: Seed of the order.
     """
 
     processor: ClaraProcessor
     documents_per_question: int = 5
-    num_memory_tokens: Sequence[int] = ()
+    rate_factors: Sequence[int] = (1,)
     seed: int = 0
 
     def __call__(self, items: Sequence[Item]) -> dict[str, Any]:
@@ -212,17 +227,17 @@ class InstructionCollator:
             )
         unique = list(dict.fromkeys(text for texts in chosen for text in texts))
         place = {text: row for row, text in enumerate(unique)}
-        size = draw_rate(self.num_memory_tokens, items, self.seed)
+        factor = draw_rate(self.rate_factors, items, self.seed)
+        documents = self.processor.encode_documents(unique, truncation=True)
+        sizes = self.processor.memory_counts(documents["attention_mask"], factor)
         prompts = self.processor.encode_prompts(
             [item.record.question for item in items],
-            counts.pop(),
+            [[sizes[place[text]] for text in texts] for texts in chosen],
             [item.record.target for item in items],
-            size,
         )
         indices = torch.tensor([[place[text] for text in texts] for texts in chosen])
-        documents = documents_batch(self.processor.encode_documents(unique, truncation=True))
-        batch = {**documents, "document_indices": indices, **prompts}
-        return batch if size is None else {**batch, "num_memory_tokens": size}
+        found = {**documents_batch(documents), "document_indices": indices, "rate_factor": factor}
+        return {**found, **prompts}
 
     def documents(self, record: QuestionRecord, draw: random.Random) -> list[str]:
         """The documents shown with a question, in the order that `draw` gives."""
@@ -238,8 +253,6 @@ def documents_batch(encoded: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"document_{name}": tensor for name, tensor in encoded.items()}
 
 
-def draw_rate(sizes: Sequence[int], items: Sequence[Item], seed: int) -> int | None:
-    """The number of memory tokens of this batch, drawn from `sizes`; None if no sizes are given."""
-    if not sizes:
-        return None
-    return random.Random(f"{seed}-{items[0].epoch}-{items[0].index}").choice(list(sizes))
+def draw_rate(factors: Sequence[int], items: Sequence[Item], seed: int) -> int:
+    """The multiple of the model's compression rate at which this batch is read."""
+    return random.Random(f"{seed}-{items[0].epoch}-{items[0].index}").choice(list(factors))

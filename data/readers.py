@@ -212,10 +212,13 @@ def _joined(group: list[PretrainingRecord]) -> PretrainingRecord:
         for question, accepted in zip(record.questions, record.answers, strict=True):
             answers.setdefault(question, {}).update(dict.fromkeys(accepted))
     paraphrases = dict.fromkeys(text for record in group for text in record.paraphrases)
+    found = {question for record in group for question in record.findable_questions}
+    flags = tuple(question in found for question in answers)
     return PretrainingRecord(
         document=group[0].document,
         questions=tuple(answers),
         answers=tuple(tuple(accepted) for accepted in answers.values()),
         paraphrases=tuple(paraphrases),
+        findable=() if all(flags) else flags,
         id=next((record.id for record in group if record.id is not None), None),
     )

@@ -56,6 +56,8 @@ class PretrainingRecord:
         answers: for each question its accepted answers; the first one is the training target.
         paraphrases: the document in other words.
         id: the row's name in its source, if it had one.
+        findable: for each question whether it names its subject, so that the document can be found by it
+            among others ("Who is she?" does not); empty: all do.
 
     Raises:
         ValueError: on an empty text, or unequal numbers of questions and answers.
@@ -66,6 +68,7 @@ class PretrainingRecord:
     answers: tuple[tuple[str, ...], ...] = ()
     paraphrases: tuple[str, ...] = ()
     id: str | None = None
+    findable: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
         _text("document", self.document)
@@ -78,6 +81,17 @@ class PretrainingRecord:
             )
         answers = (_texts(f"answers[{i}]", a, allow_none=False) for i, a in enumerate(self.answers))
         object.__setattr__(self, "answers", tuple(answers))
+        if self.findable and len(self.findable) != len(self.questions):
+            raise ValueError(
+                f"`findable` must have one entry a question, got {len(self.findable)} for "
+                f"{len(self.questions)} questions."
+            )
+
+    @property
+    def findable_questions(self) -> tuple[str, ...]:
+        """The questions by which the document can be found."""
+        flags = self.findable or (True,) * len(self.questions)
+        return tuple(question for question, flag in zip(self.questions, flags, strict=True) if flag)
 
     @property
     def num_signals(self) -> int:

@@ -40,7 +40,11 @@ def to_pretraining(row: Mapping[str, Any]) -> PretrainingRecord:
     questions = _as_list(row.get("question"))
     accepted = _as_list(row.get("accepted_answers")) or answers
     return PretrainingRecord(
-        documents[0], tuple(questions), tuple(tuple(_as_list(answer)) for answer in accepted), id=_id(row)
+        documents[0],
+        tuple(questions),
+        tuple(tuple(_as_list(answer)) for answer in accepted),
+        id=_id(row),
+        findable=tuple(map(bool, row.get("findable") or ())),
     )
 
 
@@ -88,6 +92,8 @@ def pretraining_rows(record: PretrainingRecord) -> list[dict[str, Any]]:
         row = _pretraining_row("qa", list(record.questions), [a[0] for a in record.answers], record.document)
         if any(len(a) > 1 for a in record.answers):
             row["accepted_answers"] = [list(a) for a in record.answers]
+        if record.findable:
+            row["findable"] = list(record.findable)
         rows.append(row | name)
     if record.paraphrases:
         rows.append(_pretraining_row("paraphrase", [], list(record.paraphrases), record.document) | name)

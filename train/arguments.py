@@ -8,7 +8,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from ..data.collation import SIGNALS
-from .losses import POSITIVES
+from .losses import CANDIDATES, POSITIVES
 from .stages import STAGES, get_stage
 
 
@@ -30,8 +30,20 @@ class ClaraTrainingConfig(TrainingArguments):
         contrastive_weight: Weight of a contrastive loss of retrieval (0: off). In end_to_end it is supervised
             by the positives of each pool; in pretraining a question of each document, encoded by the
             compressor, is to find its document among those of the batch.
+        contrastive_candidates: End to end: what a question's positives are to be nearer than: "pool" (its own
+            candidates) or "corpus" (all candidates of the run, arXiv 2104.08051).
         contrastive_positives: "any": one near positive is enough (the paper's "Sup"); "each": every one is to
             be near, for questions that need several documents.
+        retrieval_teacher: A sentence-transformers model (folder, Hub id or "minilm") whose distribution over
+            the passages of the batch (in end_to_end over those of `contrastive_candidates`) the question's
+            is to match (TAS-B, arXiv 2104.06967); None: no teacher.
+        retrieval_teacher_weight: Weight of that divergence.
+        pool_size: End to end: fill the pools to so many candidates with the passages of the whole corpus that
+            are nearest to the question at that step; rows need not have more than their gold documents.
+        decay_by_time: Let the learning rate fall to 0 at `max_minutes`, or at the last step where that comes
+            first, along a cosine.
+        positives_are_read: End to end: the generator reads a question's positives and fills the rest of the K
+            places by score, so that the answer is always there.
         generation_weight: Weight of the answer's loss (0 with a contrastive weight: the paper's "Sup"
             baseline).
         signals: Pretraining: chance of each signal of a document, a mapping over
@@ -39,8 +51,10 @@ class ClaraTrainingConfig(TrainingArguments):
         max_answers: Pretraining: at most this many single questions of a document in an epoch.
         target_max_length: Pretraining: longest target in tokens.
         documents_per_question: Instruction tuning: documents shown with a question.
-        num_memory_tokens: Numbers of memory tokens to train at once (nested compression rates): of memory
-            tokens the first ones, of mean states averages of neighbours; empty: all.
+        pack_questions: Pretraining: put a document's single questions into one prompt, each seeing the memory
+            and itself alone (attn_implementation "sdpa" or "eager").
+        compression_rates: Rates to train at once (nested rates), multiples of the model's: neighbouring
+            vectors are averaged. Empty: the model's rate.
         bucket_by_length: Batch rows of similar length.
         memory_folder: End to end: where the candidates' memories are stored; None: `output_dir`/memory.
         samples: Answers generated and logged at each evaluation.
@@ -56,13 +70,20 @@ class ClaraTrainingConfig(TrainingArguments):
     frozen: list[str] = field(default_factory=list, metadata={"help": "Adapters that are not to train."})
     alignment_weight: float | None = field(default=None, metadata={"help": "Weight of the alignment loss."})
     contrastive_weight: float = field(default=0.0, metadata={"help": "Weight of the contrastive loss."})
+    contrastive_candidates: str = field(default="pool", metadata={"help": f"One of {CANDIDATES}."})
+    retrieval_teacher: str | None = field(default=None, metadata={"help": "A sentence-transformers model."})
+    retrieval_teacher_weight: float = field(default=1.0, metadata={"help": "Weight of the teacher's loss."})
+    pool_size: int | None = field(default=None, metadata={"help": "Fill the pools from the corpus."})
+    decay_by_time: bool = field(default=False, metadata={"help": "Learning rate 0 at max_minutes."})
+    positives_are_read: bool = field(default=False, metadata={"help": "Positives fill the first places."})
     contrastive_positives: str = field(default="any", metadata={"help": f"One of {POSITIVES}."})
     generation_weight: float = field(default=1.0, metadata={"help": "Weight of the answer's loss."})
     signals: dict | str | None = field(default=None, metadata={"help": "Chance of each signal."})
     max_answers: int = field(default=4, metadata={"help": "Single questions of a document in an epoch."})
     target_max_length: int = field(default=192, metadata={"help": "Longest pretraining target in tokens."})
     documents_per_question: int = field(default=5, metadata={"help": "Documents shown with a question."})
-    num_memory_tokens: list[int] = field(default_factory=list, metadata={"help": "Nested rates to train."})
+    pack_questions: bool = field(default=False, metadata={"help": "Several questions a prompt."})
+    compression_rates: list[int] = field(default_factory=list, metadata={"help": "Nested rates to train."})
     bucket_by_length: bool = field(default=True, metadata={"help": "Batch rows of similar length."})
     memory_folder: str | None = field(default=None, metadata={"help": "Store of the candidates' memories."})
     samples: int = field(default=4, metadata={"help": "Answers generated at each evaluation."})
@@ -107,9 +128,19 @@ class ClaraTrainingConfig(TrainingArguments):
         self.disable_tqdm = self.disable_tqdm or self.rich_progress
 
     def _check_weights(self) -> None:
-        for name in ("alignment_weight", "contrastive_weight", "generation_weight"):
+        for name in ("alignment_weight", "contrastive_weight", "generation_weight", "retrieval_teacher_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)}.")
+        if self.contrastive_candidates not in CANDIDATES:
+            raise ValueError(
+                f"`contrastive_candidates` must be one of {CANDIDATES}, got {self.contrastive_candidates!r}."
+            )
+        if self.decay_by_time and self.max_minutes is None:
+            raise ValueError("`decay_by_time` needs `max_minutes`: set both or neither.")
+        if self.retrieval_teacher and not self.contrastive_weight:
+            raise ValueError(
+                "`retrieval_teacher` works beside the contrastive loss: set `contrastive_weight` above 0."
+            )
         if self.contrastive_positives not in POSITIVES:
             raise ValueError(
                 f"`contrastive_positives` must be one of {POSITIVES}, got {self.contrastive_positives!r}."
@@ -135,9 +166,9 @@ class ClaraTrainingConfig(TrainingArguments):
             raise ValueError(f"`signals` must hold chances between 0 and 1, got {beyond}.")
 
     def _check_rates(self) -> None:
-        if any(number < 1 for number in self.num_memory_tokens):
+        if any(rate < 1 for rate in self.compression_rates):
             raise ValueError(
-                f"`num_memory_tokens` must hold numbers of at least 1, got {self.num_memory_tokens}."
+                f"`compression_rates` must hold numbers of at least 1, got {self.compression_rates}."
             )
 
     def _refuse_fsdp_checkpointing(self) -> None:

@@ -29,7 +29,7 @@ def check_rows(model: Any, args: ClaraTrainingConfig, records: Sequence[Any]) ->
         needed, name = args.documents_per_question, "documents_per_question"
     else:
         needed, name = model.config.retrieval_top_k, "retrieval_top_k"
-    _check_documents(records, needed, name)
+    _check_documents(records, 1 if args.pool_size else needed, name)
     prompts = ((row, r.question, r.target) for row, r in enumerate(records))
     _check_prompts(model.processor, needed, prompts, in_query=args.stage == "end_to_end")
 
@@ -50,14 +50,15 @@ def _pretraining_prompts(records: Sequence[PretrainingRecord]) -> Iterator[tuple
 
 
 def _check_prompts(processor: Any, k: int, prompts: Iterator[tuple[int, str, str]], in_query: bool) -> None:
-    frame = processor.encode_prompts(["?"], k, ["."])["input_ids"].shape[-1]
+    slots = [[processor.num_memory_tokens] * k]
+    frame = processor.encode_prompts(["?"], slots, ["."])["input_ids"].shape[-1]
     room = processor.prompt_max_length - frame - MARGIN
     longest = processor.question_max_length - MARGIN
     for row, question, answer in prompts:
         query = len(question.encode())
         try:
             if query + len(answer.encode()) > room:
-                processor.encode_prompts([question], k, [answer])
+                processor.encode_prompts([question], slots, [answer])
             if in_query and query > longest:
                 processor.encode_questions([question])
         except ValueError as error:

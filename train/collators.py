@@ -33,15 +33,18 @@ class RowCollator:
             raise ValueError(f"The batch of the rows {rows}: {error}") from error
 
 
-def make_collator(model: Any, args: ClaraTrainingConfig, records: Sequence[Any]) -> Callable:
+def make_collator(
+    model: Any, args: ClaraTrainingConfig, records: Sequence[Any], corpus: Sequence[str] = ()
+) -> Callable:
     """The stage's collator; end to end it compresses every candidate first, once.
 
     Args:
         model: The model, at the start of the stage.
         args: The configuration.
         records: Every row of training and evaluation.
+        corpus: End to end: passages beside the rows' candidates.
     """
-    shared = {"num_memory_tokens": tuple(args.num_memory_tokens), "seed": args.seed}
+    shared = {"rate_factors": rate_factors(args, model.config), "seed": args.seed}
     if args.stage == "pretraining":
         return PretrainingCollator(
             model.processor,
@@ -49,20 +52,39 @@ def make_collator(model: Any, args: ClaraTrainingConfig, records: Sequence[Any])
             max_answers=args.max_answers,
             target_max_length=args.target_max_length,
             match_questions=bool(args.contrastive_weight),
+            pack_questions=args.pack_questions,
             **shared,
         )
     if args.stage == "instruction_tuning":
         return InstructionCollator(model.processor, args.documents_per_question, **shared)
-    return _end_to_end(model, args, records, **shared)
+    return _end_to_end(model, args, records, corpus, pool_size=args.pool_size, **shared)
 
 
 def _end_to_end(
-    model: Any, args: ClaraTrainingConfig, records: Sequence[QuestionRecord], **shared: Any
+    model: Any,
+    args: ClaraTrainingConfig,
+    records: Sequence[QuestionRecord],
+    corpus: Sequence[str],
+    **shared: Any,
 ) -> EndToEndCollator:
     """One process compresses, on its device; the others open what it stored."""
     folder = args.memory_folder or os.path.join(args.output_dir, "memory")
     if getattr(model, "hf_device_map", None) is None and not is_deepspeed_zero3_enabled():
         model.to(args.device)
     with args.main_process_first(local=False, desc="compressing the candidates"):
-        memory, places = store_candidates(model, records, folder, batch_size=args.per_device_eval_batch_size)
-    return EndToEndCollator(model.processor, memory, places, model.config.retrieval_top_k, **shared)
+        candidates = store_candidates(model, records, folder, args.per_device_eval_batch_size, corpus)
+    return EndToEndCollator(model.processor, candidates, model.config.retrieval_top_k, **shared)
+
+
+def rate_factors(args: ClaraTrainingConfig, config: Any) -> tuple[int, ...]:
+    """The rates to train as multiples of the model's.
+
+    Raises:
+        ValueError: If one is no multiple.
+    """
+    odd = [rate for rate in args.compression_rates if rate % config.compression_rate]
+    if odd:
+        raise ValueError(
+            f"`compression_rates` must be multiples of the model's {config.compression_rate}, got {odd}."
+        )
+    return tuple(rate // config.compression_rate for rate in args.compression_rates) or (1,)

@@ -87,10 +87,13 @@ def answer_loss(model: Any, rows: Sequence[Row], documents: Sequence[list[str]])
         rows: B questions and answers.
         documents: For each question its documents; an empty list for none.
     """
-    counts = [len(texts) for texts in documents]
     questions, answers, _ = zip(*rows, strict=True)
-    batch = model.processor.encode_prompts(questions, counts, answers).to(model.device)
-    given = _documents(model, documents) if any(counts) else _no_memory(model)
+    given, slots = _no_memory(model), [[] for _ in rows]
+    if any(documents):
+        given = _documents(model, documents)
+        sizes = iter(model.processor.memory_counts(given["document_attention_mask"]))
+        slots = [[next(sizes) for _ in texts] for texts in documents]
+    batch = model.processor.encode_prompts(questions, slots, answers).to(model.device)
     output = model(**batch, **given, num_items_in_batch=1)
     return float(output.loss), int((batch["labels"] != -100).sum())
 
@@ -110,7 +113,7 @@ def _documents(model: Any, documents: Sequence[list[str]]) -> dict[str, torch.Te
 
 def _no_memory(model: Any) -> dict[str, torch.Tensor]:
     width = model.config.get_text_config().hidden_size
-    return {"memory": torch.zeros(1, 0, width, dtype=model.dtype, device=model.device)}
+    return {"memory": torch.zeros(1, 0, 1, width, dtype=model.dtype, device=model.device)}
 
 
 def sample_answers(model: Any, rows: Sequence[Row], max_new_tokens: int = 32) -> list[dict[str, str]]:

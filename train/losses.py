@@ -1,9 +1,11 @@
-"""Losses of training beside the model's own: the supervised contrastive loss of retrieval."""
+"""Losses of training beside the model's own: contrastive retrieval, and retrieval as a teacher does it."""
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 POSITIVES = ("any", "each")
+CANDIDATES = ("pool", "corpus")
 
 
 def contrastive_loss(
@@ -43,3 +45,22 @@ def contrastive_loss(
     others = torch.logsumexp(logits.masked_fill(positives, float("-inf")), dim=-1, keepdim=True)
     losses = torch.logaddexp(logits, others) - logits
     return (losses.masked_fill(~positives, 0.0).sum(dim=-1) / positives.sum(dim=-1)).mean()
+
+
+def retrieval_distillation(
+    scores: Tensor, teacher_scores: Tensor, temperature: float = 0.02, teacher_temperature: float = 0.05
+) -> Tensor:
+    """KL divergence of the student's distribution over passages from a teacher's (TAS-B, arXiv 2104.06967).
+
+    Args:
+        scores: (B, N) the student's cosines.
+        teacher_scores: (B, N) the teacher's.
+        temperature: Of the student.
+        teacher_temperature: Of the teacher; 0.05 is that at which sentence-transformers' models are trained.
+
+    Returns:
+        Scalar mean over the questions, in nats.
+    """
+    student = functional.log_softmax(scores.float() / temperature, dim=-1)
+    teacher = functional.log_softmax(teacher_scores.float() / teacher_temperature, dim=-1)
+    return functional.kl_div(student, teacher, reduction="batchmean", log_target=True)

@@ -1,27 +1,71 @@
-"""End-to-end training from stored memories: candidates are compressed once, not at every step."""
+"""End-to-end training from stored memories: candidates are compressed once, not at every step.
 
+Letters of the shapes: B questions, N candidates of each, P all candidates, M memory vectors, H hidden width.
+"""
+
+import hashlib
+import itertools
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from ..data.collation import Item, draw_rate
 from ..data.records import QuestionRecord
-from ..documents_clara import Passages
-from ..manifest_clara import MANIFEST
-from ..memory_clara import CorpusMemory
+from ..encoding_clara import evaluating, length_buckets
 from ..processing_clara import ClaraProcessor
+from ..retrieval_clara import ragged
 
 logger = logging.getLogger(__name__)
 
 
+class Candidates(NamedTuple):
+    """The memories of all P candidates of a run, ragged, and the place of each text.
+
+    Attributes:
+        values: (T, H) the vectors of all memories, one memory after the other.
+        offsets: (P + 1,) int64: memory i is values[offsets[i]:offsets[i + 1]].
+        vectors: (P, D) float32 search vectors.
+        places: Text of a candidate to its place. A longer text is the memory of its first passage.
+        texts: The P passages.
+    """
+
+    values: Tensor
+    offsets: Tensor
+    vectors: Tensor
+    places: Mapping[str, int]
+    texts: list[str]
+
+    def to(self, device: torch.device | str) -> "Candidates":
+        """The tensors on another device."""
+        return self._replace(
+            values=self.values.to(device), offsets=self.offsets.to(device), vectors=self.vectors.to(device)
+        )
+
+    def batch(self, indices: Tensor, length: int) -> dict[str, Tensor]:
+        """What the model's forward takes of the memories at (B, N) places, padded to M = `length`."""
+        memories = ragged(self.values, self.offsets, indices.to(self.values.device), length)
+        return {
+            "memory": memories.values,
+            "memory_counts": memories.counts,
+            "memory_vectors": self.vectors[indices.to(self.vectors.device)],
+        }
+
+
 def store_candidates(
-    model: Any, records: Iterable[QuestionRecord], folder: str | os.PathLike, batch_size: int = 32
-) -> tuple[CorpusMemory, dict[str, int]]:
+    model: Any,
+    records: Iterable[QuestionRecord],
+    folder: str | os.PathLike,
+    batch_size: int = 32,
+    others: Sequence[str] = (),
+) -> Candidates:
     """Compresses every candidate document of the records once, or opens a store that holds them all.
 
     A candidate is one memory: what lies beyond its first passage (`doc_max_length` tokens) is cut off, as in
@@ -30,43 +74,66 @@ def store_candidates(
     Args:
         model: The model whose (frozen) compressor makes the memories.
         records: Questions with their candidates.
-        folder: Where the store is kept; any store of these passages will do, such as a whole corpus' of
-            `clara build-memory`.
+        folder: Where the memories are kept.
         batch_size: Passages compressed at once.
-
-    Returns:
-        The store, and the place in it of each candidate's text.
+        others: Further passages of the corpus, beside the records' candidates.
 
     Raises:
-        ValueError: If the folder holds a store of another compressor, or one that lacks a candidate.
+        ValueError: If the folder holds memories of another compressor, or lacks a candidate.
     """
-    first = first_passages(model.processor, records)
-    if not os.path.isfile(os.path.join(folder, MANIFEST)):
-        passages = Passages()
-        for place, text in enumerate(dict.fromkeys(first.values())):
-            passages.add(str(place), [text], {})
-        memory = model.compress_passages(passages, batch_size=batch_size, show_progress=True)
-        memory.save_pretrained(folder)
-    else:
-        memory = model.load_memory(os.fspath(folder))
-    known = {text: place for place, text in enumerate(memory.texts)}
-    missing = [text for text in first.values() if text not in known]
-    if missing:
+    first = first_passages(model.processor, [text for record in records for text in record.documents], others)
+    texts = list(dict.fromkeys(first.values()))
+    file = os.path.join(folder, "candidates.safetensors")
+    identity = {"fingerprint": model.memory_fingerprint(), "texts": text_digest(texts)}
+    if not os.path.isfile(file):
+        os.makedirs(folder, exist_ok=True)
+        save_file(compressed(model, texts, batch_size), file + ".tmp", identity)
+        os.replace(file + ".tmp", file)
+    with safe_open(file, "pt") as opened:
+        found = opened.metadata()
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}
+    if found != identity:
         raise ValueError(
-            f"{folder} holds no memory of {len(missing)} of the {len(first)} candidates, first "
-            f"{missing[0]!r:.80}: name another `memory_folder`, or remove it."
+            f"{file} holds the memories of another compressor or of other candidates: name another "
+            "`memory_folder`, or remove it."
         )
-    return memory, {text: known[passage] for text, passage in first.items()}
+    known = {text: place for place, text in enumerate(texts)}
+    return Candidates(**tensors, places={text: known[part] for text, part in first.items()}, texts=texts)
 
 
-def first_passages(processor: ClaraProcessor, records: Iterable[QuestionRecord]) -> dict[str, str]:
-    """Each candidate's text and its first passage, in the order in which the texts first occur."""
-    texts = list(dict.fromkeys(text for record in records for text in record.documents))
-    parts = processor.split_documents(texts)
+def text_digest(texts: Sequence[str]) -> str:
+    """SHA-256 over texts, their borders included."""
+    digest = hashlib.sha256()
+    for text in texts:
+        data = text.encode()
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
+
+
+@torch.no_grad()
+def compressed(model: Any, texts: Sequence[str], batch_size: int) -> dict[str, Tensor]:
+    """`values`, `offsets` and `vectors` of the memories of passages, on the CPU."""
+    rows: list[Tensor] = [torch.empty(0)] * len(texts)
+    vectors: list[Tensor] = [torch.empty(0)] * len(texts)
+    with evaluating(model):
+        for batch in tqdm(list(length_buckets(texts, batch_size)), desc="compressing the candidates"):
+            encoded = model.processor.encode_documents([texts[row] for row in batch]).to(model.device)
+            memories = model.compress(**encoded)
+            parts = memories.rows().cpu().split(memories.counts.tolist())
+            for row, part, vector in zip(batch, parts, model.search_vectors(memories).cpu(), strict=True):
+                rows[row], vectors[row] = part, vector
+    counts = torch.tensor([0, *map(len, rows)])
+    return {"values": torch.cat(rows), "offsets": counts.cumsum(0), "vectors": torch.stack(vectors)}
+
+
+def first_passages(processor: ClaraProcessor, *texts: Iterable[str]) -> dict[str, str]:
+    """Each text and its first passage, in the order in which the texts first occur."""
+    unique = list(dict.fromkeys(itertools.chain(*texts)))
+    parts = processor.split_documents(unique)
     cut = sum(len(part) > 1 for part in parts)
     if cut:
-        logger.warning("%d of %d candidates exceed doc_max_length and were cut", cut, len(texts))
-    return {text: part[0] for text, part in zip(texts, parts, strict=True)}
+        logger.warning("%d of %d candidates exceed doc_max_length and were cut", cut, len(unique))
+    return {text: part[0] for text, part in zip(unique, parts, strict=True)}
 
 
 @dataclass
@@ -75,54 +142,80 @@ class EndToEndCollator:
 
     Attributes:
         processor: The model's processor.
-        memory: The store of every candidate.
-        places: Text of a candidate to its place in the store.
+        candidates: The memories of every candidate.
         retrieval_top_k: K documents given to the generator.
-        num_memory_tokens: Rates to train at once.
-        seed: Seed of that draw.
+        rate_factors: Rates to train at once.
+        pool_size: Candidates of a question, as many as its row has by default; the trainer fills smaller pools
+            from the whole corpus.
+        seed: Seed of the rates' draw.
     """
 
     processor: ClaraProcessor
-    memory: CorpusMemory
-    places: Mapping[str, int]
+    candidates: Candidates
     retrieval_top_k: int = 5
-    num_memory_tokens: Sequence[int] = ()
+    rate_factors: Sequence[int] = (1,)
+    pool_size: int | None = None
     seed: int = 0
 
     def __call__(self, items: Sequence[Item]) -> dict[str, Any]:
         """Makes a batch of B questions with pools padded to the widest, N documents.
 
         Returns:
-            `memory` (B, N, M, H), `memory_mask` and `positives` (B, N) bool, `query_input_ids` and its mask
-            (B, Lq), and `input_ids`, `attention_mask`, `labels` (B, L).
+            `candidate_indices` (B, N) int64 places in `candidates`, `memory_mask` and `positives` (B, N) bool,
+            `query_input_ids` and its mask (B, Lq), the questions' texts `query_texts` (B), `rate_factor`, and
+            `input_ids`, `attention_mask`, `labels` (B, L) with K times M slots, M the most vectors of a memory.
 
         Raises:
             ValueError: If a question has fewer than K candidates.
         """
         records = [item.record for item in items]
         fewest = min(len(record.documents) for record in records)
-        if fewest < self.retrieval_top_k:
+        if (self.pool_size or fewest) < self.retrieval_top_k:
             raise ValueError(
                 f"A question has {fewest} candidates, fewer than `retrieval_top_k` = {self.retrieval_top_k}: "
-                "lower it or fill the pools."
+                "lower it, fill the pools, or set `pool_size`."
             )
-        places, mask, positives = pools(records, self.places)
-        size = draw_rate(self.num_memory_tokens, items, self.seed)
-        query = self.processor.encode_questions([record.question for record in records])
+        places, mask, positives = pools(records, self.candidates.places)
+        factor = draw_rate(self.rate_factors, items, self.seed)
+        slots = -(-self.processor.num_memory_tokens // factor)
+        questions = [record.question for record in records]
         prompts = self.processor.encode_prompts(
-            [record.question for record in records],
-            self.retrieval_top_k,
-            [record.target for record in records],
-            size,
+            questions, [[slots] * self.retrieval_top_k] * len(records), [record.target for record in records]
         )
-        batch = {
-            "memory": self.memory.gather(places),
+        return {
+            "candidate_indices": places,
             "memory_mask": mask,
             "positives": positives,
-            **{f"query_{name}": tensor for name, tensor in query.items()},
+            "query_texts": questions,
+            "rate_factor": factor,
+            **{f"query_{name}": tensor for name, tensor in self.processor.encode_questions(questions).items()},
             **prompts,
         }
-        return batch if size is None else {**batch, "num_memory_tokens": size}
+
+
+def filled(
+    places: Tensor, mask: Tensor, positives: Tensor, nearest: Tensor, size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pools of `size` candidates: the row's own, then those nearest in the whole corpus.
+
+    Args:
+        places: (B, N) places of the rows' candidates.
+        mask: (B, N) bool, False where a row has fewer.
+        positives: (B, N) bool.
+        nearest: (B, R) places of the passages nearest to each question in the whole corpus.
+        size: Candidates of a question; at least N.
+
+    Returns:
+        Places, mask and positives (B, size). No passage is in a row twice; a row of too few is padded.
+    """
+    pool = torch.cat([places, nearest], dim=-1)
+    usable = torch.cat([mask, torch.ones_like(nearest, dtype=torch.bool)], dim=-1)
+    gold = torch.cat([positives, torch.zeros_like(nearest, dtype=torch.bool)], dim=-1)
+    same = (pool.unsqueeze(-1) == pool.unsqueeze(-2)) & usable.unsqueeze(-2)
+    usable &= ~same.tril(-1).any(dim=-1)
+    order = (~usable).long().argsort(dim=-1, stable=True)[:, :size]
+    usable = usable.gather(-1, order)
+    return pool.gather(-1, order) * usable, usable, gold.gather(-1, order) & usable
 
 
 def pools(records: Sequence[QuestionRecord], places: Mapping[str, int]) -> tuple[Tensor, Tensor, Tensor]:

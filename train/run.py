@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from transformers.trainer_utils import set_seed
 
-from ..data.readers import read_pretraining, read_questions
+from ..data.readers import read_corpus, read_pretraining, read_questions
 from ..data.records import PretrainingRecord, QuestionRecord
 from ..modeling_clara import ClaraForRetrievalGeneration
 from .arguments import ClaraTrainingConfig
@@ -53,8 +53,10 @@ def load_records(script: ScriptArguments, stage: str) -> list[PretrainingRecord]
 
     Beyond `train_limit` a draw with seed 0 over all files is kept, or the first rows where streaming.
     """
-    sources = [os.path.expanduser(file) for file in [*script.train_files, *script.corpus_files]]
-    if stage != "pretraining":
+    sources = [os.path.expanduser(file) for file in script.train_files]
+    if stage == "pretraining":
+        sources += [os.path.expanduser(file) for file in script.corpus_files]
+    else:
         questions = read_questions(sources, streaming=script.streaming)
         wide = (question for question in questions if len(question.documents) >= script.fewest_documents)
         return at_most(script.train_limit, wide, script.streaming)
@@ -65,6 +67,12 @@ def load_records(script: ScriptArguments, stage: str) -> list[PretrainingRecord]
     if longest is not None:
         records = (record for record in records if len(record.document) <= longest)
     return at_most(script.train_limit, records, script.streaming)
+
+
+def load_corpus(script: ScriptArguments) -> list[str]:
+    """The passages of `corpus_files`, among which end-to-end training searches beside the candidates."""
+    sources = [os.path.expanduser(file) for file in script.corpus_files]
+    return [record.document for record in read_corpus(sources)] if sources else []
 
 
 def at_most(limit: int | None, records: Iterable[Any], first: bool = False) -> list[Any]:
@@ -103,7 +111,8 @@ def run(script: ScriptArguments, args: ClaraTrainingConfig, command: str | None 
     model = load_model(script)
     train = load_records(script, args.stage)
     held_out = load_held_out(script, args.stage) or None
-    trainer = ClaraTrainer(model, args, train_dataset=train, eval_dataset=held_out)
+    corpus = load_corpus(script) if args.stage == "end_to_end" else []
+    trainer = ClaraTrainer(model, args, train_dataset=train, eval_dataset=held_out, corpus=corpus)
     files = [
         *script.train_files,
         *script.corpus_files,

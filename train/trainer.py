@@ -9,29 +9,33 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback
 
 from ..data.collation import RecordDataset
 from ..data.records import PretrainingRecord, QuestionRecord
-from ..encoding_clara import fewer_tokens
+from ..retrieval_clara import cosine_scores
 from .arguments import ClaraTrainingConfig
 from .checkpoints import last_complete_checkpoint
 from .checks import check_rows
-from .collators import RowCollator, make_collator
+from .collators import RowCollator, make_collator, rate_factors
 from .controls import control_rows, memory_controls, sample_answers, write_rows
 from .curves import CurveCallback
-from .limits import TimeLimitCallback
-from .losses import contrastive_loss
+from .limits import TimedCosine, TimeLimitCallback
+from .losses import contrastive_loss, retrieval_distillation
+from .memories import filled
 from .metrics import RunningMeans, recall
 from .optimizer import MasterAdamW
 from .sampling import EpochCallback, EpochSampler
 from .saving import SavingMixin
 from .stages import adapter_gradient_norms, prepare_stage
+from .teachers import RetrievalTeacher
 from .throughput import Throughput, device_peak_tflops
 
 Records = Sequence[PretrainingRecord] | Sequence[QuestionRecord]
 ANSWER = ("input_ids", "attention_mask", "labels")
+TEXTS = ("match_texts", "document_texts", "query_texts")
 LOW_PRECISION = (torch.bfloat16, torch.float16)
 
 
@@ -46,6 +50,7 @@ class ClaraTrainer(SavingMixin, Trainer):
         eval_dataset: Records of the same kind, or a mapping of names to them.
         data_collator: Default: the stage's.
         callbacks: As in `Trainer`; curves are added.
+        corpus: End to end: passages that belong to the corpus beside the rows' candidates.
         **kwargs: As in `Trainer` (optimizers, …).
 
     Raises:
@@ -64,6 +69,7 @@ class ClaraTrainer(SavingMixin, Trainer):
         eval_dataset: Records | Mapping[str, Records] | None = None,
         data_collator: Callable | None = None,
         callbacks: list[TrainerCallback] | None = None,
+        corpus: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         check_model(model, args)
@@ -74,7 +80,9 @@ class ClaraTrainer(SavingMixin, Trainer):
         if data_collator is None:
             records = [record for rows in every_dataset(train, evaluation) for record in rows.records]
             check_rows(model, args, records)
-            data_collator = make_collator(model, args, records)
+            data_collator = make_collator(model, args, records, corpus)
+        self._candidates = getattr(data_collator, "candidates", None)
+        self._teacher, self._teacher_vectors = None, None
         self._means = {"train": RunningMeans(), "eval": RunningMeans()}
         self._throughput = Throughput(model)
         self._rows: list[int] = []
@@ -88,8 +96,19 @@ class ClaraTrainer(SavingMixin, Trainer):
             callbacks=[self._epochs, CurveCallback(), *own_callbacks(args), *(callbacks or [])],
             **kwargs,
         )
+        self._prepare_retrieval()
         self.model.add_model_tags(list(self._tag_names))
         del self.model.config.use_cache  # set by Trainer; ClaraConfig has no such field, and passes say it
+
+    def _prepare_retrieval(self) -> None:
+        """Stored memories and the teacher go to the device; of a whole corpus the teacher's vectors stay."""
+        args = self.args
+        if self._candidates is not None:
+            self._candidates = self._candidates.to(args.device)
+        if args.retrieval_teacher:
+            self._teacher = RetrievalTeacher(args.retrieval_teacher, args.device)
+            if args.stage == "end_to_end":
+                self._teacher_vectors = self._teacher.embed(self._candidates.texts)
 
     # Data and optimizer
 
@@ -112,6 +131,14 @@ class ClaraTrainer(SavingMixin, Trainer):
             self.optimizer_cls_and_kwargs = (MasterAdamW, options)
         return super().create_optimizer(model)
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """As in `Trainer`; with `decay_by_time` a cosine over the minutes of this command."""
+        args = self.args
+        if args.decay_by_time and self.lr_scheduler is None:
+            factor = TimedCosine(args.max_minutes, num_training_steps, args.get_warmup_steps(num_training_steps))
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
+        return super().create_scheduler(num_training_steps, optimizer)
+
     # Loss
 
     def compute_loss(
@@ -129,12 +156,16 @@ class ClaraTrainer(SavingMixin, Trainer):
         """
         rows, positives = inputs.pop("rows").tolist(), inputs.pop("positives", None)
         own = inputs.pop("match_indices", None)
+        texts = {name: inputs.pop(name, None) for name in TEXTS}
+        indices = inputs.pop("candidate_indices", None)
+        if indices is not None:
+            indices, positives = self._pools(inputs, indices, positives)
         if self._ranks_only and self.model.training:  # no pass through the generator
             inputs = {key: inputs[key] for key in inputs if key not in ANSWER}
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
         if own is not None:
             positives = functional.one_hot(own, outputs.match_scores.shape[-1]).bool()
-        others = self._other_losses(inputs, outputs, positives)
+        others = self._other_losses(inputs, outputs, positives, (texts, indices))
         if self.model.training and num_items_in_batch is not None:
             others = others / self.current_gradient_accumulation_steps
         loss = self._answer_loss(outputs, num_items_in_batch) + others
@@ -146,23 +177,72 @@ class ClaraTrainer(SavingMixin, Trainer):
         self._note(inputs, outputs, positives)
         return (loss, outputs) if return_outputs else loss
 
+    def _pools(self, inputs: dict, indices: Tensor, positives: Tensor) -> tuple[Tensor, Tensor]:
+        """Puts the memories of the candidates into the inputs; pools are filled from the corpus if asked for."""
+        args, candidates = self.args, self._candidates
+        if args.pool_size:
+            with torch.no_grad():
+                query = self.model.reason(inputs["query_input_ids"], inputs["query_attention_mask"])
+                close = cosine_scores(self.model.search_vectors(query), candidates.vectors)
+            found = close.topk(min(args.pool_size, len(candidates.vectors)), dim=-1).indices
+            given = (indices, inputs["memory_mask"], positives)
+            indices, inputs["memory_mask"], positives = filled(*given, found, args.pool_size)
+        inputs |= candidates.batch(indices, self.model.config.num_memory_tokens)
+        if args.positives_are_read:
+            inputs["wanted"] = positives
+        return indices, positives
+
     def _answer_loss(self, outputs: Any, num_items: Tensor | int | None) -> Tensor | float:
         if outputs.loss is None:
             return 0.0
         everywhere = num_items is not None and self.args.average_tokens_across_devices
         return self.args.generation_weight * outputs.loss * (self.args.world_size if everywhere else 1)
 
-    def _other_losses(self, inputs: dict, outputs: Any, positives: Tensor | None) -> Tensor | float:
+    def _other_losses(
+        self, inputs: dict, outputs: Any, positives: Tensor | None, given: tuple[dict, Tensor | None]
+    ) -> Tensor | float:
         args, total = self.args, 0.0
         if outputs.alignment_loss is not None:
             total = total + args.alignment_weight * outputs.alignment_loss
+        if not args.contrastive_weight:
+            return total
         scores = outputs.scores if outputs.match_scores is None else outputs.match_scores
-        if args.contrastive_weight and scores is not None:
-            temperature = self.model.config.retrieval_temperature
-            mask, wanted = inputs.get("memory_mask"), args.contrastive_positives
-            extra = contrastive_loss(scores, positives, temperature, mask, wanted)
-            total = total + args.contrastive_weight * extra
+        if scores is None:
+            return total
+        texts, indices = given
+        mask, temperature = inputs.get("memory_mask"), self.model.config.retrieval_temperature
+        teacher = self._teacher_scores(texts, indices)
+        if args.contrastive_candidates == "corpus" and indices is not None:
+            scores = cosine_scores(outputs.query_vectors, self._candidates.vectors)
+            positives, mask = self._corpus_positives(indices, positives, scores.shape), None
+        extra = contrastive_loss(scores, positives, temperature, mask, args.contrastive_positives)
+        total = total + args.contrastive_weight * extra
+        if teacher is not None:
+            if mask is not None:
+                scores, teacher = (part.masked_fill(~mask, -1e4) for part in (scores, teacher))
+            divergence = retrieval_distillation(scores, teacher, temperature)
+            self._note_means({"contrastive_loss": float(extra.detach()), "teacher_loss": float(divergence.detach())})
+            total = total + args.retrieval_teacher_weight * divergence
         return total
+
+    def _teacher_scores(self, texts: dict[str, list[str] | None], indices: Tensor | None) -> Tensor | None:
+        """The teacher's cosines of the batch's questions with the batch's passages, a pool or the corpus."""
+        if self._teacher is None:
+            return None
+        if indices is None:
+            return self._teacher.scores(texts["match_texts"], texts["document_texts"])
+        questions = self._teacher.embed(texts["query_texts"])
+        if self.args.contrastive_candidates == "corpus":
+            return questions @ self._teacher_vectors.T
+        return torch.einsum("bd,bnd->bn", questions, self._teacher_vectors[indices])
+
+    @staticmethod
+    def _corpus_positives(indices: Tensor, positives: Tensor, shape: tuple[int, int]) -> Tensor:
+        """(B, P) bool: the positives (B, N) of pools at their places in the whole corpus."""
+        found = torch.zeros(shape, dtype=torch.bool, device=positives.device)
+        rows, columns = positives.nonzero(as_tuple=True)
+        found[rows, indices[rows, columns]] = True
+        return found
 
     def _stop(self, found: str, rows: list[int]) -> None:
         last = last_complete_checkpoint(self.args.output_dir)
@@ -174,6 +254,9 @@ class ClaraTrainer(SavingMixin, Trainer):
         )
 
     # Metrics
+
+    def _note_means(self, values: dict[str, float]) -> None:
+        self._means["train" if self.model.training else "eval"].add(values)
 
     def _note(self, inputs: dict, outputs: Any, positives: Tensor | None) -> None:
         means = self._means["train" if self.model.training else "eval"]
@@ -275,13 +358,12 @@ def check_model(model: Any, args: ClaraTrainingConfig) -> None:
     """Checks what a run needs of the model and of the launch.
 
     Raises:
-        ValueError: If the model has no processor or cannot make a rate of `num_memory_tokens`, or one process
+        ValueError: If the model has no processor or cannot make one of the `compression_rates`, or one process
             would drive several GPUs.
     """
     if model.processor is None:
         raise ValueError("`model` has no processor: load it with from_pretrained or from_base.")
-    for count in args.num_memory_tokens:
-        fewer_tokens(torch.empty(model.config.num_memory_tokens, 1), count, model.config.pooling)
+    rate_factors(args, model.config)
     if args.n_gpu > 1:
         raise ValueError(
             f"One process would drive {args.n_gpu} GPUs: start one a GPU with `accelerate launch`, or make "
