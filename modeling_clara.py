@@ -315,7 +315,9 @@ class ClaraForRetrievalGeneration(InspectingMixin, AnsweringMixin, ClaraPreTrain
 
         handle = self.decoder.get_output_embeddings().register_forward_pre_hook(narrow)
         try:
-            attend, places = self._prompt_mask(mask[rows][:, columns], segments, (rows, columns), embeds.dtype)
+            attend, places = self._prompt_mask(
+                mask[rows][:, columns], segments, (rows, columns), embeds.dtype
+            )
             return self.decoder(
                 inputs_embeds=embeds[rows][:, columns],
                 attention_mask=attend,

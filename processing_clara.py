@@ -113,7 +113,7 @@ class ClaraProcessor(ProcessorMixin):
         if truncation or self.long_texts == "cut":
             ids = [row[:limit] for row in ids]
         self._check_lengths(ids, limit, name, way_out)
-        return self._pad(ids, self.encoder_length)
+        return self.pad(ids, self.encoder_length)
 
     def memory_counts(self, attention_mask: torch.Tensor, factor: int = 1) -> list[int]:
         """Vectors of the memories of encoded documents, without compressing them.
@@ -190,7 +190,7 @@ class ClaraProcessor(ProcessorMixin):
             self._check_lengths(
                 ids, self.prompt_max_length, "prompts", "shorten the question or choose fewer documents"
             )
-            return self._pad(ids)
+            return self.pad(ids)
         ends = self._ends(targets)
         labels = [[IGNORE_INDEX] * len(row) + end for row, end in zip(ids, ends, strict=True)]
         return self._labelled([row + end for row, end in zip(ids, ends, strict=True)], labels)
@@ -223,7 +223,9 @@ class ClaraProcessor(ProcessorMixin):
         for messages, counts, questions, answers in zip(prompts, slots, texts, targets, strict=True):
             first: list[int] = []
             row, label, segment = [], [], []
-            for number, (question, end) in enumerate(zip(questions, self._ends(answers), strict=True), start=1):
+            for number, (question, end) in enumerate(
+                zip(questions, self._ends(answers), strict=True), start=1
+            ):
                 head, tail = self._prompt_parts(messages, counts, question)
                 if not first:
                     first, row = head, list(head)
@@ -246,7 +248,7 @@ class ClaraProcessor(ProcessorMixin):
         self._check_lengths(
             ids, self.prompt_max_length, "prompts", "shorten the answer or choose fewer documents"
         )
-        batch = self._pad(ids)
+        batch = self.pad(ids)
         batch["labels"] = self._left(labels, IGNORE_INDEX)
         return batch
 
@@ -324,7 +326,8 @@ class ClaraProcessor(ProcessorMixin):
             if len(row) > limit:
                 raise ValueError(f"`{name}[{index}]` has {len(row)} tokens, the limit is {limit}: {way_out}.")
 
-    def _pad(self, ids: list[list[int]], width: int | None = None) -> BatchEncoding:
+    def pad(self, ids: list[list[int]], width: int | None = None) -> BatchEncoding:
+        """Token ids as `input_ids` and `attention_mask`, (B, L), padded on the left to the longest or a width."""
         pad = self.tokenizer.pad_token_id
         rows = self._left(ids, self.tokenizer.eos_token_id if pad is None else pad, width)
         mask = self._left([[1] * len(row) for row in ids], 0, width)

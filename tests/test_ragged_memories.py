@@ -28,15 +28,21 @@ def test_span_means_by_hand():
 
 def test_span_means_do_not_see_padding():
     states = torch.randn(1, 5, 3)
-    left = span_means(torch.cat([torch.full((1, 4, 3), 7.0), states], 1), torch.tensor([[0] * 4 + [1] * 5]), 2)
-    right = span_means(torch.cat([states, torch.full((1, 4, 3), 7.0)], 1), torch.tensor([[1] * 5 + [0] * 4]), 2)
+    left = span_means(
+        torch.cat([torch.full((1, 4, 3), 7.0), states], 1), torch.tensor([[0] * 4 + [1] * 5]), 2
+    )
+    right = span_means(
+        torch.cat([states, torch.full((1, 4, 3), 7.0)], 1), torch.tensor([[1] * 5 + [0] * 4]), 2
+    )
     assert left.counts.tolist() == right.counts.tolist() == [3]
     torch.testing.assert_close(left.rows(), right.rows())
     assert (left.values[:, 3:] == 0).all()
 
 
 def test_average_neighbours_by_hand():
-    memories = Memories(torch.tensor([[[1.0], [3.0], [8.0], [0.0]], [[2.0], [4.0], [6.0], [8.0]]]), torch.tensor([3, 4]))
+    memories = Memories(
+        torch.tensor([[[1.0], [3.0], [8.0], [0.0]], [[2.0], [4.0], [6.0], [8.0]]]), torch.tensor([3, 4])
+    )
     half = average_neighbours(memories, 2)
     assert half.counts.tolist() == [2, 2]
     assert half.values.squeeze(-1).tolist() == [[2.0, 8.0], [3.0, 7.0]]
@@ -107,7 +113,9 @@ def test_packed_questions_have_the_loss_of_single_ones(base, attention):
     assert counts == model.compress(**documents).counts.tolist()
     given = {f"document_{name}": value for name, value in documents.items()}
     texts, answers = [QUESTIONS[:2], QUESTIONS[2:]], [["1890", "Christiaan Huygens"], ["Leipzig"]]
-    packed = processor.encode_packed([answer_prompt(style)] * 2, [[count] for count in counts], texts, answers)
+    packed = processor.encode_packed(
+        [answer_prompt(style)] * 2, [[count] for count in counts], texts, answers
+    )
     single = processor.encode_prompts(
         [*texts[0], *texts[1]], [[counts[0]], [counts[0]], [counts[1]]], [*answers[0], *answers[1]]
     )
@@ -130,16 +138,25 @@ def test_both_directions_see_what_follows_and_no_padding(tmp_path, kind):
     from conftest import save_base
 
     base = save_base(tmp_path, kind)
-    causal, both = (make_model(base, pooling="mean", compression_rate=4, encoder_attention=how) for how in ("causal", "bidirectional"))
+    causal, both = (
+        make_model(base, pooling="mean", compression_rate=4, encoder_attention=how)
+        for how in ("causal", "bidirectional")
+    )
     ids = torch.randint(5, 500, (1, 12))
     changed = ids.clone()
     changed[0, -1] = 3
     first = slice(0, 2)
-    assert torch.allclose(causal.compress(ids).values[:, first], causal.compress(changed).values[:, first], atol=1e-6)
-    assert not torch.allclose(both.compress(ids).values[:, first], both.compress(changed).values[:, first], atol=1e-3)
+    assert torch.allclose(
+        causal.compress(ids).values[:, first], causal.compress(changed).values[:, first], atol=1e-6
+    )
+    assert not torch.allclose(
+        both.compress(ids).values[:, first], both.compress(changed).values[:, first], atol=1e-3
+    )
     padded = torch.cat([torch.full((1, 3), 7), ids], 1)
     mask = torch.tensor([[0] * 3 + [1] * 12])
-    torch.testing.assert_close(both.compress(padded, mask).rows(), both.compress(ids).rows(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        both.compress(padded, mask).rows(), both.compress(ids).rows(), atol=1e-5, rtol=1e-4
+    )
 
 
 def test_empty_slots_of_chosen_memories_do_not_count(base):

@@ -128,7 +128,12 @@ class ClaraTrainingConfig(TrainingArguments):
         self.disable_tqdm = self.disable_tqdm or self.rich_progress
 
     def _check_weights(self) -> None:
-        for name in ("alignment_weight", "contrastive_weight", "generation_weight", "retrieval_teacher_weight"):
+        for name in (
+            "alignment_weight",
+            "contrastive_weight",
+            "generation_weight",
+            "retrieval_teacher_weight",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)}.")
         if self.contrastive_candidates not in CANDIDATES:

@@ -188,7 +188,9 @@ class EndToEndCollator:
             "positives": positives,
             "query_texts": questions,
             "rate_factor": factor,
-            **{f"query_{name}": tensor for name, tensor in self.processor.encode_questions(questions).items()},
+            **{
+                f"query_{name}": tensor for name, tensor in self.processor.encode_questions(questions).items()
+            },
             **prompts,
         }
 

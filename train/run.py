@@ -72,7 +72,8 @@ def load_records(script: ScriptArguments, stage: str) -> list[PretrainingRecord]
 def load_corpus(script: ScriptArguments) -> list[str]:
     """The passages of `corpus_files`, among which end-to-end training searches beside the candidates."""
     sources = [os.path.expanduser(file) for file in script.corpus_files]
-    return [record.document for record in read_corpus(sources)] if sources else []
+    found = [record.document for record in read_corpus(sources)] if sources else []
+    return draw(found, script.train_limit)
 
 
 def at_most(limit: int | None, records: Iterable[Any], first: bool = False) -> list[Any]:

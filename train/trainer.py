@@ -135,7 +135,9 @@ class ClaraTrainer(SavingMixin, Trainer):
         """As in `Trainer`; with `decay_by_time` a cosine over the minutes of this command."""
         args = self.args
         if args.decay_by_time and self.lr_scheduler is None:
-            factor = TimedCosine(args.max_minutes, num_training_steps, args.get_warmup_steps(num_training_steps))
+            factor = TimedCosine(
+                args.max_minutes, num_training_steps, args.get_warmup_steps(num_training_steps)
+            )
             self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
         return super().create_scheduler(num_training_steps, optimizer)
 
@@ -221,7 +223,9 @@ class ClaraTrainer(SavingMixin, Trainer):
             if mask is not None:
                 scores, teacher = (part.masked_fill(~mask, -1e4) for part in (scores, teacher))
             divergence = retrieval_distillation(scores, teacher, temperature)
-            self._note_means({"contrastive_loss": float(extra.detach()), "teacher_loss": float(divergence.detach())})
+            self._note_means(
+                {"contrastive_loss": float(extra.detach()), "teacher_loss": float(divergence.detach())}
+            )
             total = total + args.retrieval_teacher_weight * divergence
         return total
 
