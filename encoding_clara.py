@@ -147,7 +147,8 @@ def length_groups(attention_mask: Tensor, ratio: float = 0.75) -> list[Tensor]:
     Returns:
         Row indices of each group, ascending.
     """
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    many = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    if many or attention_mask.is_cuda:
         return [torch.arange(len(attention_mask), device=attention_mask.device)]
     lengths = attention_mask.sum(dim=-1).tolist()
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])

@@ -65,8 +65,7 @@ class MasterAdamW(torch.optim.Optimizer):
             eps=group["eps"],
             maximize=False,
         )
-        for param, master in zip(params, masters, strict=True):
-            param.copy_(master)
+        torch._foreach_copy_(params, masters)
 
     def _state(self, param: Tensor) -> dict[str, Tensor]:
         state = self.state[param]

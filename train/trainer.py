@@ -281,6 +281,8 @@ class ClaraTrainer(SavingMixin, Trainer):
         return super()._clip_grad_norm(model)
 
     def _note_gradients(self) -> None:
+        if (self.state.global_step + 1) % max(1, int(self.args.logging_steps)):
+            return
         norms = adapter_gradient_norms(self.model)
         self._means["train"].add({f"grad_norm/{name}": norm for name, norm in norms.items()})
 
