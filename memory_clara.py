@@ -141,6 +141,7 @@ class CorpusMemory:
     ) -> None:
         self._parts, self.offsets, self.vectors, self._columns = parts, offsets, vectors.contiguous(), columns
         self._words: WordIndex | None = None
+        self._lengths = self.vectors.norm(dim=1).clamp_min(1e-12)
 
     def __len__(self) -> int:
         return len(self._columns["id"])
@@ -235,11 +236,11 @@ class CorpusMemory:
         query = check_search(vectors, k, len(self), self.vectors.shape[1])
         rows, weight = self._passing(where), check_hybrid(hybrid)
         if not weight:
-            return nearest(query, row_blocks(self.vectors, rows), k)
+            return nearest(query, row_blocks(self.vectors, self._lengths, rows), k)
         if questions is None or len(questions) != len(query):
-            raise ValueError(f"`hybrid` needs `questions`, one text for each of the {len(query)} vectors.")
+            raise ValueError(f"`hybrid` needs `questions`, a text for each of the {len(query)} vectors.")
         depth = max(k, DEPTH)
-        near = nearest(query, row_blocks(self.vectors, rows), depth)[1]
+        near = nearest(query, row_blocks(self.vectors, self._lengths, rows), depth)[1]
         indices = fused(query, near, self._by_words(questions, depth, rows), weight, k)
         return cosines(query, self.vectors[indices]), indices
 

@@ -155,21 +155,23 @@ def check_search(vectors: Tensor, k: int, size: int, width: int) -> Tensor:
     return torch.nn.functional.normalize(vectors.detach().float().cpu(), dim=-1)
 
 
-def nearest(query: Tensor, blocks: Iterable[tuple[Tensor, Tensor]], k: int) -> tuple[Tensor, Tensor]:
+def nearest(
+    query: Tensor, blocks: Iterable[tuple[Tensor, Tensor, Tensor | None]], k: int
+) -> tuple[Tensor, Tensor]:
     """Exact search by cosine, block by block, in float32; of equal scores the lower index first.
 
     Args:
         query: (B, D) unit vectors.
-        blocks: Indices (n,) and vectors (n, D) of any float dtype, unit or not; a zero vector scores 0.
+        blocks: Indices (n,), float32 vectors (n, D) and their lengths (n,), or None for unit vectors.
         k: K.
 
     Returns:
         (B, K) float32 scores and int64 indices, best first; fewer columns if there are fewer vectors.
     """
     scores, indices = torch.empty(len(query), 0), torch.empty(len(query), 0, dtype=torch.long)
-    for rows, vectors in blocks:
-        vectors = vectors.float()
-        found = query @ vectors.T / vectors.norm(dim=1).clamp_min(1e-12)
+    for rows, vectors, lengths in blocks:
+        found = query @ vectors.T
+        found = found if lengths is None else found / lengths
         best, places = found.topk(min(k, len(rows)), dim=1)
         indices = torch.cat([indices, rows[places]], 1)
         scores = torch.cat([scores, best], 1)
@@ -229,8 +231,13 @@ class WordIndex:
             yield self._index.get_scores(known) if known else np.zeros(self._count, np.float32)
 
 
-def row_blocks(vectors: Tensor, rows: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Vectors (N, D) in the blocks that `nearest` reads: all of them, or those of the given rows (n,)."""
-    rows = torch.arange(len(vectors)) if rows is None else rows
-    for part in rows.split(BLOCK_ROWS):
-        yield part, vectors[part]
+def row_blocks(
+    vectors: Tensor, lengths: Tensor, rows: Tensor | None = None
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """What `nearest` reads of vectors (N, D) of lengths (N,): all of them, or those of the rows (n,)."""
+    for start in range(0, len(vectors) if rows is None else len(rows), BLOCK_ROWS):
+        part = slice(start, start + BLOCK_ROWS)
+        if rows is None:
+            yield torch.arange(start, start + len(lengths[part])), vectors[part], lengths[part]
+        else:
+            yield rows[part], vectors[rows[part]], lengths[rows[part]]
