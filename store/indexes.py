@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .search import VECTOR_INDEX, Effort, Places, approximate, exact, index_names
+from .places import Places
+from .search import VECTOR_INDEX, Effort, approximate, exact, index_names
+from .vectors import Vectors
 
 INDEXED_FROM = 200_000
 SMALLEST = 256
@@ -31,6 +33,7 @@ def read_effort(dataset: Any) -> Effort | None:
 
 def build_ann(
     dataset: Any,
+    uri: str,
     size: int,
     questions: Tensor | None = None,
     recall: float = 0.99,
@@ -41,6 +44,7 @@ def build_ann(
 
     Args:
         dataset: The Lance dataset, at its latest version.
+        uri: Where it lies.
         size: Its rows.
         questions: (Q, D) search vectors of questions. Default: 256 vectors of the dataset.
         recall: As above.
@@ -69,9 +73,10 @@ def build_ann(
         questions = torch.from_numpy(found.flatten().to_numpy().reshape(len(found), -1).astype(np.float32))
     questions = torch.nn.functional.normalize(questions[:TESTS].float(), dim=1)
     places = Places(dataset)
-    truth = exact(dataset, places, questions, AT)[1]
+    vectors = Vectors(dataset, places, uri, questions.shape[1])
+    truth = exact(dataset, places, vectors, questions, AT)[1]
     for effort in efforts(options["num_partitions"]):
-        found = approximate(dataset, places, questions, AT, effort)[1]
+        found = approximate(dataset, places, vectors, questions, AT, effort)[1]
         if recall_at(found, truth) >= recall:
             break
     dataset.update_config({name: str(value) for name, value in zip(EFFORT, effort, strict=True)})

@@ -14,10 +14,11 @@ from lance.query import MatchQuery
 from torch import Tensor
 
 from ..ranking_clara import BLOCK_ROWS, nearest
+from .places import Places
+from .vectors import Vectors
 
 SCAN_ROWS = 8192
 IO_BYTES = 1 << 26
-ADDRESS_BITS = 32
 WORDS_INDEX, VECTOR_INDEX = "text_words", "vector_ann"
 
 
@@ -33,76 +34,63 @@ class Effort(NamedTuple):
     refine: int
 
 
-class Places:
-    """Where the rows of a version lie: from addresses of Lance (fragment and offset) to indices 0 to N - 1.
-
-    Only fragments that lost rows need memory, 4 bytes for each row that is left.
-
-    Args:
-        dataset: The Lance dataset.
-    """
-
-    def __init__(self, dataset: Any) -> None:
-        fragments = dataset.get_fragments()
-        self._fragments = np.array([fragment.fragment_id for fragment in fragments], np.int64)
-        counts = [fragment.count_rows() for fragment in fragments]
-        self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        self._left: dict[int, np.ndarray] = {}
-        for number, fragment in enumerate(fragments):
-            if fragment.num_deletions:
-                found = dataset.scanner(columns=[], with_row_address=True, fragments=[fragment]).to_table()
-                offsets = found["_rowaddr"].to_numpy() & ((1 << ADDRESS_BITS) - 1)
-                self._left[number] = offsets.astype(np.uint32)
-
-    def indices(self, addresses: np.ndarray) -> np.ndarray:
-        """Indices (n,) int64 of addresses (n,)."""
-        addresses = addresses.astype(np.int64)
-        numbers = np.searchsorted(self._fragments, addresses >> ADDRESS_BITS)
-        offsets = addresses & ((1 << ADDRESS_BITS) - 1)
-        for number, left in self._left.items():
-            inside = numbers == number
-            offsets[inside] = np.searchsorted(left, offsets[inside])
-        return self._starts[numbers] + offsets
-
-
 def exact(
-    dataset: Any, places: Places, query: Tensor, k: int, sql: str | None = None
+    dataset: Any, places: Places, vectors: Vectors, query: Tensor, k: int, sql: str | None = None
 ) -> tuple[Tensor, Tensor]:
     """Scores and indices (B, K) of the nearest vectors, all of which are read."""
-    scores, indices = nearest(query, _blocks(dataset, places, query.shape[1], sql), k)
+    blocks = _filtered(dataset, places, vectors, sql) if sql is not None else _all(dataset, vectors)
+    buffer = torch.empty(BLOCK_ROWS, query.shape[1])
+    scores, indices = nearest(query, _buffered(blocks, buffer), k)
     return scores.clamp(-1, 1), indices  # vectors of half precision are not quite of length 1
 
 
-def _blocks(
-    dataset: Any, places: Places, width: int, sql: str | None
-) -> Iterator[tuple[Tensor, Tensor, None]]:
-    """The vectors of a version, block by block, in a buffer that is used again."""
-    buffer, start = torch.empty(BLOCK_ROWS, width), 0
+Blocks = Iterator[tuple[np.ndarray, np.ndarray]]
+
+
+def _buffered(blocks: Blocks, buffer: Tensor) -> Iterator[tuple[Tensor, Tensor, None]]:
+    """Blocks in single precision, one after the other in the same memory."""
+    for rows, values in blocks:
+        part = buffer[: len(values)]
+        np.copyto(part.numpy(), values)
+        yield torch.from_numpy(rows), part, None
+
+
+def _all(dataset: Any, vectors: Vectors) -> Blocks:
+    start = 0
+    for values in vectors.blocks(BLOCK_ROWS) if vectors.whole else _scanned(dataset):
+        yield np.arange(start, start + len(values)), values
+        start += len(values)
+
+
+def _scanned(dataset: Any) -> Iterator[np.ndarray]:
+    """All vectors as Lance reads them, in the order of the indices."""
     scanner = dataset.scanner(
-        columns=["vector"],
-        filter=sql,
-        with_row_address=sql is not None,
-        batch_size=SCAN_ROWS,
-        batch_readahead=2,
-        io_buffer_size=IO_BYTES,
+        columns=["vector"], batch_size=SCAN_ROWS, batch_readahead=2, io_buffer_size=IO_BYTES
     )
     for batch in scanner.to_reader():
-        values = batch.column("vector").flatten().to_numpy().reshape(-1, width)
-        if sql is None:
-            rows = torch.arange(start, start + len(values))
-            start += len(values)
-        else:
-            rows = torch.from_numpy(places.indices(batch.column("_rowaddr").to_numpy()))
-        for first in range(0, len(values), BLOCK_ROWS):
-            part = values[first : first + BLOCK_ROWS]
-            np.copyto(buffer[: len(part)].numpy(), part)
-            yield rows[first : first + BLOCK_ROWS], buffer[: len(part)], None
+        values = batch.column(0).flatten().to_numpy().reshape(len(batch), -1)
+        yield from (values[first : first + BLOCK_ROWS] for first in range(0, len(values), BLOCK_ROWS))
+
+
+def _filtered(dataset: Any, places: Places, vectors: Vectors, sql: str) -> Blocks:
+    scanner = dataset.scanner(columns=[], filter=sql, with_row_address=True, batch_size=SCAN_ROWS)
+    for batch in scanner.to_reader():
+        addresses = batch.column("_rowaddr").to_numpy().astype(np.int64)
+        for first in range(0, len(addresses), BLOCK_ROWS):
+            part = addresses[first : first + BLOCK_ROWS]
+            yield places.indices(part), vectors.at(part)
 
 
 def approximate(
-    dataset: Any, places: Places, query: Tensor, k: int, effort: Effort, sql: str | None = None
+    dataset: Any,
+    places: Places,
+    vectors: Vectors,
+    query: Tensor,
+    k: int,
+    effort: Effort,
+    sql: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Scores and indices (B, K) that the index finds; fewer columns if a question finds fewer."""
+    """Scores and indices (B, K): the index proposes, cosines decide; fewer columns if one finds fewer."""
     found = dataset.scanner(
         columns=["_distance"],
         filter=sql,
@@ -111,20 +99,21 @@ def approximate(
         nearest={
             "column": "vector",
             "q": query.numpy().astype(np.float16),
-            "k": k,
+            "k": k * effort.refine,
             "metric": "dot",
             "minimum_nprobes": effort.nprobes,
-            "refine_factor": effort.refine,
         },
     ).to_table()
-    numbers = found["query_index"].to_numpy()
-    indices = places.indices(found["_rowaddr"].to_numpy())
-    scores = 1 - found["_distance"].to_numpy()
-    order = np.lexsort((indices, -scores, numbers))
-    columns = int(np.bincount(numbers, minlength=len(query)).min())
-    starts = np.searchsorted(numbers[order], np.arange(len(query)))
-    chosen = order[starts[:, None] + np.arange(columns)]
-    return torch.from_numpy(scores[chosen]).float().clamp(-1, 1), torch.from_numpy(indices[chosen])
+    counts = np.bincount(found["query_index"].to_numpy(), minlength=len(query))
+    addresses = np.split(found["_rowaddr"].to_numpy().astype(np.int64), np.cumsum(counts)[:-1])
+    columns = min(k, int(counts.min()))
+    scores, indices = torch.empty(len(query), columns), torch.empty(len(query), columns, dtype=torch.long)
+    for row, candidates in enumerate(addresses):
+        values = torch.from_numpy(vectors.at(candidates)).float()
+        block = (torch.from_numpy(places.indices(candidates)), values, None)
+        best = nearest(query[row : row + 1], [block], columns) if columns else (scores[row], indices[row])
+        scores[row], indices[row] = best
+    return scores.clamp(-1, 1), indices
 
 
 def by_words(

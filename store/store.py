@@ -30,7 +30,9 @@ from .commits import (
     list_versions,
 )
 from .indexes import INDEXED_FROM, build_ann, read_effort
+from .places import Places
 from .schema import ROW, Facts, check_row, literals, read_facts, unpack_row
+from .vectors import Vectors
 from .where import to_sql
 from .writing import reported, writing
 
@@ -95,7 +97,7 @@ class CorpusStore:
         self._dataset = dataset
         self.facts: Facts | None = None if dataset is None else read_facts(dataset.schema, self.uri)
         self._length = 0 if dataset is None else dataset.count_rows()
-        for name in ("document_ids", "texts", "parents", "orders", "metadata", "_places"):
+        for name in ("document_ids", "texts", "parents", "orders", "metadata", "_places", "_vectors"):
             self.__dict__.pop(name, None)
 
     def refresh(self) -> None:
@@ -159,8 +161,12 @@ class CorpusStore:
         return [] if self._dataset is None else Column(self._dataset, name, convert)
 
     @cached_property
-    def _places(self) -> find.Places:
-        return find.Places(self._dataset)
+    def _places(self) -> Places:
+        return Places(self._dataset)
+
+    @cached_property
+    def _vectors(self) -> Vectors:
+        return Vectors(self._dataset, self._places, self.uri, self.facts.width)
 
     def _there(self) -> "CorpusStore":
         if self._dataset is None:
@@ -243,7 +249,9 @@ class CorpusStore:
             near = self._nearest(query, depth, sql, exact)[1]
             words = find.by_words(self._dataset, self._places, questions, depth, sql)
             indices = fused(query, near, words, weight, k)
-            return cosines(query, self._vectors(indices)), indices
+            found = self._vectors.at(self._places.addresses(indices.flatten().numpy()))
+            vectors = torch.from_numpy(found).float().view(*indices.shape, -1)
+            return cosines(query, vectors), indices
 
     def _nearest(self, query: Tensor, k: int, sql: str | None, exact: bool | None) -> tuple[Tensor, Tensor]:
         effort = None if exact else read_effort(self._dataset)
@@ -253,20 +261,11 @@ class CorpusStore:
                 "out."
             )
         if effort is None:
-            return find.exact(self._dataset, self._places, query, k, sql)
-        scores, indices = find.approximate(self._dataset, self._places, query, k, effort, sql)
+            return find.exact(self._dataset, self._places, self._vectors, query, k, sql)
+        scores, indices = find.approximate(self._dataset, self._places, self._vectors, query, k, effort, sql)
         if indices.shape[1] < k:  # an index may find fewer than there are behind a narrow filter
-            return find.exact(self._dataset, self._places, query, k, sql)
+            return find.exact(self._dataset, self._places, self._vectors, query, k, sql)
         return scores, indices
-
-    def _vectors(self, indices: Tensor) -> Tensor:
-        """Search vectors (…, D) of indices, float32."""
-        wanted, places = torch.unique(indices, return_inverse=True)
-        if not len(wanted):
-            return torch.empty(*indices.shape, self.facts.width)
-        found = self._dataset.take(wanted.numpy(), columns=["vector"]).column(0).combine_chunks()
-        vectors = found.flatten().to_numpy().reshape(len(wanted), -1).astype(np.float32)
-        return torch.from_numpy(vectors)[places]
 
     def append(self, documents: Iterable[Any], model: Any = None, **options: Any) -> int:
         """Adds documents at the end, all of them at once: a process killed on the way adds none.
@@ -359,7 +358,7 @@ class CorpusStore:
             if find.WORDS_INDEX not in names:
                 find.index_words(self._dataset)
             if len(self) >= INDEXED_FROM and find.VECTOR_INDEX not in names:
-                build_ann(self._dataset, len(self))
+                build_ann(self._dataset, self.uri, len(self))
             self._dataset.optimize.optimize_indices()
             self._dataset.optimize.compact_files(target_rows_per_fragment=ROWS_PER_FILE)
             self._dataset.cleanup_old_versions(keep_versions, error_if_tagged_old_versions=False)
@@ -376,7 +375,7 @@ class CorpusStore:
         """
         with self._writing():
             self._there()
-            build_ann(self._dataset, len(self), questions, recall, **options)
+            build_ann(self._dataset, self.uri, len(self), questions, recall, **options)
             self.refresh()
 
     def versions(self) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 import lance
 from filelock import FileLock, Timeout
 
-LOCK, AT_WORK = ".clara.lock", ".clara.writing"
+LOCK, AT_WORK, BUILD = ".clara.lock", ".clara.writing", "_build"
 EVER = timedelta(days=36_500)
 
 
@@ -36,6 +36,10 @@ def writing(uri: str, options: dict[str, str] | None) -> Iterator[None]:
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file: give the path of a folder.")
     folder.mkdir(parents=True, exist_ok=True)
+    if (folder / BUILD).is_dir():
+        raise RuntimeError(
+            f"A build in {uri} is not finished: run it again, or discard it, before you write."
+        )
     try:
         with FileLock(folder / LOCK, timeout=0, thread_local=False):
             mark = folder / AT_WORK

@@ -4,7 +4,7 @@ import torch
 from clara.memory_clara import CorpusMemory
 from clara.store import CorpusStore
 from clara.store.indexes import Effort, efforts, recall_at
-from clara.store.search import Places
+from clara.store.places import Places
 from memory_helpers import WIDTH, make_memory
 
 QUERY = torch.nn.functional.normalize(
