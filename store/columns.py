@@ -5,6 +5,8 @@ from typing import Any, overload
 
 import numpy as np
 
+from .writing import reported
+
 KEPT = 4096
 BATCH_ROWS = 8192
 
@@ -14,12 +16,16 @@ class Column(Sequence):
 
     Args:
         dataset: The Lance dataset.
+        uri: Where it lies.
         name: The column.
         convert: What becomes of each value.
     """
 
-    def __init__(self, dataset: Any, name: str, convert: Callable[[Any], Any] | None = None) -> None:
-        self._dataset, self._name, self._convert = dataset, name, convert or (lambda value: value)
+    def __init__(
+        self, dataset: Any, uri: str, name: str, convert: Callable[[Any], Any] | None = None
+    ) -> None:
+        self._dataset, self._uri, self._name = dataset, uri, name
+        self._convert = convert or (lambda value: value)
         self._length = dataset.count_rows()
         self._kept: dict[int, Any] = {}
 
@@ -40,7 +46,12 @@ class Column(Sequence):
         return self.take([index % len(self)])[0]
 
     def __iter__(self) -> Iterator[Any]:
-        for batch in self._dataset.to_batches(columns=[self._name], batch_size=BATCH_ROWS):
+        batches = self._dataset.to_batches(columns=[self._name], batch_size=BATCH_ROWS)
+        while True:
+            with reported(self._uri):
+                batch = next(batches, None)
+            if batch is None:
+                return
             yield from map(self._convert, batch.column(0).to_pylist())
 
     def __eq__(self, other: object) -> bool:
@@ -54,6 +65,7 @@ class Column(Sequence):
         if missing:
             if len(self._kept) + len(missing) > KEPT:
                 self._kept = {index: self._kept[index] for index in indices if index in self._kept}
-            table = self._dataset.take(np.array(missing, np.int64), columns=[self._name])
+            with reported(self._uri):
+                table = self._dataset.take(np.array(missing, np.int64), columns=[self._name])
             self._kept.update(zip(missing, map(self._convert, table.column(0).to_pylist()), strict=True))
         return [self._kept[index] for index in indices]

@@ -79,12 +79,12 @@ class CorpusStore:
             ValueError: If the table is no store, another compressor made it, or there is no such version.
         """
         uri = str(uri)
-        dataset = find.open_table(uri, version, storage_options)
-        if dataset is None and not create:
-            raise FileNotFoundError(
-                f"There is no store at {uri}: build one with `clara build-memory` or `append`."
-            )
-        store = cls(dataset, uri, storage_options, None if dtype is None else format_name(dtype))
+        dtype = None if dtype is None else format_name(dtype)
+        with reported(uri):
+            dataset = find.open_table(uri, version, storage_options)
+            if dataset is None and not create:
+                raise FileNotFoundError(f"There is no store at {uri}: `append` documents to make one.")
+            store = cls(dataset, uri, storage_options, dtype)
         if store.facts and fingerprint is not None and store.fingerprint != fingerprint:
             raise ValueError(
                 f"The store {uri} was made by another compressor or base (fingerprint {store.fingerprint}, "
@@ -102,7 +102,8 @@ class CorpusStore:
 
     def refresh(self) -> None:
         """Takes the latest version."""
-        self._take(find.open_table(self.uri, None, self._options))
+        with reported(self.uri):
+            self._take(find.open_table(self.uri, None, self._options))
 
     def __len__(self) -> int:
         return self._length
@@ -158,7 +159,7 @@ class CorpusStore:
         return self._column("metadata_json", json.loads)
 
     def _column(self, name: str, convert: Any = None) -> Sequence:
-        return [] if self._dataset is None else Column(self._dataset, name, convert)
+        return [] if self._dataset is None else Column(self._dataset, self.uri, name, convert)
 
     @cached_property
     def _places(self) -> Places:

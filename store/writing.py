@@ -79,6 +79,8 @@ def reported(uri: str, where: Any = None) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
+    except (FileExistsError, FileNotFoundError, NotADirectoryError):
+        raise
     except OSError as error:
         raise OSError(error.errno, f"The store {uri} cannot be read or written: {error}") from error
     except ValueError as error:
