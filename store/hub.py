@@ -7,9 +7,23 @@ from typing import Any
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-from ..memory_clara import CARD
 from .store import CorpusStore
 
+CARD = """---
+tags: [clara, corpus-memory]
+---
+# Corpus store
+
+{passages} passages with memories of width {width} ({dtype}), made by a CLaRa compressor over {base}.
+Only the model whose fingerprint is `{fingerprint}` can read it:
+
+```python
+from clara.store.hub import from_hub
+
+store = from_hub("{repo_id}")
+answer = model.generate("question", store)
+```
+"""
 FOLDERS = ("data/*", "_versions/*", "_indices/*", "_transactions/*", "_deletions/*")
 
 
@@ -32,14 +46,13 @@ def push(store: Any, repo_id: str, private: bool | None = None, token: str | boo
         store._dataset.deep_clone(str(folder), store.version)
         card = CARD.format(
             passages=len(store),
-            vectors="packed",
             width=store.hidden_size,
             dtype=store.dtype,
             base=(store.base or {}).get("name") or "an unknown base",
             fingerprint=store.fingerprint,
             repo_id=repo_id,
         )
-        (folder / "README.md").write_text(card.replace("model.load_memory", "from_hub"), encoding="utf-8")
+        (folder / "README.md").write_text(card, encoding="utf-8")
         return api.upload_folder(
             repo_id=repo_id,
             folder_path=folder,
@@ -51,7 +64,11 @@ def push(store: Any, repo_id: str, private: bool | None = None, token: str | boo
 
 
 def from_hub(
-    repo_id: str, revision: str | None = None, token: str | bool | None = None, **options: Any
+    repo_id: str,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | None = None,
+    **options: Any,
 ) -> CorpusStore:
     """Downloads a store into the Hub's cache and opens it for reading.
 
@@ -59,6 +76,7 @@ def from_hub(
         repo_id: `owner/name`.
         revision: Branch, tag or commit.
         token: Of the Hub.
+        cache_dir: Where the Hub's files are kept.
         **options: Of `CorpusStore.open`, such as `fingerprint`.
 
     Raises:
@@ -66,7 +84,12 @@ def from_hub(
     """
     try:
         folder = snapshot_download(
-            repo_id, repo_type="dataset", revision=revision, token=token, allow_patterns=list(FOLDERS)
+            repo_id,
+            repo_type="dataset",
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            allow_patterns=list(FOLDERS),
         )
     except (HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError) as error:
         raise FileNotFoundError(

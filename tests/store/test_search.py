@@ -3,7 +3,7 @@ import pytest
 import torch
 from clara.memory_clara import CorpusMemory
 from clara.store import CorpusStore
-from clara.store.indexes import Effort, efforts, recall_at
+from clara.store.indexes import Effort, choose_effort, recall_at
 from clara.store.places import Places
 from memory_helpers import WIDTH, make_memory
 
@@ -189,9 +189,20 @@ def test_optimize_builds_an_index_by_size(tmp_path, monkeypatch):
     assert store.search(torch.ones(1, 16), 1, exact=False)[1].shape == (1, 1)
 
 
-def test_efforts_ascend_to_everything():
-    tried = list(efforts(64))
-    assert tried == sorted(tried) and tried[0] == Effort(1, 4) and tried[-1] == Effort(64, 256)
+def test_the_quickest_effort_that_finds_enough_is_chosen(monkeypatch):
+    truth, tried, clock = torch.arange(20).view(4, 5), [], [0.0]
+    monkeypatch.setattr("clara.store.indexes.time.perf_counter", lambda: clock[0])
+
+    def find(effort):
+        """Enough with 16 cells and 8 times K candidates, or with 64 times K, which takes longer."""
+        tried.append(effort)
+        clock[0] += effort.nprobes + effort.refine
+        enough = (effort.nprobes >= 16 and effort.refine >= 8) or effort.refine >= 64
+        return truth if enough else truth + 100
+
+    assert choose_effort(find, truth, 0.99, 64) == Effort(16, 8)
+    assert len(set(tried)) == len(tried)
+    assert choose_effort(lambda _: truth + 100, truth, 0.99, 64) == Effort(64, 512)
 
 
 def test_recall_by_hand():
