@@ -1,191 +1,528 @@
-"""CorpusMemory: the memories of a corpus with ids, texts and metadata; append, delete, search, save, load.
+"""CorpusMemory: the memories of a corpus in RAM, with ids, texts and metadata; search, append, save, load.
 
-Letters of the shapes: B questions, N passages, K chosen, M memory tokens, H hidden width.
+A stored memory is a folder of three files. `memory.json` holds the checksums of the other two and is replaced
+last; until then new data lie beside the old as `*.new`. A process killed at any moment leaves the old memory
+or the new one.
+
+Letters of the shapes: B questions, N passages, K chosen, T all vectors of all passages, H hidden width, D
+width of a search vector.
 """
 
-from collections.abc import Sequence
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .columns_clara import arrow_chunks
-from .formats_clara import check_memory, format_name
-from .manifest_clara import check_identity
-from .passages_clara import check_passages
-from .recompute_clara import RECOMPUTE, Compress, Recompressor, TextMemory
-from .rows_clara import PackedMemory
-from .shards_clara import Shard
-from .table_clara import MemoryTable
-from .tombstones_clara import find_passages, first_common
-from .words_clara import WordsMixin
-from .writer_clara import StoreWriter
-
-INTERFACE = (
-    "texts",
-    "document_ids",
-    "num_memory_tokens",
-    "hidden_size",
-    "stored_dtype",
-    "fingerprint",
-    "gather",
-    "search",
-    "append",
-    "delete",
+from .packing_clara import (
+    FORMATS,
+    PACKED_KINDS,
+    check_finite,
+    check_kin,
+    check_passages,
+    check_ragged,
+    format_name,
+    json_text,
+    pack,
+    unpack,
 )
+from .ranking_clara import (
+    DEPTH,
+    WordIndex,
+    check_hybrid,
+    check_search,
+    check_where,
+    cosines,
+    fused,
+    mean_vectors,
+    nearest,
+    passes,
+    row_blocks,
+)
+
+VERSION = 1
+VALUES_FILE, PASSAGES_FILE, FACTS_FILE = "memory.safetensors", "passages.parquet", "memory.json"
+FILES = (VALUES_FILE, PASSAGES_FILE, FACTS_FILE)
+PROTOCOL = ("texts", "document_ids", "parents", "orders", "metadata", "fingerprint", "search", "gather")
+LOCK, NEW = ".memory.lock", ".new"
+PACKED = ("values", "scales")
+MOST_BYTES = 1 << 20  # of memory.json
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("text", pa.large_string()),
+        ("parent", pa.string()),
+        ("order", pa.int64()),
+        ("metadata", pa.large_string()),
+    ]
+)
+CARD = """---
+tags: [clara, corpus-memory]
+---
+# Corpus memory
+
+{passages} passages in {vectors} vectors of width {width} ({dtype}), made by a CLaRa compressor over {base}.
+Only the model whose fingerprint is `{fingerprint}` can read it:
+
+```python
+memory = model.load_memory("{repo_id}")
+answer = model.generate("question", memory)
+```
+"""
 
 
 def is_corpus_memory(value: Any) -> bool:
-    """Whether a value is a corpus memory, be it of another copy of this class (remote code makes copies)."""
-    return all(hasattr(value, name) for name in INTERFACE)
+    """Whether a value meets the protocol that `retrieve` and `generate` ask of a memory."""
+    return hasattr(value, "__len__") and all(hasattr(value, name) for name in PROTOCOL)
 
 
-class CorpusMemory(WordsMixin):
-    """N passages with their memories, for search and for generation.
+class CorpusMemory:
+    """N passages with their memories in RAM, for search and for generation.
 
     Args:
-        memory: (N, M, H) float32, float16 or bfloat16. It is not copied: do not change it afterwards.
+        values: (T, H) float32, float16 or bfloat16: the vectors of all memories, one after the other.
+        offsets: (N + 1,) int64: memory i is `values[offsets[i]:offsets[i + 1]]`, one vector at least.
         texts: N texts.
         document_ids: N unique strings. Default: "0", "1", …
         metadata: N JSON-serialisable mappings. Default: empty.
         parents: N ids of the documents that the passages were cut from. Default: each passage's own id.
-        orders: N places of the passages in their parents. Default: 0.
+        orders: N places of the passages in their documents. Default: as they come.
+        vectors: (N, D) search vectors. Default: the mean of each memory's vectors.
         fingerprint: Identity of the compressor, memory tokens and base that made the memories.
-        base: `{"name", "revision"}` of the base model, for the reader of the manifest.
-        dtype: Format in which the memories are kept and stored: a float dtype, "int8" or "int4". Default: the
-            dtype of `memory`.
+        base: `{"name", "revision"}` of the base model.
+        dtype: Format in which the memories are kept: a float dtype, "int8" or "int4". Default: that of
+            `values`.
 
     Raises:
-        ValueError: If there is no passage, lengths differ, an id occurs twice, a memory holds NaN or an
-            infinity, or a text is not valid Unicode. The message names the index.
-
-    A memory that was loaded from a folder reads rows and texts from there when they are asked for: keep the
-    folder while the memory is in use.
+        ValueError: If shapes or lengths do not fit, there is no passage, an id occurs twice, a value is NaN
+            or infinite, or a text is no valid Unicode. The message names the argument and the index.
     """
 
     def __init__(
         self,
-        memory: Tensor,
+        values: Tensor,
+        offsets: Tensor,
         texts: Sequence[str],
         document_ids: Sequence[str] | None = None,
-        metadata: Sequence[dict] | None = None,
+        metadata: Sequence[Mapping[str, Any]] | None = None,
         parents: Sequence[str] | None = None,
         orders: Sequence[int] | None = None,
+        vectors: Tensor | None = None,
         fingerprint: str | None = None,
-        base: dict | None = None,
+        base: Mapping[str, Any] | None = None,
         dtype: torch.dtype | str | None = None,
     ) -> None:
-        memory = check_memory(memory)
-        if dtype == RECOMPUTE:
-            raise ValueError("`dtype` recompute stores no memory: use `of_texts` or `model.build_memory`.")
-        columns = check_passages(len(memory), texts, document_ids, metadata, parents, orders)
-        check_identity(fingerprint, base)
-        shards = [Shard(PackedMemory.joined([memory], format_name(dtype or memory.dtype)), columns)]
-        MemoryTable.__init__(self, shards, memory.shape[1:], shards[0].memory.dtype, fingerprint, base)
+        values, offsets = check_ragged(values, offsets)
+        columns = check_passages(len(offsets) - 1, texts, document_ids, metadata, parents, orders)
+        vectors = (
+            mean_vectors(check_finite(values), offsets) if vectors is None else vectors.detach().float().cpu()
+        )
+        if vectors.dim() != 2 or len(vectors) != len(offsets) - 1:
+            raise ValueError(
+                f"`vectors` must be ({len(offsets) - 1}, D), one a passage, got {tuple(vectors.shape)}."
+            )
+        self._hold(pack(values, format_name(dtype or values.dtype)), offsets, check_finite(vectors), columns)
+        self.dtype, self.fingerprint = format_name(dtype or values.dtype), fingerprint
+        self.base = None if base is None else dict(base)
 
-    @classmethod
-    def of_texts(
-        cls,
-        shape: tuple[int, int],
-        columns: dict[str, list],
-        fingerprint: str | None,
-        base: dict | None,
-        compress: Compress | None = None,
-    ) -> "CorpusMemory":
-        """A memory that stores texts alone and compresses passages when they are asked for (`recompute`).
+    def _hold(
+        self, parts: dict[str, Tensor], offsets: Tensor, vectors: Tensor, columns: dict[str, list]
+    ) -> None:
+        self._parts, self.offsets, self.vectors, self._columns = parts, offsets, vectors.contiguous(), columns
+        self._words: WordIndex | None = None
+        self._lengths = self.vectors.norm(dim=1).clamp_min(1e-12)
 
-        Args:
-            shape: (M, H).
-            columns: The passages, as `check_passages` gives them.
-            fingerprint: Identity of the model that compresses them.
-            base: Its base.
-            compress: Gives memories (k, M, H) for k texts.
-        """
-        memory = cls.__new__(cls)
-        shard = Shard(TextMemory(columns["text"], shape, Recompressor(compress)), columns)
-        MemoryTable.__init__(memory, [shard], shape, RECOMPUTE, fingerprint, base)
-        return memory
+    def __len__(self) -> int:
+        return len(self._columns["id"])
 
-    def append(self, other: "CorpusMemory") -> None:
-        """Adds the passages of another corpus memory, in place; its memories take this one's format.
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if isinstance(index, bool) or not isinstance(index, int):
+            raise TypeError(f"`index` must be a whole number, got {index!r}: `gather` takes several.")
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"`index` must be below the {len(self)} passages, got {index}.")
+        row = {name: column[index] for name, column in self._columns.items()}
+        memory = self.gather([index % len(self)])[0]
+        return {**row, "metadata": json.loads(row["metadata"]), "memory": memory}
 
-        Memories of the same format are not copied: keep the folder of a stored one until this one is saved.
+    @property
+    def document_ids(self) -> list[str]:
+        """N ids of passages."""
+        return self._columns["id"]
+
+    @property
+    def texts(self) -> list[str]:
+        """N texts."""
+        return self._columns["text"]
+
+    @property
+    def parents(self) -> list[str]:
+        """N ids of the documents that the passages were cut from."""
+        return self._columns["parent"]
+
+    @property
+    def orders(self) -> list[int]:
+        """N places of the passages in their documents."""
+        return self._columns["order"]
+
+    @property
+    def metadata(self) -> list[dict[str, Any]]:
+        """N mappings, made anew at every call."""
+        return [json.loads(entry) for entry in self._columns["metadata"]]
+
+    @property
+    def hidden_size(self) -> int:
+        """H."""
+        return self._parts["values"].shape[1] * (2 if self.dtype == "int4" else 1)
+
+    @property
+    def values(self) -> Tensor:
+        """(T, H) vectors of all memories, as `gather` reads them."""
+        return unpack(self._parts, self.dtype)
+
+    def gather(self, indices: Sequence[int] | Tensor) -> list[Tensor]:
+        """Memories (m_i, H) of passages, of the format's dtype; float32 from int8 and int4.
 
         Raises:
-            TypeError: If `other` is not a corpus memory.
-            ValueError: If another compressor or base made it, M or H differ, or an id is here already.
-                Nothing is added then.
+            IndexError: If an index is negative or not below N.
         """
-        if not is_corpus_memory(other):
-            raise TypeError(f"`other` must be a corpus memory, got {type(other).__name__}.")
-        self._check_kin(other)
-        self._check_new(other)
-        shards = [shard.flat() for shard in other._shards]
-        if other.stored_dtype != self.stored_dtype:
-            shards = [shard.converted(self.stored_dtype) for shard in shards]
-        self._hold([*self._shards, *shards])
+        found = []
+        for index in indices.tolist() if isinstance(indices, Tensor) else indices:
+            if not 0 <= index < len(self):
+                raise IndexError(f"`indices` must be from 0 to {len(self) - 1}, got {index}.")
+            rows = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+            found.append(unpack({name: part[rows] for name, part in self._parts.items()}, self.dtype))
+        return found
 
-    def _check_new(self, other: "CorpusMemory") -> None:
-        """Compares ids as Arrow arrays: no Python string is made of the ids of either."""
-        for theirs in other._shards:
-            for wanted in arrow_chunks(theirs.column("document_id")):
-                hit = first_common(self._shards, wanted)
-                if hit is not None:
-                    raise ValueError(f"`other` has the id {hit!r}, which this memory has already: rename it.")
-
-    def delete(self, document_ids: Sequence[str]) -> int:
-        """Deletes passages, in place: no search, index, text or length counts them any more.
-
-        In the store that this memory was loaded from, `save_pretrained` marks them as deleted; `compact` also
-        removes their bytes.
+    @torch.no_grad()
+    def search(
+        self,
+        vectors: Tensor,
+        k: int,
+        questions: Sequence[str] | None = None,
+        where: Mapping[str, Any] | None = None,
+        hybrid: float | bool | None = None,
+        exact: bool | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Finds the passages whose search vectors are nearest to the questions' by cosine.
 
         Args:
-            document_ids: Ids of passages, or of split documents, which lose all their passages.
+            vectors: (B, D) search vectors of questions.
+            k: K.
+            questions: B texts; needed by `hybrid`.
+            where: Which passages may be found; see `check_where`.
+            hybrid: Weight, from 0 to 1, of words (BM25), whose ranks are fused with those of the vectors;
+                True: a half.
+            exact: A store may search with an index; here the search is always exact.
 
         Returns:
-            How many passages were deleted.
+            (B, K) float32 cosines and int64 indices on the CPU, best first; with `hybrid` in the order of the
+            fused ranks. Fewer columns if fewer passages pass `where`.
 
         Raises:
-            ValueError: If an id is not here, or none would be left. Nothing is deleted then.
+            ValueError: If K is not from 1 to N, or an argument is not as above.
+            ModuleNotFoundError: If `hybrid` is asked for without bm25s.
         """
-        masks = find_passages(self._shards, document_ids)
-        deleted = np.concatenate(masks)
-        count = int(deleted.sum())
-        if count == len(self):
-            raise ValueError("`document_ids` are all of this memory: one passage at least must stay.")
-        self._norms = self._norms[~deleted[: len(self._norms)]]
-        self._hold([shard.without(mask) for shard, mask in zip(self._shards, masks, strict=True)])
-        return count
+        query = check_search(vectors, k, len(self), self.vectors.shape[1])
+        rows, weight = self._passing(where), check_hybrid(hybrid)
+        if not weight:
+            return nearest(query, row_blocks(self.vectors, self._lengths, rows), k)
+        if questions is None or len(questions) != len(query):
+            raise ValueError(f"`hybrid` needs `questions`, a text for each of the {len(query)} vectors.")
+        depth = max(k, DEPTH)
+        near = nearest(query, row_blocks(self.vectors, self._lengths, rows), depth)[1]
+        indices = fused(query, near, self._by_words(questions, depth, rows), weight, k)
+        return cosines(query, self.vectors[indices]), indices
 
-    def _check_kin(self, other: "CorpusMemory") -> None:
-        if other.fingerprint != self.fingerprint:
+    def _passing(self, where: Mapping[str, Any] | None) -> Tensor | None:
+        if where is None:
+            return None
+        if isinstance(where, str):
             raise ValueError(
-                f"`other` has fingerprint {other.fingerprint}, this memory {self.fingerprint}: another "
-                "compressor or base made it; build it again with this memory's model."
+                f"`where` as SQL text needs a `CorpusStore`, got {where!r}: give a mapping here."
             )
-        shape = (other.num_memory_tokens, other.hidden_size)
-        if shape != self._shape:
-            raise ValueError(f"`other` has (M, H) = {shape}, this memory {self._shape}: they must be equal.")
+        check_where(where)
+        columns = zip(self.metadata, self.document_ids, self.parents, strict=True)
+        kept = [passes(where, {**fields, "id": name, "parent": parent}) for fields, name, parent in columns]
+        return torch.tensor(kept).nonzero()[:, 0]
 
+    def _by_words(self, questions: Sequence[str], depth: int, rows: Tensor | None) -> list[list[int]]:
+        if self._words is None:
+            self._words = WordIndex(self.texts)
+        found = []
+        for scores in self._words.scores(questions):
+            sharing = np.flatnonzero(scores > 0)
+            sharing = sharing if rows is None else np.intersect1d(sharing, rows.numpy())
+            found.append(sharing[np.argsort(-scores[sharing], kind="stable")[:depth]].tolist())
+        return found
 
-class CorpusMemoryWriter(StoreWriter):
-    """Writes a corpus memory to a folder as its passages come, so that it may be larger than RAM.
-
-    ```python
-    with CorpusMemoryWriter(folder, fingerprint=model.memory_fingerprint()) as writer:
-        for batch in batches:
-            writer.add(batch.memory, batch.texts, batch.document_ids)
-        memory = writer.finish()
-    ```
-    """
-
-    def finish(self) -> CorpusMemory:
-        """Completes the store and opens it.
+    def append(self, other: Any) -> None:
+        """Adds the passages of another corpus memory, in place; its memories take this one's format.
 
         Raises:
-            ValueError: If no passage was added.
-            RuntimeError: If the writer is finished or was stopped.
+            ValueError: If another compressor or base made it, widths differ, or one of its documents is here
+                already, whole or split. Nothing is added then.
         """
-        self.finish_store()
-        return CorpusMemory.from_pretrained(self.folder, verify=False)
+        check_kin(other, self.fingerprint, self.hidden_size, self.vectors.shape[1])
+        here = sorted(({*self.parents} & {*other.parents}) | ({*self.document_ids} & {*other.document_ids}))
+        if here:
+            raise ValueError(
+                f"`other` has the document {here[0]!r}, which this memory has already: rename it."
+            )
+        packed = pack(other.values, self.dtype)
+        parts = {name: torch.cat([part, packed[name]]) for name, part in self._parts.items()}
+        offsets = torch.cat([self.offsets, other.offsets[1:] + self.offsets[-1]])
+        new = {
+            "id": other.document_ids,
+            "text": other.texts,
+            "parent": other.parents,
+            "order": other.orders,
+            "metadata": [json_text(index, entry) for index, entry in enumerate(other.metadata)],
+        }
+        columns = {name: [*column, *new[name]] for name, column in self._columns.items()}
+        self._hold(parts, offsets, torch.cat([self.vectors, other.vectors]), columns)
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Writes the memory to a folder of three files, in place of one that is there.
+
+        A process killed on the way, or a full disk, leaves the old memory or the new one.
+
+        Raises:
+            NotADirectoryError: If `folder` is a file.
+            RuntimeError: If another process writes there.
+        """
+        folder = Path(folder)
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(f"`folder` {folder} is a file: give the path of a folder.")
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(folder / LOCK, timeout=0):
+                self._write(folder)
+        except Timeout as error:
+            raise RuntimeError(
+                f"Another process writes to {folder}: wait, or take another folder."
+            ) from error
+
+    def _write(self, folder: Path) -> None:
+        _settle(folder)
+        new = {name: folder / f"{name}{NEW}" for name in FILES}
+        try:
+            parts = {**self._parts, "offsets": self.offsets, "vectors": self.vectors}
+            save_file({name: part.contiguous() for name, part in parts.items()}, new[VALUES_FILE])
+            table = pa.table(self._columns, schema=SCHEMA)
+            pq.write_table(table, new[PASSAGES_FILE], compression="zstd", row_group_size=4096)
+            facts = {
+                "version": VERSION,
+                "fingerprint": self.fingerprint,
+                "base": self.base,
+                "dtype": self.dtype,
+                "passages": len(self),
+                "vectors": int(self.offsets[-1]),
+                "hidden_size": self.hidden_size,
+                "files": {name: file_digest(new[name]) for name in FILES[:2]},
+            }
+            new[FACTS_FILE].write_text(json.dumps(facts, indent=2, allow_nan=False), encoding="utf-8")
+            for path in new.values():
+                sync(path)
+            os.replace(new[FACTS_FILE], folder / FACTS_FILE)
+        finally:
+            _settle(folder)
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | os.PathLike, fingerprint: str | None = None, **options: Any
+    ) -> "CorpusMemory":
+        """Loads a memory from a folder, or from a dataset repository on the Hub; every file is checked.
+
+        Args:
+            folder: The folder, or `owner/name` on the Hub.
+            fingerprint: Identity of the compressor and base that must have made the memories. None: any.
+            **options: Of `huggingface_hub.snapshot_download`: `revision`, `token`, `cache_dir`.
+
+        Raises:
+            FileNotFoundError: If there is no memory.
+            ValueError: If a file is damaged, or another compressor or base made the memories.
+        """
+        path = Path(folder)
+        path = path if path.is_dir() else _download(str(folder), options)
+        facts, digest = read_facts(path)
+        if fingerprint is not None and facts["fingerprint"] != fingerprint:
+            raise ValueError(
+                f"The memories in {folder} were made by another compressor or base (fingerprint "
+                f"{facts['fingerprint']}, expected {fingerprint}): build them again with this model, or "
+                "load the model "
+                "that made them."
+            )
+        try:
+            parts, table = _read_values(path, facts), _read_passages(path, facts)
+        except (FileNotFoundError, ValueError):
+            if read_facts(path)[1] == digest:
+                raise
+            return cls.from_pretrained(folder, fingerprint)  # another process replaced it in between
+        memory = cls.__new__(cls)
+        offsets, vectors = parts.pop("offsets"), parts.pop("vectors")
+        memory.dtype, memory.fingerprint, memory.base = facts["dtype"], facts["fingerprint"], facts["base"]
+        memory._hold(parts, offsets, vectors, table)
+        return memory
+
+    def push_to_hub(self, repo_id: str, private: bool | None = None, token: str | bool | None = None) -> str:
+        """Uploads the memory with a card, in one commit, to a dataset repository, made if need be.
+
+        Returns:
+            The address of the commit.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as name:
+            self.save_pretrained(name)
+            card = CARD.format(
+                passages=len(self),
+                vectors=int(self.offsets[-1]),
+                width=self.hidden_size,
+                dtype=self.dtype,
+                base=(self.base or {}).get("name") or "an unknown base",
+                fingerprint=self.fingerprint,
+                repo_id=repo_id,
+            )
+            (Path(name) / "README.md").write_text(card, encoding="utf-8")
+            return api.upload_folder(
+                repo_id=repo_id,
+                folder_path=name,
+                repo_type="dataset",
+                commit_message="Upload corpus memory",
+                allow_patterns=[*FILES, "README.md"],
+            )
+
+
+def sync(path: Path) -> None:
+    """Waits until a file or folder is on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _settle(folder: Path) -> None:
+    """Gives the new files of a memory their names if it is complete, and removes what a dead writer left."""
+    sync(folder)
+    named = read_facts(folder)[0]["files"] if (folder / FACTS_FILE).exists() else {}
+    for name in FILES:
+        new = folder / f"{name}{NEW}"
+        if new.exists() and name in named and file_digest(new) == named[name]:
+            os.replace(new, folder / name)
+        new.unlink(missing_ok=True)
+    sync(folder)
+
+
+def read_facts(folder: Path) -> tuple[dict[str, Any], str]:
+    """Reads `memory.json`; also returns the digest of its bytes, by which a change is seen.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is damaged or of another version.
+    """
+    path = folder / FACTS_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no {FACTS_FILE}: it is no stored corpus memory; make one with `build_memory` "
+            "and "
+            "`save_pretrained`."
+        )
+    with path.open("rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    try:
+        facts = json.loads(content) if len(content) <= MOST_BYTES else None
+        right = facts["version"] == VERSION and facts["dtype"] in FORMATS
+        right &= all(type(facts[name]) is int for name in ("passages", "vectors", "hidden_size"))
+        right &= set(facts["files"]) == set(FILES[:2]) and {"base", "fingerprint"} <= set(facts)
+    except (TypeError, KeyError, ValueError, RecursionError):
+        right = False
+    if not right:
+        raise ValueError(f"{path} is damaged or of another version than {VERSION}: build the memory again.")
+    return facts, hashlib.sha256(content).hexdigest()
+
+
+def _file(folder: Path, facts: Mapping[str, Any], name: str) -> Path:
+    """The file of this name whose checksum is right; it may not have got its name yet."""
+    for path in (folder / name, folder / f"{name}{NEW}"):
+        if path.is_file() and file_digest(path) == facts["files"][name]:
+            return path
+    if not (folder / name).is_file():
+        raise FileNotFoundError(f"{folder / name} is missing: copy the memory again or build it again.")
+    raise ValueError(f"{folder / name} was altered or cut short: copy the memory again or build it again.")
+
+
+def _read_values(folder: Path, facts: Mapping[str, Any]) -> dict[str, Tensor]:
+    path = _file(folder, facts, VALUES_FILE)
+    try:
+        parts = load_file(path)
+        offsets, vectors = parts["offsets"], parts["vectors"]
+        values, packed = parts["values"], {name: part for name, part in parts.items() if name in PACKED}
+        right = (
+            offsets.dtype == torch.int64
+            and vectors.dtype == torch.float32
+            and set(packed)
+            | {
+                "offsets",
+                "vectors",
+            }
+            == set(parts)
+        )
+        unpacked, kind = check_ragged(unpack(packed, facts["dtype"]), offsets)[0], values.dtype
+        right = right and (kind, unpacked.shape[1]) == (PACKED_KINDS[facts["dtype"]], facts["hidden_size"])
+        shape = (len(offsets) - 1, len(values))
+        right = right and len(vectors) == shape[0] and shape == (facts["passages"], facts["vectors"])
+    except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{path} is no file of memories: {error}") from error
+    if not right:
+        raise ValueError(f"{path} does not fit {FACTS_FILE}: copy the memory again or build it again.")
+    return parts
+
+
+def _read_passages(folder: Path, facts: Mapping[str, Any]) -> dict[str, list]:
+    path, rows = _file(folder, facts, PASSAGES_FILE), facts["passages"]
+    try:
+        with pq.ParquetFile(path) as file:
+            if file.metadata.num_rows != rows or file.metadata.num_row_groups > rows:
+                raise ValueError(f"{file.metadata.num_rows} rows instead of {rows}")
+            columns = file.read().cast(SCHEMA).to_pydict()
+        columns["metadata"] = [json.loads(entry) for entry in columns["metadata"]]
+        return check_passages(
+            rows, *(columns[name] for name in ("text", "id", "metadata", "parent", "order"))
+        )
+    except (pa.ArrowException, OSError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no table of passages: {error}") from error
+
+
+def _download(repo_id: str, options: Mapping[str, Any]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo_id, repo_type="dataset", allow_patterns=[*FILES], **options))
+    except (HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError) as error:
+        raise FileNotFoundError(
+            f"{repo_id!r} is neither a folder nor a dataset repository that can be reached: {error}"
+        ) from error

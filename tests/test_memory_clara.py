@@ -1,308 +1,376 @@
-import importlib.util
-import pickle
-import subprocess
-import sys
-from pathlib import Path
+import json
+import os
 
 import pytest
 import torch
-from clara.memory_clara import CorpusMemory, is_corpus_memory
-from store_helpers import DTYPES, PLACES, make_memory, read_json, same, seven_passages
-from torch import tensor
-
-ROOT = Path(__file__).resolve().parents[1]
+from clara import memory_clara
+from clara.memory_clara import FILES, CorpusMemory, is_corpus_memory
+from memory_helpers import WIDTH, flip, make_memory, same
 
 
-@pytest.fixture(scope="module")
-def copy(tmp_path_factory):
-    """The module a second time, as remote code is loaded: another package, other classes."""
-    folder = tmp_path_factory.mktemp("remote") / "second_copy"
-    folder.mkdir()
-    (folder / "__init__.py").write_text("")
-    for path in ROOT.glob("*_clara.py"):
-        (folder / path.name).write_text(path.read_text())
-    spec = importlib.util.spec_from_file_location(
-        "second_copy", folder / "__init__.py", submodule_search_locations=[str(folder)]
-    )
-    package = importlib.util.module_from_spec(spec)
-    sys.modules["second_copy"] = package
-    spec.loader.exec_module(package)
-    yield importlib.import_module("second_copy.memory_clara")
-    for name in [name for name in sys.modules if name.startswith("second_copy")]:
-        del sys.modules[name]
+def by_hand(**kwargs):
+    """Three passages of 1, 2 and 1 vectors of width 2, whose means are (1, 0), (0.5, 0.5) and (0, 0)."""
+    values = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 0]])
+    texts = ["apple pie", "pear tree of C", "plum"]
+    return CorpusMemory(values, torch.tensor([0, 1, 3, 4]), texts, **kwargs)
 
 
-def test_defaults():
-    memory = CorpusMemory(torch.ones(2, 3, 4), ["a", "b"])
-    assert len(memory) == 2
-    assert (memory.num_memory_tokens, memory.hidden_size, memory.dtype) == (3, 4, torch.float32)
-    assert memory.document_ids == ["0", "1"]
-    assert memory.parents == ["0", "1"]
-    assert memory.orders == [0, 0]
-    assert memory.metadata == [{}, {}]
-    assert memory.fingerprint is None and memory.base is None
-    assert "2 passages, 3 memory tokens of width 4" in repr(memory)
+def test_search_is_the_cosine_of_the_means():
+    scores, indices = by_hand().search(torch.tensor([[3.0, 0], [0, -2]]), 3)
+    assert indices.tolist() == [[0, 1, 2], [0, 2, 1]]
+    half = 0.5**0.5
+    torch.testing.assert_close(scores, torch.tensor([[1.0, half, 0], [0, 0, -half]]))
+    assert (scores.dtype, indices.dtype) == (torch.float32, torch.int64)
 
 
-def test_parents_default_to_the_given_ids():
-    assert CorpusMemory(torch.ones(2, 1, 4), ["a", "b"], document_ids=["x", "y"]).parents == ["x", "y"]
+def test_given_search_vectors_are_used():
+    memory = by_hand(vectors=torch.tensor([[0.0, 1, 0], [0, 0, 1], [1, 0, 0]]))
+    assert memory.search(torch.tensor([[1.0, 0, 0]]), 1)[1].tolist() == [[2]]
+    with pytest.raises(ValueError, match=r"`vectors` must be \(B, 3\)"):
+        memory.search(torch.ones(1, 2), 1)
 
 
-def test_memory_of_a_graph_is_detached():
-    memory = CorpusMemory(torch.ones(1, 1, 2, requires_grad=True), ["a"])
-    assert not memory[0].requires_grad
+def test_search_over_many_blocks_equals_one_product():
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(5000, 6, generator=generator)
+    memory = CorpusMemory(values, torch.arange(5001), ["t"] * 5000)
+    query = torch.randn(4, 6, generator=generator)
+    expected = torch.nn.functional.cosine_similarity(query[:, None], values[None], dim=2).topk(7)
+    scores, indices = memory.search(query, 7)
+    assert indices.tolist() == expected.indices.tolist()
+    torch.testing.assert_close(scores, expected.values)
+
+
+def test_equal_scores_take_the_lower_index():
+    memory = CorpusMemory(torch.ones(6, 2), torch.arange(7), ["t"] * 6)
+    assert memory.search(torch.ones(1, 2), 6)[1].tolist() == [[0, 1, 2, 3, 4, 5]]
+
+
+@pytest.mark.parametrize("k", [0, 4, True, 1.0])
+def test_k_out_of_range_is_refused(k):
+    with pytest.raises(ValueError, match="`retrieval_top_k` must be between 1 and the 3"):
+        by_hand().search(torch.ones(1, 2), k)
 
 
 @pytest.mark.parametrize(
-    ("memory", "message"),
+    ("where", "expected"),
     [
-        (torch.empty(0, 2, 4), "at least one document"),
-        (torch.ones(2, 4), r"\(2, 4\)"),
-        (torch.ones(2, 0, 4), "at least one document"),
-        ([[[1.0]]], "list"),
-        (torch.ones(2, 1, 4, dtype=torch.float64), "float64"),
-        (torch.ones(2, 1, 4, dtype=torch.long), "int64"),
-        (tensor([[[1.0]], [[float("nan")]]]), r"`memory\[1\]`"),
-        (tensor([[[float("inf")]], [[1.0]]]), r"`memory\[0\]`"),
+        ({"number": 2}, [2]),
+        ({"number": [1, 3, 9]}, [1, 3]),
+        ({"number": {">=": 1, "<": 3}}, [1, 2]),
+        ({"number": {"!=": 1}}, [0, 2, 3, 4]),
+        ({"author.name": "a1"}, [1, 3]),
+        ({"id": "d4"}, [4]),
+        ({"parent": ["d0", "d4"], "number": {">": 0}}, [4]),
+        ({"missing": 1}, []),
+        ({"number": "2"}, []),
+        ({"number": True}, []),
+        ({"number.deep": 1}, []),
     ],
 )
-def test_refuses_bad_memories(memory, message):
+def test_filters_by_mapping(where, expected):
+    scores, indices = make_memory().search(torch.ones(2, WIDTH), 5, where=where)
+    assert sorted(indices[0].tolist()) == sorted(indices[1].tolist()) == expected
+    assert scores.shape == (2, len(expected))
+
+
+@pytest.mark.parametrize(
+    "where", [{}, [], {"n": []}, {"n": {}}, {"n": {"~": 1}}, {"n": None}, {"n": float("nan")}, {1: 1}]
+)
+def test_malformed_filters_are_refused(where):
+    with pytest.raises(ValueError, match="`where"):
+        make_memory().search(torch.ones(1, WIDTH), 1, where=where)
+
+
+def test_sql_needs_a_store():
+    with pytest.raises(ValueError, match="SQL text needs a `CorpusStore`"):
+        make_memory().search(torch.ones(1, WIDTH), 1, where="number > 2")
+
+
+def test_hybrid_fuses_the_ranks_of_words():
+    memory, query = by_hand(), torch.tensor([[1.0, 0]])
+    assert memory.search(query, 3, ["plum"], hybrid=1.0)[1].tolist() == [[2, 0, 1]]
+    assert memory.search(query, 2, ["plum"], hybrid=0.6)[1].tolist() == [[2, 0]]
+    assert memory.search(query, 1, ["plum"], hybrid=0.0)[1].tolist() == [[0]]
+    scores, indices = memory.search(query, 2, ["c"], hybrid=True)
+    assert indices.tolist() == [[1, 0]]
+    torch.testing.assert_close(scores, torch.tensor([[0.5**0.5, 1.0]]))
+
+
+def test_words_in_both_unicode_forms_count():
+    memory = CorpusMemory(torch.eye(3), torch.arange(4), ["a cafe\u0301", "the caf\u00e9", "x"])
+    for question in ("caf\u00e9", "cafe\u0301"):
+        found = memory.search(torch.tensor([[0.0, 0, 1]]), 3, [question], hybrid=1.0)[1]
+        assert found.tolist() == [[0, 1, 2]]
+
+
+def test_hybrid_needs_questions_and_a_weight():
+    with pytest.raises(ValueError, match="`hybrid` needs `questions`"):
+        by_hand().search(torch.ones(1, 2), 1, hybrid=True)
+    with pytest.raises(ValueError, match="`hybrid` is the weight"):
+        by_hand().search(torch.ones(1, 2), 1, ["a"], hybrid=1.5)
+
+
+def test_hybrid_keeps_to_the_filter():
+    found = make_memory().search(torch.ones(1, WIDTH), 5, ["text 4"], hybrid=1.0, where={"number": [1, 2]})
+    assert sorted(found[1][0].tolist()) == [1, 2]
+
+
+def test_gather_gives_ragged_memories():
+    memory = make_memory(4)
+    found = memory.gather(torch.tensor([3, 1, 3]))
+    assert [len(part) for part in found] == [1, 2, 1]
+    assert torch.equal(found[1], memory.values[1:3]) and torch.equal(found[0], found[2])
+    for wrong in (-1, 4):
+        with pytest.raises(IndexError, match="from 0 to 3"):
+            memory.gather([wrong])
+
+
+def test_a_row_is_a_mapping():
+    row = make_memory()[-1]
+    assert row["id"] == "d4" and row["text"] == "text 4" and row["metadata"]["number"] == 4
+    assert torch.equal(row["memory"], make_memory().gather([4])[0])
+    assert len(list(make_memory())) == 5
+    with pytest.raises(IndexError, match="below the 5"):
+        make_memory()[5]
+    with pytest.raises(TypeError, match="whole number"):
+        make_memory()[:2]
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("bfloat16", 1 / 256), ("float16", 1 / 2048)])
+def test_float_formats_keep_their_precision(dtype, bound):
+    memory, plain = make_memory(dtype=torch.float32), make_memory()
+    kept = CorpusMemory(plain.values, plain.offsets, plain.texts, dtype=dtype)
+    assert kept.dtype == dtype and kept.values.dtype == getattr(torch, dtype)
+    assert ((kept.values.float() - memory.values).abs() <= bound * memory.values.abs()).all()
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("int8", 127), ("int4", 7)])
+def test_packed_formats_lie_within_half_a_step(dtype, most):
+    plain = make_memory(width=128)
+    kept = CorpusMemory(plain.values, plain.offsets, plain.texts, dtype=dtype)
+    step = plain.values.unflatten(1, (2, 64)).abs().amax(-1, keepdim=True) / most
+    error = (kept.values - plain.values).unflatten(1, (2, 64)).abs()
+    assert (error <= 0.51 * step + step / 256 * most).all() and error.max() > 0
+    assert torch.equal(kept.vectors, plain.vectors)
+    again = CorpusMemory(kept.values, kept.offsets, kept.texts, dtype=dtype)
+    assert torch.equal(again.values, kept.values)
+    assert kept.hidden_size == 128
+
+
+def test_int4_of_an_odd_width_is_refused():
+    with pytest.raises(ValueError, match="width 7 is odd"):
+        CorpusMemory(torch.ones(1, 7), torch.tensor([0, 1]), ["t"], dtype="int4")
+
+
+VALUES, OFFSETS = torch.ones(3, 2), torch.tensor([0, 1, 3])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"values": torch.ones(3)}, "`values` must be"),
+        ({"values": torch.ones(3, 2).long()}, "`values` must be"),
+        ({"values": torch.tensor([[1.0, 2], [float("nan"), 0], [0, 0]])}, r"`values\[1\]` holds NaN"),
+        ({"values": torch.full((3, 2), 1e9), "dtype": "float16"}, "too large"),
+        ({"offsets": torch.tensor([0, 2])}, "`offsets` must be"),
+        ({"offsets": torch.tensor([0, 0, 3])}, "`offsets` must be"),
+        ({"offsets": torch.tensor([0.0, 1, 3])}, "`offsets` must be"),
+        ({"offsets": torch.tensor([1, 2, 3])}, "`offsets` must be"),
+        ({"texts": "ab"}, "`texts` must have one entry"),
+        ({"texts": ["a"]}, "`texts` must have one entry"),
+        ({"texts": ["a", 1]}, r"`texts\[1\]` must be a string"),
+        ({"texts": ["a", "\ud800"]}, r"`texts\[1\]` is not valid Unicode"),
+        ({"document_ids": ["a", "a"]}, "`document_ids` must be unique, got 'a'"),
+        ({"metadata": [{}, 1]}, r"`metadata\[1\]` must be a mapping"),
+        ({"metadata": [{}, {"x": float("nan")}]}, r"`metadata\[1\]` cannot be written"),
+        ({"metadata": [{}, {"x": "\ud800"}]}, r"`metadata\[1\]` cannot be written"),
+        ({"orders": [0, -1]}, r"`orders\[1\]` must be"),
+        ({"parents": ["a", "a"], "orders": [1, 1]}, "`parents, orders` must be unique"),
+        ({"vectors": torch.ones(3, 2)}, r"`vectors` must be \(2, D\)"),
+        ({"dtype": "int2"}, "`dtype` must be one of"),
+    ],
+)
+def test_malformed_arguments_are_refused(arguments, message):
+    fields = {"values": VALUES, "offsets": OFFSETS, "texts": ["a", "b"], **arguments}
     with pytest.raises(ValueError, match=message):
-        CorpusMemory(memory, ["a", "b"])
+        CorpusMemory(**fields)
 
 
-def test_refuses_bad_identity():
-    with pytest.raises(ValueError, match="`fingerprint`"):
-        CorpusMemory(torch.ones(1, 1, 1), ["a"], fingerprint=7)
-    with pytest.raises(ValueError, match="`base`"):
-        CorpusMemory(torch.ones(1, 1, 1), ["a"], base="tiny")
-    with pytest.raises(ValueError, match="`base`"):
-        CorpusMemory(torch.ones(1, 1, 1), ["a"], base={"name": Path("x")})
+def test_orders_run_within_their_documents():
+    memory = CorpusMemory(VALUES, OFFSETS, ["a", "b"], ["x#0", "x#1"], parents=["x", "x"])
+    assert memory.orders == [0, 1]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_round_trip(tmp_path, dtype):
-    memory = make_memory(7, dtype=dtype)
-    memory.save_pretrained(tmp_path / "store", max_shard_size=3 * 8 * dtype.itemsize)
-    loaded = CorpusMemory.from_pretrained(tmp_path / "store", fingerprint="f")
-    assert [shard["rows"] for shard in read_json(tmp_path / "store")["shards"]] == [3, 3, 1]
-    assert same(loaded, memory)
-    assert torch.equal(loaded[3], memory[3])
-    query = torch.randn(2, 2, 4)
-    assert all(
-        torch.equal(a, b) for a, b in zip(loaded.search(query, 7), memory.search(query, 7), strict=True)
-    )
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "int4"])
+def test_append(dtype):
+    memory = CorpusMemory(**fields_of(make_memory(3)), dtype=dtype)
+    memory.append(make_memory(4, first=3))
+    both = CorpusMemory(**fields_of(make_memory(3)), dtype=dtype)
+    assert len(memory) == 7 and memory.document_ids[-1] == "d6"
+    assert torch.equal(memory.values[: int(both.offsets[-1])], both.values)
+    assert [len(part) for part in memory.gather(range(7))] == [1, 2, 3, 1, 2, 3, 1]
+    own = memory.vectors[5:6]
+    assert memory.search(own, 1)[1].tolist() == [[5]]
 
 
-def test_round_trip_of_difficult_texts(tmp_path):
-    texts = ["🚲 e\u0301", "a\0b", "", "<MEM> <|im_end|>", "\r\n\ufeff"]
-    metadata = [{"ü": [1, None, {"x": "\0"}]}, {"lone": "\ud800"}, {}, {"n": 1e300}, {"t": True}]
-    memory = CorpusMemory(torch.ones(5, 1, 2), texts, document_ids=texts, metadata=metadata, parents=texts)
-    memory.save_pretrained(tmp_path)
-    loaded = CorpusMemory.from_pretrained(tmp_path)
-    assert list(loaded.texts) == texts
-    assert list(loaded.document_ids) == texts
-    assert list(loaded.metadata) == metadata
+def fields_of(memory):
+    names = ("values", "offsets", "texts", "document_ids", "metadata", "vectors", "fingerprint", "base")
+    return {name: getattr(memory, name) for name in names}
 
 
-def test_save_and_load_needs_no_transformers():
-    code = "import sys, clara.memory_clara; sys.exit('transformers' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd="/").returncode == 0
-
-
-def test_a_memory_of_another_compressor_is_refused(tmp_path):
-    make_memory().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="another compressor or base.*build them again"):
-        CorpusMemory.from_pretrained(tmp_path, fingerprint="g")
-    make_memory(fingerprint=None).save_pretrained(tmp_path / "unknown")
-    with pytest.raises(ValueError, match="another compressor"):
-        CorpusMemory.from_pretrained(tmp_path / "unknown", fingerprint="g")
-
-
-def test_append_in_memory():
-    memory, other = make_memory(3), make_memory(2, first=3)
-    before = memory.search(torch.ones(1, 2, 4), 3)[0]
-    memory.append(other)
-    assert len(memory) == 5
-    assert memory.document_ids == ["d0", "d1", "d2", "d3", "d4"]
-    assert memory.metadata[4] == {"number": 4}
-    assert torch.equal(memory[3:], other[:])
-    scores, indices = memory.search(torch.ones(1, 2, 4), 5)
-    assert sorted(indices[0].tolist()) == [0, 1, 2, 3, 4]
-    assert set(before[0].tolist()) <= set(scores[0].tolist())
-    assert len(other) == 2
-
-
-def test_append_takes_the_dtype_of_the_memory():
-    memory = make_memory(2, dtype=torch.bfloat16)
-    other = make_memory(2, first=2)
-    memory.append(other)
-    assert memory.dtype == torch.bfloat16
-    assert torch.equal(memory[2:], other[:].bfloat16())
+SPLIT = {"document_ids": ["d1#0", "d1#1"], "parents": ["d1", "d1"]}
 
 
 @pytest.mark.parametrize(
-    ("other", "error", "message"),
+    ("there", "new"),
     [
-        (make_memory(2, first=9, fingerprint="g"), ValueError, "fingerprint g.*build it again"),
-        (make_memory(2, first=9, fingerprint=None), ValueError, "fingerprint None"),
-        (make_memory(2, first=9, shape=(3, 4)), ValueError, r"\(3, 4\)"),
-        (make_memory(2, first=9, shape=(2, 5)), ValueError, r"\(2, 5\)"),
-        (make_memory(2, first=2), ValueError, "'d2'"),
-        (["a text"], TypeError, "list"),
-        (
-            CorpusMemory(torch.full((1, 2, 4), 1e30), ["t"], ["new"], fingerprint="f"),
-            ValueError,
-            r"`memory\[0\]` holds NaN or an infinity",
-        ),
+        ({}, {}),
+        ({}, SPLIT),
+        (SPLIT, {"document_ids": ["d9", "d1"]}),
+        (SPLIT, {"document_ids": ["d1#1", "d9"]}),
     ],
 )
-def test_a_refused_append_changes_nothing(other, error, message):
-    memory, unchanged = make_memory(3, dtype=torch.float16), make_memory(3, dtype=torch.float16)
-    with pytest.raises(error, match=message):
-        memory.append(other)
-    assert same(memory, unchanged)
+def test_a_document_in_any_form_is_refused(there, new):
+    memory = make_memory(2, **there)
+    with pytest.raises(ValueError, match="has the document 'd[01](#1)?', which this memory has already"):
+        memory.append(make_memory(2, **new))
+    assert same(memory, make_memory(2, **there))
 
 
-def test_append_to_itself_is_refused():
+def test_append_of_another_model_is_refused():
+    with pytest.raises(ValueError, match="fingerprint g, this memory f"):
+        make_memory().append(make_memory(1, first=9, fingerprint="g"))
+    with pytest.raises(ValueError, match=r"\(H, D\) = \(4, 4\)"):
+        make_memory().append(make_memory(1, first=9, width=4))
+
+
+def test_words_are_counted_anew_after_append():
     memory = make_memory(2)
-    with pytest.raises(ValueError, match="'d0'"):
-        memory.append(memory)
+    memory.search(memory.vectors[:1], 1, ["text"], hybrid=True)
+    memory.append(make_memory(1, first=7))
+    assert memory.search(memory.vectors[:1], 3, ["7"], hybrid=1.0)[1][0, 0] == 2
 
 
-@pytest.fixture(params=PLACES)
-def seven(request, tmp_path):
-    return seven_passages(request.param, tmp_path)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8", "int4"])
+def test_save_and_load(tmp_path, dtype):
+    memory = CorpusMemory(**fields_of(make_memory()), dtype=dtype)
+    memory.save_pretrained(tmp_path / "m")
+    assert sorted(path.name for path in (tmp_path / "m").iterdir() if path.name[0] != ".") == sorted(FILES)
+    loaded = CorpusMemory.from_pretrained(tmp_path / "m", "f")
+    assert same(loaded, memory) and torch.equal(loaded.vectors, memory.vectors)
 
 
-def test_nothing_sees_what_was_deleted(seven):
-    whole, query = seven[:].clone(), torch.randn(3, 2, 4)
-    seven.search(query, 2)
-    assert seven.delete(["d5", "d0", "d3"]) == 3
-    rows = tensor([1, 2, 4, 6])
-    assert len(seven) == 4 and "4 passages" in repr(seven)
-    assert torch.equal(seven[:], whole[rows]) and torch.equal(seven[-1], whole[6])
-    assert torch.equal(seven.gather(tensor([[3, 0]]))[0], whole[[6, 1]])
-    assert seven.texts == ["text 1", "text 2", "text 4", "text 6"] and seven.texts[2:] == ["text 4", "text 6"]
-    assert seven.document_ids == ["d1", "d2", "d4", "d6"] and seven.parents == seven.document_ids
-    assert [entry["number"] for entry in seven.metadata] == rows.tolist() and seven.orders == [0] * 4
-    kept = CorpusMemory(whole[rows], ["a"] * 4)
-    for size in (1, 3, None):
-        for found, expected in zip(seven.search(query, 4, size), kept.search(query, 4, size), strict=True):
-            assert torch.equal(found, expected)
-    with pytest.raises(ValueError, match="from 1 to the 4 passages"):
-        seven.search(query, 5)
+def test_saving_replaces(tmp_path):
+    make_memory().save_pretrained(tmp_path)
+    make_memory(2, first=8, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    assert same(CorpusMemory.from_pretrained(tmp_path), make_memory(2, first=8, dtype=torch.bfloat16))
 
 
-def test_deletes_one_after_another_and_appends_what_was_deleted_again(seven):
-    seven.delete(["d0"])
-    seven.delete(["d2", "d6"])
-    assert seven.document_ids == ["d1", "d3", "d4", "d5"]
-    with pytest.raises(ValueError, match="'d0', 'd6' not in this memory"):
-        seven.delete(["d1", "d0", "d6"])
-    assert len(seven) == 4
-    seven.append(make_memory(1, first=2))
-    assert seven.document_ids == ["d1", "d3", "d4", "d5", "d2"]
-    with pytest.raises(ValueError, match="'d2'"):
-        seven.append(make_memory(1, first=2))
+def test_another_models_memory_is_refused(tmp_path):
+    make_memory().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="fingerprint f, expected g"):
+        CorpusMemory.from_pretrained(tmp_path, "g")
 
 
-def test_the_id_of_a_document_deletes_all_its_passages():
-    ids, parents = ["a#0", "a#1", "b", "a#2"], ["a", "a", "b", "a"]
-    memory = CorpusMemory(torch.ones(4, 1, 2), ids, ids, parents=parents)
-    assert memory.delete(["a#1"]) == 1
-    assert memory.delete(["a"]) == 2
-    assert memory.document_ids == ["b"]
+def test_nothing_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no stored corpus memory"):
+        CorpusMemory.from_pretrained(tmp_path)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(NotADirectoryError, match="is a file"):
+        make_memory().save_pretrained(tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", FILES[:2])
+def test_every_flipped_bit_is_refused(tmp_path, name):
+    make_memory().save_pretrained(tmp_path)
+    size = (tmp_path / name).stat().st_size
+    for offset in range(0, size, max(1, size // 12)):
+        flip(tmp_path / name, offset)
+        with pytest.raises(ValueError, match="altered or cut short"):
+            CorpusMemory.from_pretrained(tmp_path)
+        flip(tmp_path / name, offset)
+    assert same(CorpusMemory.from_pretrained(tmp_path), make_memory())
+    (tmp_path / name).unlink()
+    with pytest.raises(FileNotFoundError, match="is missing"):
+        CorpusMemory.from_pretrained(tmp_path)
+
+
+def test_flipped_facts_are_refused_or_change_nothing_that_is_read(tmp_path):
+    make_memory().save_pretrained(tmp_path)
+    path = tmp_path / "memory.json"
+    refused = 0
+    for offset in range(0, path.stat().st_size, 5):
+        flip(path, offset)
+        try:
+            loaded = CorpusMemory.from_pretrained(tmp_path, "f")
+            assert loaded.texts == make_memory().texts and torch.equal(loaded.values, make_memory().values)
+        except (ValueError, FileNotFoundError):
+            refused += 1
+        flip(path, offset)
+    assert refused > path.stat().st_size // 10
 
 
 @pytest.mark.parametrize(
-    ("document_ids", "message"),
-    [
-        ("d1", r"must be a list of ids, got one string: \['d1'\]"),
-        (["d1", 2], r"`document_ids\[1\]` must be a string"),
-        (["x1", "d1", "x2", "x3", "x4"], r"'x1', 'x2', 'x3', … not in this memory \(4 in all\)"),
-        ([f"d{row}" for row in range(7)], "one passage at least must stay"),
-    ],
+    "content",
+    ["", "[]", "{}", "[" * 100_000, '{"version": 1e999}', '{"version": 1, "dtype": {}}', " " * (1 << 21)],
 )
-def test_a_refused_delete_changes_nothing(seven, document_ids, message):
-    values = seven[:].clone()
-    with pytest.raises(ValueError, match=message):
-        seven.delete(document_ids)
-    assert torch.equal(seven[:], values) and seven.texts == make_memory(7).texts
+def test_hostile_facts_are_refused(tmp_path, content):
+    make_memory().save_pretrained(tmp_path)
+    (tmp_path / "memory.json").write_text(content)
+    with pytest.raises(ValueError, match="damaged or of another version"):
+        CorpusMemory.from_pretrained(tmp_path)
 
 
-def test_delete_of_nothing(seven):
-    assert seven.delete([]) == 0 and len(seven) == 7
+@pytest.mark.parametrize("field", ["passages", "vectors", "hidden_size", "dtype"])
+def test_facts_that_do_not_fit_the_files_are_refused(tmp_path, field):
+    make_memory().save_pretrained(tmp_path)
+    facts = json.loads((tmp_path / "memory.json").read_text())
+    facts[field] = "float16" if field == "dtype" else facts[field] + 1
+    (tmp_path / "memory.json").write_text(json.dumps(facts))
+    with pytest.raises(ValueError, match="is no|does not fit"):
+        CorpusMemory.from_pretrained(tmp_path)
 
 
-def test_rows_outlive_deletions(seven):
-    everything = torch.arange(7)
-    assert torch.equal(seven.rows_of(everything), everything)
-    seven.delete(["d3", "d4", "d5", "d0"])
-    assert seven.rows_of(tensor([[0, 1], [2, 2]])).tolist() == [[1, 2], [6, 6]]
-    assert seven.indices_of(everything).tolist() == [-1, 0, 1, -1, -1, -1, 2]
-    assert seven.indices_of(tensor([[7, -1, 6]])).tolist() == [[-1, -1, 2]]
-    seven.append(make_memory(1, first=9))
-    assert seven.rows_of(tensor([3])).tolist() == [7] and seven.indices_of(tensor([7, 6])).tolist() == [3, 2]
+@pytest.mark.parametrize("call", range(12))
+def test_a_writer_that_stops_anywhere_leaves_old_or_new(tmp_path, monkeypatch, call):
+    make_memory().save_pretrained(tmp_path)
+    new, calls = make_memory(3, first=20), []
+
+    def stopping(plain):
+        def wrapped(*arguments, **options):
+            calls.append(plain)
+            if len(calls) > call:
+                raise OSError(28, "No space left on device")
+            return plain(*arguments, **options)
+
+        return wrapped
+
+    for place, name in ((memory_clara, "sync"), (os, "replace"), (memory_clara, "save_file")):
+        monkeypatch.setattr(place, name, stopping(getattr(place, name)))
+    try:
+        new.save_pretrained(tmp_path)
+        stopped = False
+    except OSError:
+        stopped = True
+    monkeypatch.undo()
+    found = CorpusMemory.from_pretrained(tmp_path)
+    assert same(found, new) if found.document_ids[0] == "d20" else stopped and same(found, make_memory())
+    new.append(make_memory(1, first=50))
+    new.save_pretrained(tmp_path)
+    assert same(CorpusMemory.from_pretrained(tmp_path), new)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name[0] != ".") == sorted(FILES)
 
 
-def test_pickle_of_a_loaded_memory_holds_no_rows(tmp_path):
-    memory = make_memory(2000)
-    memory.save_pretrained(tmp_path)
-    loaded = CorpusMemory.from_pretrained(tmp_path)
-    content = pickle.dumps(loaded)
-    assert len(content) < 5000
-    assert same(pickle.loads(content), memory)
+def test_a_second_writer_is_told(tmp_path):
+    make_memory().save_pretrained(tmp_path)
+    with (
+        memory_clara.FileLock(tmp_path / memory_clara.LOCK),
+        pytest.raises(RuntimeError, match="Another process"),
+    ):
+        make_memory(2).save_pretrained(tmp_path)
+    assert len(CorpusMemory.from_pretrained(tmp_path)) == 5
 
 
-def test_works_across_inference_mode():
-    with torch.inference_mode():
-        memory = make_memory(4)
-        memory.search(torch.ones(1, 2, 4), 2)
-    memory.append(make_memory(1, first=4))
-    assert memory.search(torch.ones(1, 2, 4), 5)[1].shape == (1, 5)
-
-
-def test_is_corpus_memory():
-    assert is_corpus_memory(make_memory())
-    assert not any(is_corpus_memory(value) for value in (None, ["a"], torch.ones(1, 2, 3), {"texts": []}))
-
-
-def test_a_second_copy_of_the_class_is_understood(copy, tmp_path):
-    assert copy.CorpusMemory is not CorpusMemory
-    other = copy.CorpusMemory(torch.ones(1, 2, 4), ["t"], ["new"], metadata=[{"a": 1}], fingerprint="f")
-    assert is_corpus_memory(other) and copy.is_corpus_memory(make_memory())
-    memory = make_memory(3)
-    memory.append(other)
-    assert memory.document_ids[3] == "new" and memory.metadata[3] == {"a": 1}
-    assert other.search(torch.ones(1, 2, 4), 1)[0].item() == pytest.approx(1.0)
-    other.append(make_memory(3))
-    other.save_pretrained(tmp_path)
-    assert same(CorpusMemory.from_pretrained(tmp_path), copy.CorpusMemory.from_pretrained(tmp_path))
-
-
-def test_loading_checks_nothing_into_ram(tmp_path, monkeypatch):
-    make_memory(2000).save_pretrained(tmp_path)
-    read = []
-    from clara.columns_clara import ParquetColumn
-    from clara.shards_clara import MemoryFile
-
-    get_rows, get_group = MemoryFile.__getitem__, ParquetColumn._group
-    monkeypatch.setattr(
-        MemoryFile, "__getitem__", lambda self, rows: (read.append(rows), get_rows(self, rows))[1]
-    )
-    monkeypatch.setattr(
-        ParquetColumn,
-        "_group",
-        lambda self, group: (read.append((self._name, group)), get_group(self, group))[1],
-    )
-    memory = CorpusMemory.from_pretrained(tmp_path)
-    assert len(memory) == 2000 and memory.num_memory_tokens == 2
-    assert read == []
-    assert memory.texts[1999] == "text 1999"
-    assert read == [("text", 1)]
-    assert torch.equal(memory.gather(tensor([[7]]))[0, 0], memory[7])
-    assert [rows.tolist() if isinstance(rows, torch.Tensor) else rows for rows in read[1:]] == [
-        [7],
-        slice(7, 8),
-    ]
+def test_the_protocol_is_what_counts():
+    assert is_corpus_memory(make_memory()) and not is_corpus_memory(["a text"])

@@ -1,55 +1,48 @@
-"""The benchmark of the store in a small form, and its pieces by hand."""
-
-import json
-
 import pytest
 import torch
-from clara.evaluation.speed import enlarge
-from clara.evaluation.speed.report import section_markdown
-from clara.evaluation.speed.store import Plan, bench_store, gaps_of, plot_curve, recall_at
+from clara.evaluation.speed.store import Plan, bench_store, gaps_of
 from clara.memory_clara import CorpusMemory
-from test_speed_enlarge import real_memories
-
-pytest.importorskip("faiss")
+from clara.store import CorpusStore
 
 
-def test_recall_by_hand():
-    assert recall_at(
-        torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([[3, 1, 9], [4, 5, 6]])
-    ) == pytest.approx(5 / 6)
+def real_memory():
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(400, 16, generator=generator) + 1
+    return CorpusMemory(
+        values, torch.arange(0, 401, 2), [f"text {row}" for row in range(200)], fingerprint="f"
+    )
+
+
+def test_every_figure_is_measured(tmp_path):
+    real, ticks = real_memory(), []
+    plan = Plan(tmp_path, (300, 600), repeats=2, tick=ticks.append)
+    section = bench_store(real, real.vectors[:8] + 0.2, real.vectors[8:40] + 0.2, plan)
+    assert [line.name.split(" passages")[0] for line in section.lines] == ["300"] * 3 + ["600"] * 3
+    assert len(section.ratios) == 2 and section.ratios[0].needed == 10 and section.ratios[0].median > 0
+    recalls = [value for name, value in section.facts.items() if name.startswith("recall@5")]
+    assert (
+        0.8 <= recalls[0] <= 1 and section.facts["passages"] == 600 and section.facts["real passages"] == 200
+    )
+    for name in ("opening", "append", "gather", "question", "bytes"):
+        reached = [value for fact, value in section.facts.items() if fact.startswith(f"{name} reached")]
+        assert len(reached) == 1 and reached[0] in (True, False)
+    assert not (tmp_path / "store-300").exists() and sum(ticks) == 900
+    store = CorpusStore.open(tmp_path / "store-600")
+    assert len(store) == 600 and store.document_ids[0] == "0" and store.document_ids[200] == "copy 200"
+
+
+def test_a_store_that_is_there_is_used_again(tmp_path):
+    real, ticks = real_memory(), []
+    plan = Plan(tmp_path, (300,), repeats=1, tick=ticks.append)
+    for _ in range(2):
+        bench_store(real, real.vectors[:2], real.vectors[8:16], plan)
+    assert sum(ticks) == 300
+
+
+def test_nothing_to_measure_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="needs questions and a size"):
+        bench_store(real_memory(), torch.ones(0, 16), torch.ones(4, 16), Plan(tmp_path, (300,)))
 
 
 def test_gaps_by_hand():
-    scores = torch.linspace(1, 0.5, 51)[None, :50].expand(3, -1)
-    assert gaps_of(scores) == "1–5: 0.04000, 5–6: 0.01000, 5–10: 0.05000, 5–50: 0.45000"
-    assert gaps_of(scores[:, :7]) == "1–5: 0.04000, 5–6: 0.01000"
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
-def test_two_sizes(tmp_path, monkeypatch, dtype):
-    monkeypatch.setattr(enlarge, "BLOCK_ROWS", 100)
-    real = CorpusMemory(real_memories(50, width=200), [str(row) for row in range(50)])
-    asked, learned, tests = real_memories(40, width=200, seed=4).split([6, 22, 12])
-    plan = Plan(tmp_path, (400, 150), dimensions=16, dtype=dtype, repeats=2)
-    section = bench_store(real, asked, learned, tests, plan)
-    assert section.name == "store" and "up to 400 passages" in section.title
-    assert len(section.lines) == 8 and all(len(item.seconds) == 2 for item in section.lines)
-    assert [item.needed for item in section.ratios] == [50.0] * 3
-    facts = section.facts
-    assert facts["passages"] == 400 and facts["real passages"] == 50
-    assert facts["dtype of the memories"] == dtype and facts["kind of index"] == "flat"
-    assert facts["recall@5 of the 6 questions timed"] >= 0.9 and facts["opening reached (1 s)"]
-    assert 0 < facts["real passages among the exact five"] <= 1
-    curve = json.loads(facts["curve"])
-    assert [row["passages"] for row in curve] == [150, 400]
-    assert [path.name for path in tmp_path.iterdir()] == ["store-400"]  # the smaller one is gone
-    assert "exact / two-stage after it" in section_markdown(section)
-    plot_curve(curve, tmp_path / "store.png")
-    assert (tmp_path / "store.png").stat().st_size > 1000
-
-
-def test_refuses(tmp_path):
-    real = CorpusMemory(real_memories(5, width=40), list("abcde"))
-    query = real_memories(3, width=40)
-    with pytest.raises(ValueError, match="needs questions and a size, got 0"):
-        bench_store(real, query[:0], query, query, Plan(tmp_path, (10,)))
+    assert gaps_of(torch.tensor([[0.9, 0.8, 0.7, 0.6, 0.5, 0.25]])) == "1–5: 0.40000, 5–6: 0.25000"

@@ -1,77 +1,62 @@
-"""Enlarging a real corpus of memories to any size, so that search meets real questions among real neighbours.
+"""Enlarging the search vectors of a real corpus to any size: real questions meet a crowd of neighbours.
 
-The first rows are the real memories; each further row is a copy of one of them, perturbed on the unit sphere:
+The first rows are the real ones; each further row is made of them, on the unit sphere:
 
+- `mixed`: y = m + √½ (x - m) + √½ (z - m) with two real vectors x and z and the mean m. Mean and covariance
+  stay those of the real vectors, as if more were drawn from the same source: the gaps between a question's
+  neighbours shrink with the size as they do in a larger real corpus.
 - `noise`: y = x + d · e with e a random unit vector in all D directions and d the distance from x to its
-  nearest real neighbour. No document gets a neighbour nearer than real ones are. A question's cosine with the
-  copy is that with x divided by √(1 + d²), give or take d / √D, hence lower: the gaps between its real
-  neighbours stay what they are, and the crowd of copies begins below them.
-- `mixed`: y = m + √½ (x - m) + √½ (z - m) with z another real memory and m the mean. Mean and covariance
-  stay those of the real memories, as if more were drawn from the same source: the gaps shrink with the size
-  as they do in a larger real corpus. Harder.
+  nearest real neighbour. The copies fill all directions alike, which real passages do not: hard for an index.
 
-Letters of the shapes: n rows, N real memories, M memory tokens, H hidden width, D = M * H.
+Letters of the shapes: n rows, N real passages, D width of a search vector.
 """
 
-from pathlib import Path
+from collections.abc import Iterator
 
 import torch
-from clara.memory_clara import CorpusMemory, CorpusMemoryWriter
-from clara.search_clara import unit_rows
+from clara.memory_clara import CorpusMemory
 from torch import Tensor
-from tqdm.auto import tqdm
 
-PERTURBATIONS = ("noise", "mixed")
-NOISES = 1024
+PERTURBATIONS = ("mixed", "noise")
 BLOCK_ROWS = 2048
 
 
 class Enlarger:
-    """Makes perturbed copies of real memories.
+    """Makes perturbed copies of real search vectors.
 
     Args:
-        real: (N, M, H), N of at least 2.
-        perturbation: "noise" or "mixed"; see above.
+        real: (N, D), N of at least 2.
+        perturbation: "mixed" or "noise"; see above.
         seed: Of the copies.
 
     Raises:
-        ValueError: If there are fewer than two memories or `perturbation` is unknown.
+        ValueError: If there are fewer than two vectors or `perturbation` is unknown.
     """
 
-    def __init__(self, real: Tensor, perturbation: str = "noise", seed: int = 0) -> None:
+    def __init__(self, real: Tensor, perturbation: str = "mixed", seed: int = 0) -> None:
         if len(real) < 2:
-            raise ValueError(f"`real` must hold at least 2 memories to enlarge, got {len(real)}.")
+            raise ValueError(f"`real` must hold at least 2 vectors to enlarge, got {len(real)}.")
         if perturbation not in PERTURBATIONS:
             raise ValueError(
                 f"`perturbation` must be one of {', '.join(PERTURBATIONS)}, got {perturbation!r}."
             )
-        self._shape, self._seed, self._perturbation = real.shape[1:], seed, perturbation
-        self._norms = real.flatten(1).float().norm(dim=1, keepdim=True)
-        self._units = torch.cat([unit_rows(part).float() for part in real.split(BLOCK_ROWS)])
-        if perturbation == "noise":
-            self.distances = nearest_distances(self._units)
-            generator = torch.Generator().manual_seed(seed)
-            pool = torch.randn(NOISES, self._units.shape[1], generator=generator)
-            self._pool = torch.nn.functional.normalize(pool)
-        else:
-            self._mean = self._units.mean(dim=0)
+        self._units = torch.nn.functional.normalize(real.float(), dim=1)
+        self._seed, self._perturbation = seed, perturbation
+        self._mean = self._units.mean(dim=0)
+        self.distances = nearest_distances(self._units) if perturbation == "noise" else None
 
-    def copies(self, number: int, count: int) -> Tensor:
-        """Block `number` of `count` copies, (count, M, H) float32; the same for the same arguments."""
+    def copies(self, number: int, count: int) -> tuple[Tensor, Tensor]:
+        """Block `number` of `count` copies: vectors (count, D), and the real row (count,) of each."""
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + number + 1)
         one = torch.randint(len(self._units), (count,), generator=generator)
-        units = self._units[one]
         if self._perturbation == "noise":
-            first, second = torch.randint(NOISES, (2, count), generator=generator)
-            sign = torch.randint(2, (count, 1), generator=generator) * 2.0 - 1
-            length = self.distances[one].unsqueeze(1) * 0.5**0.5
-            units = units + length * self._pool[first] + sign * length * self._pool[second]
-        else:
-            other = torch.randint(1, len(self._units), (count,), generator=generator)
-            other = (one + other) % len(self._units)
-            units = (units + self._units[other]) * 0.5**0.5 + (1 - 2 * 0.5**0.5) * self._mean
-        lengths = self._norms[one] / units.norm(dim=1, keepdim=True)
-        return (units * lengths).unflatten(1, self._shape)
+            noise = torch.randn(count, self._units.shape[1], generator=generator)
+            steps = self.distances[one].unsqueeze(1) * torch.nn.functional.normalize(noise, dim=1)
+            return torch.nn.functional.normalize(self._units[one] + steps, dim=1), one
+        other = torch.randint(1, len(self._units), (count,), generator=generator)
+        other = (one + other) % len(self._units)
+        mixed = (self._units[one] + self._units[other]) * 0.5**0.5 + (1 - 2 * 0.5**0.5) * self._mean
+        return torch.nn.functional.normalize(mixed, dim=1), one
 
 
 def nearest_distances(units: Tensor) -> Tensor:
@@ -84,37 +69,39 @@ def nearest_distances(units: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-def write_enlarged(
-    folder: Path,
-    real: CorpusMemory,
-    count: int,
-    perturbation: str = "noise",
-    dtype: str = "bfloat16",
-    seed: int = 0,
-    show_progress: bool = False,
-) -> CorpusMemory:
-    """Writes a store of `count` memories: the real ones, then copies; returns it opened.
+def enlarged(
+    real: CorpusMemory, count: int, perturbation: str = "mixed", seed: int = 0
+) -> Iterator[CorpusMemory]:
+    """Memories of `count` passages in all, block by block: the real ones, then copies.
+
+    A copy has the stored memory of a real passage and a search vector of its own.
 
     Args:
-        folder: Where it goes; it must hold no store.
         real: The real memories; only the first `count` if there are more.
-        count: Passages of the store.
+        count: As above.
         perturbation: As of `Enlarger`.
-        dtype: Format of the stored memories.
         seed: Of the copies.
-        show_progress: Show a progress bar.
     """
     kept = min(count, len(real))
-    with (
-        CorpusMemoryWriter(folder, real.fingerprint, real.base, dtype=dtype) as writer,
-        tqdm(total=count, desc="enlarging", unit="passage", disable=not show_progress) as bar,
-    ):
-        writer.add(real[:kept], real.texts[:kept], real.document_ids[:kept])
-        bar.update(kept)
-        enlarger = Enlarger(real[:kept], perturbation, seed) if count > kept else None
-        for number, start in enumerate(range(kept, count, BLOCK_ROWS)):
-            rows = min(BLOCK_ROWS, count - start)
-            names = [f"copy {row}" for row in range(start, start + rows)]
-            writer.add(enlarger.copies(number, rows).to(real.dtype), names, names)
-            bar.update(rows)
-        return writer.finish()
+    yield part_of(real, torch.arange(kept), real.vectors[:kept], real.document_ids[:kept])
+    enlarger = Enlarger(real.vectors[:kept], perturbation, seed) if count > kept else None
+    for number, start in enumerate(range(kept, count, BLOCK_ROWS)):
+        vectors, rows = enlarger.copies(number, min(BLOCK_ROWS, count - start))
+        yield part_of(real, rows, vectors, [f"copy {row}" for row in range(start, start + len(rows))])
+
+
+def part_of(real: CorpusMemory, rows: Tensor, vectors: Tensor, names: list[str]) -> CorpusMemory:
+    """The memories of some rows (n,) under other names, with other search vectors (n, D)."""
+    memories = real.gather(rows)
+    counts = torch.tensor([0, *(len(memory) for memory in memories)])
+    return CorpusMemory(
+        torch.cat(memories),
+        counts.cumsum(0),
+        [real.texts[row] for row in rows.tolist()],
+        names,
+        [{"number": row} for row in rows.tolist()],
+        vectors=vectors,
+        fingerprint=real.fingerprint,
+        base=real.base,
+        dtype=real.dtype,
+    )

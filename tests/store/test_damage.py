@@ -1,0 +1,76 @@
+from pathlib import Path
+
+import pytest
+import torch
+from clara.store import CorpusStore
+from memory_helpers import flip, make_memory, same
+
+WIDE = 576
+
+
+@pytest.fixture
+def store(tmp_path):
+    made = CorpusStore.open(tmp_path / "s")
+    made.append(make_memory(6, width=WIDE))
+    return made
+
+
+def data_file(store):
+    [path] = Path(store.uri, "data").iterdir()
+    return path
+
+
+def place_of(path, content):
+    found = path.read_bytes().find(content)
+    assert found > 0
+    return found
+
+
+def test_a_flipped_bit_of_a_memory_is_refused(store):
+    memory = store.gather([4])[0].numpy().tobytes()
+    flip(data_file(store), place_of(data_file(store), memory) + 100)
+    with pytest.raises(ValueError, match="passage 'd4' in .* was altered"):
+        CorpusStore.open(store.uri).gather([4])
+    assert torch.equal(CorpusStore.open(store.uri).gather([3])[0], make_memory(6, width=WIDE).gather([3])[0])
+
+
+def test_a_flipped_bit_of_a_vector_is_refused(store):
+    vector = store._vectors.at(store._places.addresses(torch.tensor([2]).numpy())).tobytes()
+    flip(data_file(store), place_of(data_file(store), vector) + 700)
+    with pytest.raises(ValueError, match="passage 'd2' in .* was altered"):
+        CorpusStore.open(store.uri).gather([1, 2])
+
+
+@pytest.mark.parametrize("name", ["text", "id", "metadata_json", "parent", "order"])
+def test_a_row_that_was_changed_is_refused(store, name):
+    version = store.version
+    store._dataset.update({name: "7" if name == "order" else "'forged'"}, where="id = 'd5'")
+    fresh = CorpusStore.open(store.uri)
+    with pytest.raises(ValueError, match="was altered"):
+        fresh.gather([5])
+    assert len(fresh.gather(range(5))) == 5
+    assert same(CorpusStore.open(store.uri, version=version), make_memory(6, width=WIDE))
+
+
+@pytest.mark.slow
+def test_flipped_bits_anywhere_are_refused_or_right(tmp_path):
+    store = CorpusStore.open(tmp_path / "s")
+    store.append(make_memory(6, width=WIDE))
+    expected = make_memory(6, width=WIDE)
+    refused = 0
+    files = [path for path in sorted(Path(store.uri).rglob("*")) if path.is_file() and path.name[0] != "."]
+    for path in files:
+        size = path.stat().st_size
+        for offset in range(0, size, max(1, size // 25)):
+            flip(path, offset)
+            try:
+                seen = CorpusStore.open(store.uri, create=False)
+                rows = seen.gather(range(len(seen)))
+                texts = list(seen.texts)
+                assert len(seen) == 6 and all(map(torch.equal, rows, expected.gather(range(6))))
+                assert texts == expected.texts
+            except (ValueError, OSError):
+                refused += 1
+            flip(path, offset)
+    assert refused > 10
+    assert same(CorpusStore.open(store.uri), expected)
