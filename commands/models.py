@@ -45,21 +45,21 @@ def load_model(
         The model, and whether its adapters come from a checkpoint.
 
     Raises:
-        ValueError: `compression_rate` is not that of a checkpoint with memory tokens.
+        ValueError: `compression_rate` is not that of a checkpoint with memory tokens, or torch cannot use
+            `device` here.
         FileNotFoundError: `name` looks like a folder and is none.
     """
-    import torch
-
+    from ..evaluation.devices import choose_device
     from ..modeling_clara import ClaraForRetrievalGeneration
 
+    place = choose_device(device)
     name = name or (str(SHIPPED) if SHIPPED.is_dir() else EMBEDDED)
     trained = is_checkpoint(name)
     if trained:
         model = ClaraForRetrievalGeneration.from_pretrained(name, **rate_fields(name, compression_rate))
     else:
         model = ClaraForRetrievalGeneration.from_base(name, compression_rate=compression_rate or 16)
-    accelerator = torch.accelerator.current_accelerator()
-    return model.to(device or accelerator or "cpu"), trained
+    return model.to(place), trained
 
 
 def rate_fields(name: str, compression_rate: int | None) -> dict[str, int]:
