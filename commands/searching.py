@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..modeling_clara import ClaraForRetrievalGeneration
 
 TOKEN = "MILVUS_TOKEN"
+TEXT_COLUMNS = ("document_id", "parent", "text")
 KINDS = ("flat", "ivf_sq8", "ivf_rabitq", "ivf_pq")  # of index, as `searchers_clara.KINDS`
 
 
@@ -74,7 +75,7 @@ def read_where(entries: list[str]) -> dict[str, Any]:
     """The filter of several `--where`, all of which must hold.
 
     A value is read as JSON where it is JSON (`year=1890` is a number, `year="1890"` a text,
-    `year={">=": 1890}` a range, `language=["en", "de"]` a choice) and as a text otherwise.
+    `year={">=": 1890}` a range, `language=["en", "de"]` a choice) and as a text otherwise; ids are texts.
 
     Args:
         entries: JSON objects or NAME=VALUE.
@@ -109,14 +110,16 @@ def _conditions(entry: str) -> dict[str, Any]:
             f"`--where` must be NAME=VALUE or a JSON object, got {entry!r}: write language=en, or "
             '\'{"year": {">=": 1890}}\'.'
         )
-    return {name: _value(value)}
+    return {name: _value(name, value)}
 
 
-def _value(text: str) -> Any:
+def _value(name: str, text: str) -> Any:
+    """A value as JSON says it, but a plain one of a column of texts is a text: ids may be digits alone."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except ValueError:
         return text
+    return text if name in TEXT_COLUMNS and not isinstance(value, (str, list, dict)) else value
 
 
 def open_memory(
