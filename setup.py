@@ -1,4 +1,7 @@
-"""Packages this checkout as `clara`: the root is the package, so the Hub's flat files stay flat."""
+"""Packages this checkout as `clara-rag`, imported as `clara`: the root is the package, as the Hub has it."""
+
+import re
+from pathlib import Path
 
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
@@ -40,18 +43,39 @@ class BuildPy(build_py):
         return [item for item in found if not (item[0] == "clara" and item[1] in ROOT_SCRIPTS)]
 
 
+def without_links_into_the_checkout(text: str) -> str:
+    """The README for a page that has no files beside it: links to files become plain text."""
+    return re.sub(r"\[([^\]]+)\]\((?!https?:)[^)]+\)", r"\1", text)
+
+
 setup(
-    name="clara",
-    version="0.1.0",
+    name="clara-rag",
+    version=re.search(r'__version__ = "(.+)"', Path("__init__.py").read_text(encoding="utf-8"))[1],
     description="CLaRa: retrieval-augmented generation in one continuous space (arXiv 2511.18659)",
+    long_description=without_links_into_the_checkout(Path("README.md").read_text(encoding="utf-8")),
+    long_description_content_type="text/markdown",
+    project_urls={"Paper": "https://arxiv.org/abs/2511.18659"},
+    keywords=["rag", "retrieval", "compression", "transformers", "lora"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     license="Apache-2.0",
     license_files=["LICENSE"],
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     package_dir={"clara": "."},
     packages=["clara"]
     + [f"clara.{name}" for name in find_packages(include=[*ROOMS, *(f"{room}.*" for room in ROOMS)])],
     package_data={
-        "clara": ["model_card.md", "LICENSE", "checkpoints/*/*", "checkpoints/*/*/*"],
+        "clara": ["py.typed", "model_card.md", "LICENSE", "checkpoints/*/*", "checkpoints/*/*/*"],
         "clara.data": ["samples/*"],
         "clara.train": ["recipes/*"],
     },

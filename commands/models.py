@@ -30,6 +30,17 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: the accelerator if there is one)")
 
 
+def quiet_libraries() -> None:
+    """Keeps what other libraries say of themselves, and their progress bars, out of a command's output."""
+    import logging
+
+    from transformers.utils import logging as theirs
+
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    theirs.set_verbosity_error()
+    theirs.disable_progress_bar()
+
+
 def load_model(
     name: str | None = None, device: str | None = None, compression_rate: int | None = None
 ) -> tuple[ClaraForRetrievalGeneration, bool]:
@@ -50,6 +61,8 @@ def load_model(
         FileNotFoundError: `name` looks like a folder and is none.
     """
     from ..evaluation.devices import choose_device
+
+    quiet_libraries()
     from ..modeling_clara import ClaraForRetrievalGeneration
 
     place = choose_device(device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from ..modeling_clara import ClaraForRetrievalGeneration
 
 TOKEN = "MILVUS_TOKEN"
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 TEXT_COLUMNS = ("document_id", "parent", "text")
 KINDS = ("flat", "ivf_sq8", "ivf_rabitq", "ivf_pq")  # of index, as `searchers_clara.KINDS`
 
@@ -120,6 +122,19 @@ def _value(name: str, text: str) -> Any:
     except ValueError:
         return text
     return text if name in TEXT_COLUMNS and not isinstance(value, (str, list, dict)) else value
+
+
+def check_memory(place: str) -> None:
+    """Whether there can be a corpus memory, asked before a model is loaded.
+
+    Raises:
+        FileNotFoundError: If the place is neither a folder nor the form of a repository or an address.
+    """
+    if not Path(place).expanduser().is_dir() and "://" not in place and not REPOSITORY.fullmatch(place):
+        raise FileNotFoundError(
+            f"{place} is no folder, nor a dataset repository (owner/name): make one with `clara build-memory "
+            f"FILES --output {place}`."
+        )
 
 
 def open_memory(

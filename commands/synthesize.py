@@ -139,7 +139,7 @@ def _run_pipeline(arguments: argparse.Namespace) -> None:
         import datatrove  # noqa: F401
         import openai  # noqa: F401
     except ImportError as error:
-        raise ImportError(f"{error}: install the extra with `pip install 'clara[synthesis]'`.") from error
+        raise ImportError(f"{error}: install the extra with `pip install 'clara-rag[synthesis]'`.") from error
     executor = _pipeline(arguments)
     if arguments.executor == "slurm":
         executor.run()

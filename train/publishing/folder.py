@@ -17,6 +17,7 @@ from ...processing_clara import ClaraProcessor
 from .card import EMBEDDED_BASES, base_id
 
 ROOT = Path(__file__).resolve().parents[2]
+DISTRIBUTION = "clara-rag"
 TEMPLATE = ROOT / "model_card.md"
 # What the loader does not copy with the model's code: the handler and what it takes from beside the model.
 HANDLER = ("handler.py", "requests_clara.py")
@@ -70,7 +71,7 @@ def requirements(files: Iterable[Path], extra: str | None = None) -> list[str]:
         extra: An extra of this package whose ranges count too.
     """
     named = {module.split(".")[0] for file in files for module in _imports(file)}
-    parts = [entry.partition(";") for entry in requires("clara") or []]
+    parts = [entry.partition(";") for entry in requires(DISTRIBUTION) or []]
     ranges = [entry for entry, _, rule in parts if "extra" not in rule or f'"{extra}"' in rule]
     wanted = {name.replace("-", "_").lower() for name in named - sys.stdlib_module_names}
     kept = [entry for entry in ranges if _distribution(entry) in wanted]
