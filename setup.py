@@ -7,6 +7,8 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT_SCRIPTS = ("setup", "app")
+# The default checkpoint alone: with both the wheel would be above 70 MB.
+SHIPPED = [f"checkpoints/clara-smollm2-135m-4x/{files}" for files in ("*", "*/*")]
 ROOMS = ("data", "train", "evaluation", "serving", "commands")
 
 DOCUMENTS = [
@@ -75,7 +77,7 @@ setup(
     packages=["clara"]
     + [f"clara.{name}" for name in find_packages(include=[*ROOMS, *(f"{room}.*" for room in ROOMS)])],
     package_data={
-        "clara": ["py.typed", "model_card.md", "LICENSE", "checkpoints/*/*", "checkpoints/*/*/*"],
+        "clara": ["py.typed", "model_card.md", "LICENSE", *SHIPPED],
         "clara.data": ["samples/*"],
         "clara.train": ["recipes/*"],
     },
