@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 QUESTIONS ?= 6
 WORKERS ?= 2
+MARK ?= 'not slow'
+TESTS ?= tests
 EXPERIMENTS ?= outputs/experiments
 
 CORE := $(VENV)/.core
@@ -27,7 +29,7 @@ app: $(BASE) $(APP)
 	GRADIO_ANALYTICS_ENABLED=False $(BIN)/python app.py
 
 test: $(BASE) $(TOOLS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) -m $(MARK) $(TESTS)
 
 test-slow: $(BASE) $(TOOLS)
 	$(BIN)/python -m pytest -q -m slow

@@ -16,6 +16,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 from transformers.utils.hub import cached_file
 
 from .configuration_clara import ClaraConfig
@@ -24,6 +25,7 @@ from .merging_clara import forget, wear_layer
 PEFT_PREFIX = "base_model.model."
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
 def tuner_layers(decoder: nn.Module) -> Iterator[BaseTunerLayer]:
@@ -93,6 +95,11 @@ def adapter_names(decoder: nn.Module) -> list[str]:
     return list(getattr(decoder, "peft_config", {}))
 
 
+def has_experts(base: PretrainedConfig) -> bool:
+    """Whether a base is a mixture of experts."""
+    return any(getattr(base.get_text_config(), name, None) for name in EXPERTS)
+
+
 def lora_config(config: ClaraConfig) -> LoraConfig:
     """PEFT's configuration of one adapter."""
     return LoraConfig(
@@ -110,6 +117,9 @@ def add_adapter(decoder: nn.Module, name: str, peft_config: PeftConfig) -> None:
     """Adds a fresh adapter (B = 0: it changes nothing yet), leaves worn what was worn, freezes the base.
 
     Its dropout is on or off as the decoder is in train or eval mode.
+
+    Raises:
+        ValueError: If the decoder has an adapter of that name, or PEFT cannot adapt its layers so.
     """
     if name in adapter_names(decoder):
         raise ValueError(f"The decoder already has an adapter named {name!r}.")
@@ -118,7 +128,15 @@ def add_adapter(decoder: nn.Module, name: str, peft_config: PeftConfig) -> None:
     trainable_adapters = {p for p in adapter_parameters(decoder) if p in trainable}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
-        inject_adapter_in_model(peft_config, decoder, adapter_name=name)
+        try:
+            inject_adapter_in_model(peft_config, decoder, adapter_name=name)
+        except ValueError as error:
+            if "lora_dropout" not in str(error):
+                raise
+            raise ValueError(
+                "`lora_dropout` must be 0 for a base whose experts are single tensors (mixture of experts), "
+                f"got {peft_config.lora_dropout}: give lora_dropout=0."
+            ) from error
     for layer in tuner_layers(decoder):
         layer.train(layer.get_base_layer().training)
     _wear(decoder, before)

@@ -152,7 +152,16 @@ def check_saving(model: Any, save_base: bool, push_to_hub: bool, upload_kwargs: 
 
 
 def make_processor(tokenizer: PreTrainedTokenizerBase, config: ClaraConfig) -> ClaraProcessor:
-    """The processor that belongs to a configuration."""
+    """The processor that belongs to a configuration.
+
+    Raises:
+        ValueError: If the tokenizer has no end-of-text token, with which answers and padding end.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            f"The tokenizer of {tokenizer.name_or_path or 'the base'} has no end-of-text token, without "
+            "which no answer ends: set `eos_token` in its tokenizer_config.json."
+        )
     return ClaraProcessor(
         tokenizer,
         num_memory_tokens=config.num_memory_tokens,

@@ -73,7 +73,11 @@ class ParquetColumn(Sequence):
     def _read(self, groups: list[int]) -> pa.Array:
         try:
             with self._file.open() as file:
-                return file.read_row_groups(groups, columns=[self._name]).column(0).combine_chunks()
+                return (
+                    file.read_row_groups(groups, columns=[self._name], use_threads=False)
+                    .column(0)
+                    .combine_chunks()
+                )
         except (pa.ArrowException, OSError) as error:
             raise ValueError(
                 f"{self._file.path} was altered ({error}): copy or build the store again."

@@ -12,6 +12,7 @@ from .adapters_clara import (
     adapter_names,
     add_adapter,
     copy_adapter,
+    has_experts,
     load_adapter,
     lora_config,
     save_adapter,
@@ -69,6 +70,7 @@ class ClaraPreTrainedModel(TrainableModel):
             revision: Revision of the base on the Hub.
             seed: Seed of the adapters' A matrices and of the memory tokens.
             **kwargs: Fields of `ClaraConfig`, and arguments of `from_pretrained` (dtype, device_map, …).
+                A mixture of experts takes `lora_dropout=0` by default, since PEFT knows no other for it.
 
         Returns:
             The model in eval mode with its processor; the query reasoner equals the compressor.
@@ -76,8 +78,11 @@ class ClaraPreTrainedModel(TrainableModel):
         fields = {key: kwargs.pop(key) for key in list(kwargs) if key in FIELDS}
         hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
         path = base_path(base)
+        text_config = AutoConfig.from_pretrained(path, revision=revision or "main", **hub)
+        if has_experts(text_config):
+            fields.setdefault("lora_dropout", 0.0)
         config = cls.config_class(
-            text_config=AutoConfig.from_pretrained(path, revision=revision or "main", **hub),
+            text_config=text_config,
             compression_rate=compression_rate,
             base_model_name_or_path=base,
             base_model_revision=revision,

@@ -7,14 +7,13 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase, ProcessorMixin
 
 from .documents_clara import check_texts
 from .prompts_clara import SLOTS, STYLES, TEXT, Messages, answer_prompt, render_chat
-from .splitting_clara import split_text
+from .splitting_clara import split_texts
 from .tokens_clara import (
     following_ids,
     framed_ids,
     has_specials,
     opening_ids,
     plain_ids,
-    plain_offsets,
     template_ids,
 )
 
@@ -130,21 +129,23 @@ class ClaraProcessor(ProcessorMixin):
         rate = self.doc_max_length // self.num_memory_tokens
         return [-(-(-(-count // rate)) // factor) for count in attention_mask.sum(dim=-1).tolist()]
 
-    def split_documents(self, texts: Sequence[str]) -> list[list[str]]:
-        """Cuts each text into passages of at most `doc_max_length` tokens, at white space where it can.
+    def split_documents(self, texts: Sequence[str], headers: Sequence[str] | None = None) -> list[list[str]]:
+        """Cuts each text into passages of at most `doc_max_length` tokens; see `split_texts`.
+
+        Args:
+            texts: N texts.
+            headers: A line for each text that stands before each of its passages.
 
         Returns:
-            For each text its passages; joined they hold every character but the white space at the cuts.
-            With `long_texts="cut"` each text is its only passage.
+            For each text its passages. With `long_texts="cut"` each text is its only passage.
         """
         if self.long_texts == "cut":
-            return [[text] for text in texts]
+            headers = [""] * len(texts) if headers is None else headers
+            return [
+                [f"{header}\n{text}" if header else text] for header, text in zip(headers, texts, strict=True)
+            ]
         limit = (self.encoder_length or self.doc_max_length) - self._frame_length()
-        encoded = plain_offsets(self.tokenizer, texts)
-        return [
-            [text] if len(offsets) <= limit else split_text(self.tokenizer, text, offsets, limit)
-            for text, offsets in zip(texts, encoded, strict=True)
-        ]
+        return split_texts(self.tokenizer, texts, limit, headers)
 
     # Prompts
 

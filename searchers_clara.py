@@ -60,7 +60,7 @@ def load_faiss() -> ModuleType:
         return importlib.import_module("faiss")
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "An index needs FAISS: install `clara[store]` or `faiss-cpu`, or search with `exact=True`."
+            "An index needs FAISS: install `clara-rag[store]` or `faiss-cpu`, or search with `exact=True`."
         ) from error
 
 

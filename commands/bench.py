@@ -59,13 +59,14 @@ def run(arguments: argparse.Namespace) -> None:
     """Measures, prints and writes."""
     import torch
 
+    from ..evaluation.devices import choose_device
     from ..evaluation.speed import report
     from ..evaluation.speed.roofline import measure_roof
     from ..evaluation.speed.sizes import sizes_for
     from ..evaluation.speed.timing import environment
 
     check(arguments)
-    device = torch.device(arguments.device or torch.accelerator.current_accelerator() or "cpu")
+    device = choose_device(arguments.device)
     model = load(arguments, device)
     facts = {"model": model_name(arguments), **environment(model), "repeats": arguments.repeats}
     roofs = [measure_roof(device, dtype) for dtype in dict.fromkeys([model.dtype, torch.float32])]

@@ -1,9 +1,10 @@
 """Compress documents from files into a corpus memory that `clara ask` answers from.
 
-Reads .txt, .md, .jsonl and .parquet files and folders of them. A text or Markdown file is one document; of
-the others each row is one, with `text` and optionally `id`, `title` and metadata. The documents are cut into
-shards, which several processes or machines compress; a build that was stopped goes on at the shard where it
-stopped when the same command is given again. The store's bytes do not depend on the number of workers.
+Reads .txt, .md, .rst, .html, .pdf, .docx, .pptx and .xlsx files, which are one document each, .jsonl, .json
+and .parquet files, whose rows are one each (`text`, and optionally `id`, `title` and metadata), .csv and .tsv
+files, and folders of them. What gives no text is left out and listed. The documents are cut into shards,
+which several processes or machines compress; a build that was stopped goes on at the shard where it stopped
+when the same command is given again. The store's bytes do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .display import quiet_executor, show_sizes
+from .display import quiet_executor, show_sizes, show_skipped
 from .models import add_model_arguments, load_model, warn_untrained
 from .searching import KINDS, add_milvus_argument, check_milvus, fill_milvus, question_texts
 
@@ -34,9 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("paths", nargs="+", metavar="FILE_OR_FOLDER")
     add("--output", required=True, metavar="FOLDER", help="where the corpus memory goes")
-    parser.add_argument(
-        "--index", choices=INDEXES, default="auto", help="for search (default: from 100,000 passages on)"
+    add(
+        "--strict",
+        action="store_true",
+        help="stop at a file or row that gives no text, instead of listing it",
     )
+    add("--index", choices=INDEXES, default="auto", help="for search (default: from 100,000 passages on)")
     add(
         "--questions",
         type=Path,
@@ -93,6 +97,7 @@ def run(arguments: argparse.Namespace) -> None:
     from tqdm.auto import tqdm
 
     from ..data.bulk.plan import survey
+    from ..data.skipped import Skipped
     from ..manifest_clara import MANIFEST
 
     _check(arguments)
@@ -106,8 +111,10 @@ def run(arguments: argparse.Namespace) -> None:
             f"{output} holds a stored corpus memory already: remove it, or build into another folder and "
             "`append` that."
         )
+    skipped = Skipped(arguments.strict, quiet=True)
     with tqdm(desc="reading", unit="document", delay=1) as bar:
-        corpus = survey(arguments.paths, arguments.shard_size, bar.update)
+        corpus = survey(arguments.paths, arguments.shard_size, bar.update, skipped)
+    show_skipped(skipped)
     model, trained = load_model(arguments.model, arguments.device)
     if arguments.dry_run:
         show_sizes(*_sizes(corpus, model))

@@ -1,5 +1,6 @@
 """What the commands show in a terminal: panels and tables."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from textwrap import shorten
@@ -22,6 +23,17 @@ def show_model(model: dict[str, Any]) -> None:
     )
     if model["note"]:
         console.print(Panel(Text(model["note"]), title="untrained adapters", border_style="yellow"))
+
+
+def show_skipped(skipped: Iterable[tuple[str, str]], most: int = 50) -> None:
+    """What was left out of a corpus, on stderr, with the reasons and the number."""
+    found = list(skipped)
+    if found:
+        print(f"Left out {len(found)} of the files or parts of them:", file=sys.stderr)
+    for place, reason in found[:most]:
+        print(f"  {place} {reason}", file=sys.stderr)
+    if len(found) > most:
+        print(f"  … and {len(found) - most} more", file=sys.stderr)
 
 
 def show_store(store: dict[str, Any]) -> None:

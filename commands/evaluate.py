@@ -207,4 +207,5 @@ def make_text_model(model: ClaraForRetrievalGeneration, name: str | None) -> Tex
 
     text_model = AutoModelForCausalLM.from_pretrained(name, dtype=model.dtype).to(model.device).eval()
     tokenizer = AutoTokenizer.from_pretrained(name)
-    return TextModel(text_model, tokenizer, text_model.config.max_position_embeddings)
+    limit = getattr(text_model.config.get_text_config(), "max_position_embeddings", model.config.prompt_limit)
+    return TextModel(text_model, tokenizer, limit)

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from .help import HelpFormatter
 from .models import add_model_arguments, load_model, warn_untrained
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ EXPERIMENTS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `clara experiment`."""
-    parser.epilog = "\n".join(f"{name:16}{text}" for name, text in EXPERIMENTS.items())
+    listed = "\n".join(f"  {name:18}{text}" for name, text in EXPERIMENTS.items())
+    parser.epilog = f"experiments:\n{listed}"
     parser.add_argument("experiment", choices=list(EXPERIMENTS))
     parser.add_argument(
         "options", nargs=argparse.REMAINDER, help="of the experiment: clara experiment NAME --help lists them"
@@ -47,7 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
     parser = argparse.ArgumentParser(
         prog=f"clara experiment {arguments.experiment}",
         description=module.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument(
         "--output", type=Path, default=Path("results"), metavar="FOLDER", help="(default: results)"

@@ -7,6 +7,9 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
+from .. import __version__
+from .help import EXAMPLES, EXIT_CODES, HelpFormatter, examples, overview
+
 USER_ERRORS = (ValueError, OSError, ImportError, RuntimeError)
 
 
@@ -20,24 +23,38 @@ def find_commands() -> dict[str, ModuleType]:
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line; importing and parsing load neither torch nor transformers."""
+    found = find_commands()
     parser = argparse.ArgumentParser(
         prog="clara",
-        description="CLaRa: documents become memories, which are both searched and read for answers.",
+        usage="clara [--version] [--help] COMMAND ...",
+        description="CLaRa: documents become memories, which are both searched and read for answers.\n\n"
+        f"{overview({name: _summary(module) for name, module in found.items()})}",
+        epilog=f"{examples([*EXAMPLES['demo'][:1], *EXAMPLES['build-memory'][:1], *EXAMPLES['ask'][:1]])}\n\n"
+        f"{EXIT_CODES}\n\n`clara COMMAND --help` says more of each.",
+        formatter_class=HelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, module in find_commands().items():
-        text = module.__doc__.strip()
-        summary = text.splitlines()[0]
+    parser.add_argument("--version", action="version", version=f"clara {__version__}")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", help="one of the commands above", prog="clara"
+    )
+    for name, module in found.items():
         command = commands.add_parser(
             name,
-            help=summary[0].lower() + summary[1:].rstrip("."),
-            description=text,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            description=module.__doc__.strip(),
+            formatter_class=HelpFormatter,
         )
         module.add_arguments(command)
+        lines = [command.epilog, examples(EXAMPLES[name]) if name in EXAMPLES else None]
+        command.epilog = "\n\n".join(filter(None, lines))
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
         command.set_defaults(run=module.run)
     return parser
+
+
+def _summary(module: ModuleType) -> str:
+    """The first sentence of a command's docstring, as it stands in a list."""
+    line = module.__doc__.strip().splitlines()[0]
+    return line[0].lower() + line[1:].rstrip(".")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after `clara`; those of the process by default.
 
     Returns:
-        The exit status: 0, 2 after an error of the user (one line on stderr), 130 when interrupted.
+        The exit status, as `help.EXIT_CODES` says.
     """
     parsed = make_parser().parse_args(arguments)
     try:

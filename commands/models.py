@@ -30,6 +30,17 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: the accelerator if there is one)")
 
 
+def quiet_libraries() -> None:
+    """Keeps what other libraries say of themselves, and their progress bars, out of a command's output."""
+    import logging
+
+    from transformers.utils import logging as theirs
+
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    theirs.set_verbosity_error()
+    theirs.disable_progress_bar()
+
+
 def load_model(
     name: str | None = None, device: str | None = None, compression_rate: int | None = None
 ) -> tuple[ClaraForRetrievalGeneration, bool]:
@@ -45,21 +56,23 @@ def load_model(
         The model, and whether its adapters come from a checkpoint.
 
     Raises:
-        ValueError: `compression_rate` is not that of a checkpoint with memory tokens.
+        ValueError: `compression_rate` is not that of a checkpoint with memory tokens, or torch cannot use
+            `device` here.
         FileNotFoundError: `name` looks like a folder and is none.
     """
-    import torch
+    from ..evaluation.devices import choose_device
 
+    quiet_libraries()
     from ..modeling_clara import ClaraForRetrievalGeneration
 
+    place = choose_device(device)
     name = name or (str(SHIPPED) if SHIPPED.is_dir() else EMBEDDED)
     trained = is_checkpoint(name)
     if trained:
         model = ClaraForRetrievalGeneration.from_pretrained(name, **rate_fields(name, compression_rate))
     else:
         model = ClaraForRetrievalGeneration.from_base(name, compression_rate=compression_rate or 16)
-    accelerator = torch.accelerator.current_accelerator()
-    return model.to(device or accelerator or "cpu"), trained
+    return model.to(place), trained
 
 
 def rate_fields(name: str, compression_rate: int | None) -> dict[str, int]:

@@ -145,7 +145,7 @@ def assemble(arguments: argparse.Namespace, folder: Path) -> None:
     model, trained = load_model(arguments.checkpoint, arguments.device)
     if not trained:
         raise ValueError(f"`CHECKPOINT` {arguments.checkpoint} is a plain causal LM, not a CLaRa checkpoint.")
-    write_model(model, folder)
+    write_model(model, folder, arguments.base_model)
     write_card(arguments, model, folder)
     check_no_local_paths(folder, [arguments.checkpoint] if Path(arguments.checkpoint).exists() else [])
     check_folder(folder, model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from ..modeling_clara import ClaraForRetrievalGeneration
 
 TOKEN = "MILVUS_TOKEN"
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+TEXT_COLUMNS = ("document_id", "parent", "text")
 KINDS = ("flat", "ivf_sq8", "ivf_rabitq", "ivf_pq")  # of index, as `searchers_clara.KINDS`
 
 
@@ -74,7 +77,7 @@ def read_where(entries: list[str]) -> dict[str, Any]:
     """The filter of several `--where`, all of which must hold.
 
     A value is read as JSON where it is JSON (`year=1890` is a number, `year="1890"` a text,
-    `year={">=": 1890}` a range, `language=["en", "de"]` a choice) and as a text otherwise.
+    `year={">=": 1890}` a range, `language=["en", "de"]` a choice) and as a text otherwise; ids are texts.
 
     Args:
         entries: JSON objects or NAME=VALUE.
@@ -109,14 +112,29 @@ def _conditions(entry: str) -> dict[str, Any]:
             f"`--where` must be NAME=VALUE or a JSON object, got {entry!r}: write language=en, or "
             '\'{"year": {">=": 1890}}\'.'
         )
-    return {name: _value(value)}
+    return {name: _value(name, value)}
 
 
-def _value(text: str) -> Any:
+def _value(name: str, text: str) -> Any:
+    """A value as JSON says it, but a plain one of a column of texts is a text: ids may be digits alone."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except ValueError:
         return text
+    return text if name in TEXT_COLUMNS and not isinstance(value, (str, list, dict)) else value
+
+
+def check_memory(place: str) -> None:
+    """Whether there can be a corpus memory, asked before a model is loaded.
+
+    Raises:
+        FileNotFoundError: If the place is neither a folder nor the form of a repository or an address.
+    """
+    if not Path(place).expanduser().is_dir() and "://" not in place and not REPOSITORY.fullmatch(place):
+        raise FileNotFoundError(
+            f"{place} is no folder, nor a dataset repository (owner/name): make one with `clara build-memory "
+            f"FILES --output {place}`."
+        )
 
 
 def open_memory(

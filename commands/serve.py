@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .models import add_model_arguments, load_model, warn_untrained
+from .searching import check_memory
 
 # On a CPU torch compiles its kernels for each shape that it meets, and every number of prompts and of their
 # tokens is a new one. oneDNN and torch's layer above it both keep the last 1,024 kernels, in bfloat16 of some
@@ -62,6 +63,8 @@ def run(arguments: argparse.Namespace) -> None:
     from ..serving.server import make_server
 
     folders = named_folders(arguments.memory)
+    for folder in folders.values():
+        check_memory(folder)
     model, trained = load_model(arguments.model, arguments.device)
     warn_untrained(trained)
     if arguments.merge_adapters:

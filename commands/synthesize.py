@@ -22,7 +22,7 @@ STAGES = ("pretraining", "instruction_tuning", "end_to_end")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `clara synthesize`."""
     add = parser.add_argument
-    add("documents", nargs="+", help="files (.txt, .md, .jsonl, .parquet) and folders of them")
+    add("documents", nargs="+", help="files and folders, as of `clara build-memory`")
     add("--output", required=True, help="folder for rows, report and state")
     add(
         "--teacher",
@@ -139,7 +139,7 @@ def _run_pipeline(arguments: argparse.Namespace) -> None:
         import datatrove  # noqa: F401
         import openai  # noqa: F401
     except ImportError as error:
-        raise ImportError(f"{error}: install the extra with `pip install 'clara[synthesis]'`.") from error
+        raise ImportError(f"{error}: install the extra with `pip install 'clara-rag[synthesis]'`.") from error
     executor = _pipeline(arguments)
     if arguments.executor == "slurm":
         executor.run()

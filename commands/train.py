@@ -6,7 +6,6 @@ import shlex
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `clara train`."""
-    parser.epilog = "example: clara train pretraining --config train/recipes/tiny.yaml --max_steps 4"
     parser.add_argument(
         "stage",
         choices=("pretraining", "instruction_tuning", "end_to_end", "text_baseline"),

@@ -1,60 +1,86 @@
-"""Reads a user's own documents from .txt, .md, .jsonl and .parquet files, one at a time, in a fixed order."""
+"""Reads a user's own documents from files of many kinds, one at a time, in a fixed order."""
 
-import json
-import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-from pyarrow import parquet
+from .document_rows import ROWS, TABLES, count_rows, has_rows, plain, row_documents, table_as_document
+from .loaders import CONVERTED, MARKDOWN, SHEETS, TEXT, UnreadableError, load_document
+from .skipped import Skipped
 
-from .readers import read_rows
-
-logger = logging.getLogger(__name__)
-
-SUFFIXES = (".txt", ".md", ".jsonl", ".parquet")
+SUFFIXES = (*TEXT, *MARKDOWN, *ROWS, *TABLES, *CONVERTED, *SHEETS)
 
 PathLike = str | os.PathLike[str]
 
 
-def read_documents(paths: PathLike | Sequence[PathLike]) -> Iterator[dict[str, Any]]:
-    """Reads documents as mappings with `id`, `text`, `title` where there is one, and the row's other columns.
+def read_documents(
+    paths: PathLike | Sequence[PathLike], strict: bool = False, skipped: Skipped | None = None
+) -> Iterator[dict[str, Any]]:
+    """Reads documents as mappings with `id`, `text`, `title` where there is one, and metadata.
 
-    A .txt or .md file is one document; its id is its path below the folder that all `paths` share, and the
-    first `#` heading of a .md file is its title. A .jsonl or .parquet file holds a document in each row:
-    `text`, and optionally `id` (else the file's path and the row's number: `news.jsonl:12`) and
-    `title`; other columns are metadata, kept unless they are empty. Folders are searched through, sorted by
-    name; files and folders whose names start with a dot are passed over, and a file met twice is read once.
+    A .txt, .md, .rst, .html, .pdf, .docx, .pptx or .xlsx file is one document; its id is its path below the
+    folder that all `paths` share. All but .txt are read as Markdown (`markdown_document`): headings make the
+    title and the sections, front matter is metadata. A .jsonl, .json or .parquet file holds a document in
+    each row: `text`, and optionally `id` (else the file's path and the row's number: `news.jsonl:12`) and
+    `title`; other columns are metadata, kept unless they are empty; `read_fields` knows other names. So does
+    a .csv or .tsv file with a column `text`; without one it is a document with a section for each row.
+    Folders are searched through, sorted by name; files and folders whose names start with a dot are passed
+    over, and a file met twice is read once. Files and rows that give no text are left out and listed.
 
     Args:
         paths: files and folders.
+        strict: raise an error instead of leaving anything out.
+        skipped: takes what is left out; by default it is logged only.
 
     Returns:
         An iterator that holds one document (for .parquet, a batch of 1024 rows) at a time.
 
     Raises:
         FileNotFoundError: a path does not exist.
-        ValueError: a named file has another suffix, a folder holds nothing to read, or (while reading) a file
-            is not UTF-8, a row is malformed or a text is empty; the message says file and line.
+        ValueError: a named file has another suffix, a folder holds nothing to read, or (while reading) a row
+            is malformed, nothing at all was read, or with `strict` something would be left out; the message
+            says file and line.
     """
-    return read_files(find_files(paths))
+    skipped = Skipped(strict) if skipped is None else skipped
+    return _checked(read_files(find_files(paths, skipped), skipped), skipped)
+
+
+def _checked(documents: Iterator[dict[str, Any]], skipped: Skipped) -> Iterator[dict[str, Any]]:
+    found = False
+    for document in documents:
+        found = True
+        yield document
+    if not found:
+        raise ValueError(f"No document was read: {skipped.told() or 'the files hold none'}.")
 
 
 def count_documents(paths: PathLike | Sequence[PathLike]) -> int:
-    """The number of documents that `read_documents` gives, without parsing them (for progress bars)."""
-    return sum(_count(file) for file, _ in find_files(paths))
+    """How many documents `read_documents` gives at most, without parsing them (for progress bars)."""
+    return sum(_count(file) for file, _ in find_files(paths, Skipped(quiet=True)))
 
 
-def find_files(paths: PathLike | Sequence[PathLike]) -> list[tuple[Path, str]]:
+def _count(file: Path) -> int:
+    try:
+        return count_rows(file) if has_rows(file) else 1
+    except UnreadableError:
+        return 1
+
+
+def find_files(
+    paths: PathLike | Sequence[PathLike], skipped: Skipped | None = None
+) -> list[tuple[Path, str]]:
     """Every file to read with its name: the path below the folder that all `paths` share.
+
+    Args:
+        paths: files and folders.
+        skipped: takes the files of folders that have another suffix.
 
     Raises:
         FileNotFoundError: a path does not exist.
         ValueError: no path, an unknown suffix, or a folder without a readable file.
     """
+    skipped = Skipped() if skipped is None else skipped
     given = [Path(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
     if not given:
         raise ValueError("`paths` is empty: name at least one file or folder.")
@@ -63,111 +89,64 @@ def find_files(paths: PathLike | Sequence[PathLike]) -> list[tuple[Path, str]]:
             raise FileNotFoundError(f"{path} does not exist.")
     root = os.path.commonpath([os.path.abspath(path if path.is_dir() else path.parent) for path in given])
     found = {}
-    for file in (file for path in given for file in _files_of(path)):
-        found.setdefault(file.resolve(), (file, Path(os.path.relpath(file, root)).as_posix()))
+    for file in (file for path in given for file in _files_of(path, skipped)):
+        found.setdefault(file.resolve(), (file, _name(os.path.relpath(file, root))))
     return list(found.values())
 
 
-def _files_of(path: Path) -> list[Path]:
+def _name(path: str) -> str:
+    """A path as a text; bytes that are not UTF-8, which file names may hold, become escapes."""
+    return os.fsencode(Path(path).as_posix()).decode("utf-8", "backslashreplace")
+
+
+def _files_of(path: Path, skipped: Skipped) -> list[Path]:
     if not path.is_dir():
         if path.suffix.lower() not in SUFFIXES:
             raise ValueError(f"{path} has the suffix {path.suffix!r}; readable are {', '.join(SUFFIXES)}.")
         return [path]
-    files, skipped = [], []
+    files = []
     for folder, folders, names in os.walk(path):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(name for name in names if not name.startswith(".")):
-            (files if Path(name).suffix.lower() in SUFFIXES else skipped).append(Path(folder, name))
-    if skipped:
-        shown = ", ".join(str(file) for file in skipped[:3]) + (", …" if len(skipped) > 3 else "")
-        logger.warning("%d files are not %s and are passed over: %s", len(skipped), "/".join(SUFFIXES), shown)
+        for file in (Path(folder, name) for name in sorted(names) if not name.startswith(".")):
+            if file.suffix.lower() in SUFFIXES:
+                files.append(file)
+            else:
+                skipped.add(file, f"has the suffix {file.suffix!r}, which is not readable")
     if not files:
-        raise ValueError(f"{path} holds no {', '.join(SUFFIXES)} file.")
+        raise ValueError(f"{path} holds no file with one of the suffixes {', '.join(SUFFIXES)}.")
     return files
 
 
-def read_files(files: Iterable[tuple[Path, str]]) -> Iterator[dict[str, Any]]:
-    """Reads documents as `read_documents`, from files and names as of `find_files`."""
+def read_files(files: Iterable[tuple[Path, str]], skipped: Skipped | None = None) -> Iterator[dict[str, Any]]:
+    """Reads documents as `read_documents`, from files and names as of `find_files`.
+
+    Args:
+        files: files and names.
+        skipped: takes what is left out; by default nobody is told.
+    """
+    skipped = Skipped(quiet=True) if skipped is None else skipped
     for file, name in files:
-        if file.suffix.lower() in (".jsonl", ".parquet"):
-            yield from _row_documents(file, name)
+        try:
+            if has_rows(file):
+                yield from row_documents(file, name, skipped)
+                continue
+            fields = read_file(file)
+        except UnreadableError as error:
+            skipped.add(file, str(error))
+            continue
+        if fields["text"].strip():
+            yield {"id": name, **fields}
         else:
-            yield _text_document(file, name)
+            skipped.add(file, "holds no text")
 
 
-def _text_document(file: Path, name: str) -> dict[str, Any]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{file} is not UTF-8 ({error.reason} at byte {error.start}): convert it first."
-        ) from error
-    title, text = _split_heading(text) if file.suffix.lower() == ".md" else (None, text)
-    if not text.strip():
-        raise ValueError(f"{file} holds no text: remove it or leave it out.")
-    return {"id": name, "text": text} if title is None else {"id": name, "title": title, "text": text}
+def read_file(file: Path) -> dict[str, Any]:
+    """The fields of a file that is one document, without an id; its text may be empty.
 
-
-def _split_heading(text: str) -> tuple[str | None, str]:
-    """The first `#` heading outside code fences, and the text without its line (unless nothing is left)."""
-    lines, fenced = text.splitlines(keepends=True), False
-    for index, line in enumerate(lines):
-        fenced ^= line.lstrip().startswith(("```", "~~~"))
-        marks, _, heading = line.strip().partition(" ")
-        heading = heading.strip().rstrip("#").rstrip()
-        if not fenced and heading and 1 <= len(marks) <= 6 and set(marks) == {"#"}:
-            rest = "".join(lines[:index] + lines[index + 1 :])
-            return heading, rest if rest.strip() else text
-    return None, text
-
-
-def _row_documents(file: Path, name: str) -> Iterator[dict[str, Any]]:
-    number = "0"
-    try:
-        with _naming_parquet(file):
-            for place, row in read_rows(file):
-                number = place.rpartition(":")[2]
-                yield _row_document(row, place, f"{name}:{number}")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{file} is not UTF-8 ({error.reason}, after line {number}): convert it first."
-        ) from error
-
-
-def _row_document(row: dict[str, Any], place: str, default_id: str) -> dict[str, Any]:
-    text, title = row.get("text"), row.get("title")
-    if not isinstance(text, str):
-        told = f"a {type(text).__name__}" if "text" in row else f"none among {sorted(row)}"
-        raise ValueError(f"{place}: `text` must be a string, got {told}.")
-    if not text.strip():
-        raise ValueError(f"{place}: `text` is empty.")
-    if title is not None and not isinstance(title, str):
-        raise ValueError(f"{place}: `title` must be a string, got a {type(title).__name__}.")
-    document_id = row.get("id")
-    if isinstance(document_id, bool) or not isinstance(document_id, (str, int, type(None))):
-        raise ValueError(f"{place}: `id` must be a string or a whole number, got {document_id!r}.")
-    kept = {key: _plain(value) for key, value in row.items() if value is not None and value != ""}
-    return {**kept, "id": default_id if document_id in (None, "") else str(document_id)}
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON can hold it: dates, decimals and the like of Parquet files become text."""
-    return value if isinstance(value, (str, int, float)) else json.loads(json.dumps(value, default=str))
-
-
-@contextmanager
-def _naming_parquet(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except pyarrow.ArrowException as error:
-        raise ValueError(f"{file} cannot be read as Parquet: {error}") from error
-
-
-def _count(file: Path) -> int:
-    if file.suffix.lower() == ".parquet":
-        with _naming_parquet(file), parquet.ParquetFile(file) as opened:
-            return opened.metadata.num_rows
-    if file.suffix.lower() == ".jsonl":
-        with file.open("rb") as lines:
-            return sum(1 for line in lines if line.strip())
-    return 1
+    Raises:
+        UnreadableError: It cannot be read.
+        ValueError: It holds metadata that JSON cannot hold.
+    """
+    fields = table_as_document(file) if file.suffix.lower() in TABLES else load_document(file)
+    kept = {key: plain(value, f"{file}: `{key}`") for key, value in fields.items()}
+    return {key: value for key, value in kept.items() if value not in (None, "") or key == "text"}

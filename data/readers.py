@@ -122,11 +122,11 @@ def _parts(name: str | Path) -> list[Path | str]:
     """Resolves one source into files or the name of a data set on the Hub."""
     path = Path(name)
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.name.endswith(_SUFFIXES))
+        files = sorted(file for file in path.iterdir() if file.name.lower().endswith(_SUFFIXES))
         if not files:
             raise ValueError(f"`source` {path} is a folder without {', '.join(_SUFFIXES)} files.")
         return files
-    if path.name.endswith(_SUFFIXES):
+    if path.name.lower().endswith(_SUFFIXES):
         if not path.is_file():
             raise ValueError(f"`source` {path} does not exist.")
         return [path]
@@ -141,14 +141,14 @@ def _parts(name: str | Path) -> list[Path | str]:
 def _rows_of(part: Path | str, split: str, streaming: bool) -> Iterator[tuple[str, dict]]:
     if isinstance(part, str):
         return _hub_rows(part, split, streaming)
-    return _parquet_rows(part) if part.suffix == ".parquet" else _json_rows(part)
+    return _parquet_rows(part) if part.suffix.lower() == ".parquet" else _json_rows(part)
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, dict]]:
     with (
-        gzip.open(path, "rt", encoding="utf-8")
-        if path.suffix == ".gz"
-        else path.open(encoding="utf-8") as lines
+        gzip.open(path, "rt", encoding="utf-8-sig")
+        if path.suffix.lower() == ".gz"
+        else path.open(encoding="utf-8-sig") as lines
     ):
         for number, line in enumerate(lines, start=1):
             if line.strip():
@@ -158,7 +158,7 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict]]:
 def _json_object(line: str, place: str) -> dict:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(
             f"{place}: not valid JSON ({error}); the file must hold one JSON object a line."
         ) from error
@@ -170,7 +170,7 @@ def _json_object(line: str, place: str) -> dict:
 def _parquet_rows(path: Path) -> Iterator[tuple[str, dict]]:
     number = 0
     with parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=1024):
+        for batch in file.iter_batches(batch_size=1024, use_threads=False):
             for row in batch.to_pylist():
                 number += 1
                 yield f"{path}:{number}", {key: value for key, value in row.items() if value is not None}

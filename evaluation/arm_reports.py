@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..train.recipe import read_recipe
 from .arms import Arm, Plan, describe, trained
 from .benchmarks import Benchmark, build_benchmark
+from .devices import choose_device
 from .language_models import memory_folder
 from .pool_scores import RECALL, score_pools
 from .ranking import score_ranking
@@ -86,7 +85,7 @@ def compare(
     conditions = {}
     for name, arm in arms.items():
         model = trained(plan, name, arm)
-        model.to(arguments.device or torch.accelerator.current_accelerator() or "cpu")
+        model.to(choose_device(arguments.device))
         conditions[name] = score_arm(model, benchmark, arguments)
     return {
         "source": source,

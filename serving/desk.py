@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -41,6 +41,7 @@ class Desk:
         self.engine, self.memories, self.model_name = engine, dict(memories), model_name
         self.max_new_tokens = max_new_tokens
         self.metrics = Metrics(engine)
+        self.started = int(time.time())
         self._seconds = 1.0
 
     def memory_name(self, request: ChatRequest) -> str:
@@ -49,14 +50,27 @@ class Desk:
         Raises:
             ApiError: 404 if there is none of that name.
         """
-        default = next(iter(self.memories))
-        named = default if request.model == self.model_name else request.model
-        for param, name in (("model", named), ("memory", request.memory)):
-            if name is not None and name not in self.memories:
-                known = sorted({*self.memories, self.model_name} if param == "model" else self.memories)
-                message = f"`{param}` {clean_text(name)!r} is not mounted here; there are {known}."
-                raise ApiError(404, message, param, "model_not_found")
+        named = self.named(request.model)
+        if request.memory is not None and request.memory not in self.memories:
+            raise self._unknown("memory", request.memory, self.memories)
         return request.memory or named
+
+    def named(self, model: str) -> str:
+        """The memory that stands behind a `model`.
+
+        Raises:
+            ApiError: 404 if there is none of that name.
+        """
+        if model == self.model_name:
+            return next(iter(self.memories))
+        if model not in self.memories:
+            raise self._unknown("model", model, {*self.memories, self.model_name})
+        return model
+
+    @staticmethod
+    def _unknown(param: str, name: str, known: Iterable[str]) -> ApiError:
+        message = f"`{param}` {clean_text(name)!r} is not mounted here; there are {sorted(known)}."
+        return ApiError(404, message, param, "model_not_found")
 
     def ticket(self, request: ChatRequest) -> tuple[str, str, int | None, Options]:
         """Memory name, question, K and options of a request that can be answered.
@@ -80,7 +94,8 @@ class Desk:
 
     def _check_lengths(self, question: str, k: int | None, memory: Any, options: Options) -> None:
         model = self.engine.model
-        processor, limit = model.processor, model.config.get_text_config().max_position_embeddings
+        processor = model.processor
+        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)  # Bloom has none
         chosen = min(model.config.retrieval_top_k, len(memory)) if k is None else k
         try:
             processor.encode_questions([question])
@@ -88,7 +103,7 @@ class Desk:
         except ValueError as error:
             raise ApiError(400, str(error), "messages", "context_length_exceeded") from error
         length = prompt["input_ids"].shape[1] + options.max_new_tokens
-        if length > limit:
+        if limit is not None and length > limit:
             message = f"Prompt and answer have {length} tokens together, the model's limit is {limit}."
             raise ApiError(400, message, "max_tokens", "context_length_exceeded")
 

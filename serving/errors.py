@@ -9,6 +9,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from .neutral import NEUTRAL, WAY_OUT
+
 logger = logging.getLogger(__name__)
 
 TYPES = {429: "rate_limit_error", 500: "server_error", 503: "server_error"}
@@ -64,7 +66,8 @@ def add_error_handlers(app: FastAPI) -> None:
     async def malformed(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"] if part != "body")
-        return error_response(422, f"{place or 'body'}: {first['msg']}", place or None)
+        way_out = f"; {WAY_OUT}." if place.partition(".")[0] in NEUTRAL else ""
+        return error_response(422, f"{place or 'body'}: {first['msg']}{way_out}", place or None)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:

@@ -1,21 +1,16 @@
-"""What a chat request may say: OpenAI's fields, three of our own, nothing that is ignored in silence."""
+"""What a chat request may say, and what is answered: OpenAI's fields and three of our own."""
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 
+from .neutral import NeutralFields, Nothing, Strict
 from .tickets import Options
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 LONGEST_ANSWER = 64
 LARGEST_SEED = 2**53 - 1  # every JSON reader takes it for the same number
-
-
-class Strict(BaseModel):
-    """A mapping whose unknown fields are errors."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class TextPart(Strict):
@@ -31,6 +26,11 @@ class Message(Strict):
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[TextPart]
     name: str | None = None
+    refusal: None = None
+    annotations: Nothing | None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: Nothing | None = None
 
     def text(self) -> str:
         """The content as one text."""
@@ -42,10 +42,11 @@ class Message(Strict):
 class StreamOptions(Strict):
     """Options of a streamed answer."""
 
-    include_usage: bool = False
+    include_usage: bool | None = False
+    include_obfuscation: Literal[False] | None = None
 
 
-class ChatRequest(Strict):
+class ChatRequest(NeutralFields):
     """A chat completion request: the last message, which must be the user's, is the question.
 
     CLaRa answers single questions with the prompt it was trained on, so earlier messages are not read; the
@@ -55,7 +56,7 @@ class ChatRequest(Strict):
 
     model: str = Field(max_length=200)
     messages: list[Message] = Field(min_length=1, max_length=1000)
-    stream: bool = False
+    stream: bool | None = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
@@ -63,21 +64,16 @@ class ChatRequest(Strict):
     top_p: Number | None = Field(None, gt=0, le=1)
     seed: int | None = Field(None, ge=-LARGEST_SEED, le=LARGEST_SEED)
     stop: StopText | list[StopText] | None = Field(None, max_length=100)
-    n: Literal[1] | None = None
-    user: str | None = Field(None, max_length=1000)
-    frequency_penalty: Number | None = Field(None, ge=0, le=0)
-    presence_penalty: Number | None = Field(None, ge=0, le=0)
-    logprobs: Literal[False] | None = None
     memory: str | None = Field(None, max_length=200, description="name of a mounted memory")
     retrieval_top_k: int | None = Field(None, ge=1, description="passages to answer from")
-    min_tokens: int = Field(0, ge=0, description="the answer does not end before so many tokens")
+    min_tokens: int | None = Field(0, ge=0, description="the answer does not end before so many tokens")
 
     def options(self) -> Options:
         """How the answer is to be written; without a temperature the likeliest tokens are taken."""
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return Options(
             max_new_tokens=self.max_completion_tokens or self.max_tokens or LONGEST_ANSWER,
-            min_new_tokens=self.min_tokens,
+            min_new_tokens=self.min_tokens or 0,
             temperature=self.temperature or 0.0,
             top_p=self.top_p or 1.0,
             seed=self.seed,

@@ -69,6 +69,8 @@ def make_server(
     add_error_handlers(app)
     app.add_api_route(CHAT, chat, methods=["POST"], response_model=ChatResponse, responses=ERRORS)
     app.add_api_route("/v1/models", models, response_model=ModelList)
+    missing = {404: {"model": ErrorResponse}}
+    app.add_api_route("/v1/models/{name:path}", model, response_model=ModelEntry, responses=missing)
     app.add_api_route("/health", ready, response_model=Health, responses={503: {"model": Health}})
     app.add_api_route("/health/ready", ready, response_model=Health, responses={503: {"model": Health}})
     app.add_api_route("/health/live", live, response_model=Health)
@@ -187,14 +189,19 @@ def count(desk: Desk, found: Found, tokens: int) -> Usage:
 async def models(request: Request) -> ModelList:
     """The mounted memories; the model's own name stands for the first."""
     desk: Desk = request.app.state.desk
-    first = next(iter(desk.memories.values()))
-    named = {desk.model_name: first, **desk.memories}
-    now = int(time.time())
-    return ModelList(
-        data=[
-            ModelEntry(id=name, created=now, passages=len(memory), num_memory_tokens=memory.num_memory_tokens)
-            for name, memory in named.items()
-        ]
+    return ModelList(data=[entry(desk, name) for name in dict.fromkeys([desk.model_name, *desk.memories])])
+
+
+async def model(name: str, request: Request) -> ModelEntry:
+    """One name that `models` lists; names may hold slashes."""
+    return entry(request.app.state.desk, name)
+
+
+def entry(desk: Desk, name: str) -> ModelEntry:
+    """What is said of a name; raises an `ApiError` (404) if nothing is mounted under it."""
+    memory = desk.memories[desk.named(name)]
+    return ModelEntry(
+        id=name, created=desk.started, passages=len(memory), num_memory_tokens=memory.num_memory_tokens
     )
 
 

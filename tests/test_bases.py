@@ -180,14 +180,17 @@ def test_other_architectures(tmp_path, kind):
         parameter.mul_(5.0 if parameter.dim() > 1 else 1.0)
     made.save_pretrained(tmp_path / "base")
     make_tokenizer().save_pretrained(tmp_path / "base")
-    dropout = 0.0 if kind == "mixtral" else 0.1
-    model = stir(Model.from_base(str(tmp_path / "base"), lora_dropout=dropout, **FIELDS))
+    model = stir(Model.from_base(str(tmp_path / "base"), **FIELDS))
+    assert model.config.lora_dropout == (0.0 if kind == "mixtral" else 0.1)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     ids = torch.arange(3, 20).view(1, -1)
     assert torch.equal(model(ids).logits, plain(ids).logits)
     test_padding_and_company_change_nothing((None, torch.float32, model))
     check_labelled_logits(model)
     test_save_and_load_give_the_same_answers((None, torch.float32, model), tmp_path)
+    if kind == "mixtral":
+        with pytest.raises(ValueError, match="`lora_dropout` must be 0 .* give lora_dropout=0"):
+            Model.from_base(str(tmp_path / "base"), lora_dropout=0.1, **FIELDS)
 
 
 # Quantised bases

@@ -29,7 +29,7 @@ from test_bulk_plan import make_plan, write
 class Model:
     """Stands in for a model: a memory is made of the text's length and its bytes."""
 
-    processor = SimpleNamespace(split_documents=lambda texts: [[text] for text in texts])
+    processor = SimpleNamespace(split_documents=lambda texts, headers: [[text] for text in texts])
 
     def memory_fingerprint(self):
         return "f"
@@ -135,20 +135,15 @@ def test_another_model_is_refused(output):
         build_shards(output, range(4), Other)
 
 
-def test_ids_of_passages_that_clash(tmp_path):
-    class Splitting(Model):
-        processor = SimpleNamespace(split_documents=lambda texts: [text.split("|") for text in texts])
-
+def test_ids_of_passages_that_clash_are_met_before_any_work(tmp_path):
     rows = [
-        {"id": "a", "text": "one long part|another part"},
-        {"id": "b", "text": "other text"},
-        {"id": "a#1", "text": "a third text"},
+        {"id": "a", "text": "a long text"},
+        {"id": "b", "text": "other"},
+        {"id": "a#1", "text": "a third"},
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    begin(tmp_path / "store" / BUILD, make_plan(survey([tmp_path / "rows.jsonl"], 1)))
-    build_shards(tmp_path / "store", range(3), Splitting)
-    with pytest.raises(ValueError, match="'a#1' of a passage occurs twice"):
-        join(tmp_path / "store")
+    with pytest.raises(ValueError, match="'a#1' is what a part of the document 'a' is called"):
+        survey([tmp_path / "rows.jsonl"], 1)
 
 
 def test_threads_are_those_of_the_plan_and_then_as_before(output, monkeypatch):

@@ -52,7 +52,9 @@ def test_default_size_keeps_the_number_of_shards_down(tmp_path, monkeypatch):
     [
         ('{"id": "d1", "text": "again"}', "the id 'd1' occurs twice"),
         ("nonsense", "not valid JSON"),
-        ('{"id": "x", "text": " "}', "`text` is empty"),
+        ('{"id": "x", "body": "y"}', "more.jsonl:1: `text` must be a string"),
+        ('{"id": "x", "text": "y", "n": [Infinity]}', "more.jsonl:1: `n` is infinite"),
+        ('{"id": "d1#0", "text": "y"}', "more.jsonl: .*'d1#0' is what a part of the document 'd1' is called"),
     ],
 )
 def test_bad_rows_are_met_before_any_work(tmp_path, line, message):

@@ -1,6 +1,7 @@
 """The files of a checkpoint: own tensors, key names, stale files, generation settings, uploads."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -17,12 +18,23 @@ from clara.checkpoint_clara import (
     upload,
 )
 from clara.configuration_clara import ClaraConfig
+from conftest import make_model
 from safetensors.torch import save_file
 from transformers import GenerationConfig
 
 NAMES = ("memory_tokens",)
 OWN = {"memory_tokens": torch.ones(4, 8)}
 BASE = {"model.embed_tokens.weight": torch.ones(3, 8)}
+
+
+def test_a_tokenizer_without_an_end_is_refused_when_the_model_is_made(base, tmp_path):
+    folder = shutil.copytree(base, tmp_path / "base")
+    file = folder / "tokenizer_config.json"
+    fields = json.loads(file.read_text())
+    del fields["eos_token"]
+    file.write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match="has no end-of-text token.*set `eos_token`"):
+        make_model(str(folder))
 
 
 def test_own_names_follow_the_configuration():

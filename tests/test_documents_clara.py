@@ -8,15 +8,19 @@ from clara.documents_clara import (
     check_texts,
     clean_text,
     is_document,
+    is_path,
     pool_order,
     reading_order,
     to_passages,
 )
 
 
-def halves(texts):
+def halves(texts, headers):
     """Splits every text at its bars."""
-    return [text.split("|") for text in texts]
+    return [
+        [f"{header}\n{part}" if header else part for part in text.split("|")]
+        for text, header in zip(texts, headers, strict=True)
+    ]
 
 
 # Texts
@@ -82,6 +86,97 @@ def test_a_split_document_keeps_parent_order_and_metadata():
     assert passages.metadata == [{"year": 1}] * 3 + [{}]
 
 
+def test_every_passage_stands_below_its_title():
+    passages = to_passages([{"text": "a|b", "id": "x", "title": " T\ud83d "}], halves)
+    assert passages.texts == ["T\ufffd\na", "T\ufffd\nb"]
+
+
+def test_passages_end_with_their_sections():
+    text = "Guide. intro|more. Install. do it. Empty. "
+    sections = [
+        {"title": "", "start": 7, "end": 18},
+        {"title": "Guide > Install", "start": 28, "end": 34},
+        {"title": "Guide > Empty", "start": 41, "end": 42},
+    ]
+    passages = to_passages(
+        [{"text": text, "id": "g", "title": "Guide", "sections": sections, "n": 1}], halves
+    )
+    assert passages.texts == ["Guide\nintro", "Guide\nmore.", "Guide > Install\ndo it."]
+    assert passages.document_ids == ["g#0", "g#1", "g#2"]
+    assert passages.metadata[:2] == [{"title": "Guide", "n": 1}] * 2
+    assert passages.metadata[2] == {"title": "Guide", "n": 1, "section": "Guide > Install"}
+    with pytest.raises(ValueError, match=r"`documents\[0\]` has sections without a text"):
+        to_passages([{"text": text, "sections": sections[2:]}], halves)
+
+
+LANGCHAIN = SimpleNamespace(page_content="a", metadata={"source": "s", "id": "no"}, id="x")
+
+
+@pytest.mark.parametrize(
+    ("document", "ids", "metadata"),
+    [
+        ({"page_content": "a", "metadata": {"source": "s"}, "id": "x"}, ["x"], {"source": "s"}),
+        (LANGCHAIN, ["x"], {"source": "s"}),
+        ({"_id": "x", "text": "a", "title": "", "metadata": {"year": 1}}, ["x"], {"year": 1}),
+        ({"docid": 5, "contents": "a"}, ["5"], {}),
+        ({"id": "x", "_id": "y", "text": "a", "content": "c"}, ["x"], {"_id": "y", "content": "c"}),
+        ({"content": "a", "meta": {"year": 1, "tags": ["t"]}, "year": 2}, ["0"], {"year": 2, "tags": ["t"]}),
+        ({"text": "a", "metadata": "plain"}, ["0"], {"metadata": "plain"}),
+    ],
+)
+def test_documents_of_other_tools(document, ids, metadata):
+    passages = to_passages(document, halves)
+    assert (passages.texts, passages.document_ids, passages.metadata) == (["a"], ids, [metadata])
+
+
+PATHS = [
+    "corpus.jsonl",
+    "notes/a.md",
+    "/etc/hosts",
+    "./x",
+    "../x/y",
+    "~/notes",
+    "C:\\docs\\a.pdf",
+    "Report.PDF",
+]
+TEXTS = [
+    "Paris",
+    "and/or",
+    "It is in notes.",
+    "see notes/a.md there",
+    "/ is the root",
+    "a.b",
+    "x\n/etc/hosts",
+    "5/7",
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_path_is_not_compressed_as_a_text(path):
+    for documents in (path, [path], ["a text", path]):
+        with pytest.raises(ValueError, match="is a path, not a text: read its files with"):
+            to_passages(documents, halves)
+    assert to_passages([{"text": path}], halves).texts == [path]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_is_no_path(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert not is_path(text)
+    assert to_passages([text, "other"], halves).texts == [text, "other"]
+
+
+def test_a_name_that_is_there_is_a_path_where_it_stands_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my notes").mkdir()
+    assert is_path("my notes") and is_path(tmp_path) and not is_path("my notes", alone=False)
+    for documents in ("my notes", tmp_path):
+        with pytest.raises(ValueError, match="is a path"):
+            to_passages(documents, halves)
+    assert to_passages(["my notes", "b"], halves).texts == ["my notes", "b"]
+    assert not is_path("a\0b") and not is_path("x" * 5000) and not is_path(3)
+
+
 def test_given_ids_and_metadata_stand_above_those_of_the_mappings():
     documents = [{"text": "a", "id": "x", "year": 1, "kind": "book"}, "b"]
     passages = to_passages(documents, halves, document_ids=["p", 5], metadata=[{"year": 2}, {"n": 3}])
@@ -128,12 +223,19 @@ def test_a_title_does_not_make_an_empty_text_a_document():
     [
         ([{"text": "a", "id": "x"}, "b", {"text": "c", "id": "x"}], "'x' at 0 and 2"),
         (["a", {"text": "b", "id": 0}], "'0' at 0 and 1"),
-        ([{"text": "a|b", "id": "x"}, {"text": "c", "id": "x#1"}], "'x#1' at 1 and 2"),
     ],
 )
 def test_an_id_twice_is_told_with_both_places(documents, twice):
     with pytest.raises(ValueError, match=f"`document_ids` must be unique, got {twice}"):
         to_passages(documents, halves)
+
+
+@pytest.mark.parametrize("text", ["a|b", "a"])
+def test_a_document_is_not_named_as_a_part_of_another(text):
+    with pytest.raises(ValueError, match="'x#1' is what a part of the document 'x' is called"):
+        to_passages([{"text": text, "id": "x"}, {"text": "c", "id": "x#1"}], halves)
+    ids = ["x#0", "x#1", "#1", "y"]  # parts without their document are documents as any
+    assert to_passages([{"text": "a", "id": name} for name in ids], halves).document_ids == ids
 
 
 @pytest.mark.parametrize("name", ["document_ids", "metadata"])

@@ -1,5 +1,7 @@
 """Tests of setup.py: what a wheel holds, and that `clara` imports from anywhere, plain and editable."""
 
+import email
+import os
 import shutil
 import subprocess
 import sys
@@ -7,11 +9,12 @@ import sysconfig
 import zipfile
 from pathlib import Path
 
+import clara
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LEFT_OUT = ("setup", "app")
-FOR_PUBLISHING = {"clara/model_card.md", "clara/LICENSE"}
+FOR_PUBLISHING = {"clara/model_card.md", "clara/LICENSE", "clara/py.typed"}
 IGNORED = (
     ".git",
     ".venv",
@@ -58,7 +61,10 @@ def pip(python, *arguments):
 
 
 def run(python, *arguments):
-    done = subprocess.run([python, *arguments], cwd="/", capture_output=True, text=True, check=True)
+    alone = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [python, *arguments], cwd="/", capture_output=True, text=True, check=True, env=alone
+    )
     return done.stdout
 
 
@@ -76,6 +82,19 @@ def test_wheel_holds_every_module_and_the_samples_but_no_script(wheel):
     assert {name.split("/")[0] for name in names} == {"clara"}
     assert not [name for name in names if name.startswith("clara/tests")]
     assert len(notices) == 2
+
+
+@pytest.mark.slow
+def test_the_wheel_says_what_it_is(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        text = archive.read(name).decode()
+    fields = email.message_from_string(text)
+    assert (fields["Name"], fields["Version"]) == ("clara-rag", clara.__version__)
+    assert "Typing :: Typed" in fields.get_all("Classifier") and "Paper" in fields["Project-URL"]
+    page = fields.get_payload()
+    assert page.startswith("# CLaRa") and "](docs/" not in page and "](https://arxiv.org" in page
+    assert wheel.stat().st_size < 40_000_000
 
 
 @pytest.mark.slow

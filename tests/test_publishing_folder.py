@@ -39,6 +39,21 @@ def test_a_base_of_the_hub_keeps_its_name(model, tmp_path, name):
     assert json.loads((tmp_path / "config.json").read_text())["base_model_name_or_path"] == name
 
 
+def adapters_base(folder):
+    files = list(folder.glob("*/adapter_config.json"))
+    assert len(files) == 3
+    (found,) = {json.loads(file.read_text())["base_model_name_or_path"] for file in files}
+    return found
+
+
+def test_adapters_name_a_base_that_the_hub_has(model, tmp_path):
+    write_model(model, tmp_path / "local", base="org/base")
+    assert adapters_base(tmp_path / "local") == "org/base"
+    model.config.base_model_name_or_path = "smollm2-135m"
+    write_model(model, tmp_path / "embedded")
+    assert adapters_base(tmp_path / "embedded") == "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
 def test_a_path_of_this_machine_is_found_wherever_it_stands(tmp_path):
     folder, secret = tmp_path / "out", tmp_path / "secret"
     (folder / "compressor").mkdir(parents=True)

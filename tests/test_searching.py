@@ -52,6 +52,8 @@ def ask(store, checkpoint, capsys, question, *extra):
             {"language": "en", "year": {"!=": 3}, "a": "b=c"},
         ),
         (["title="], {"title": ""}),
+        (["document_id=100", "parent=7", "order=2"], {"document_id": "100", "parent": "7", "order": 2}),
+        (['document_id=["1", "2"]'], {"document_id": ["1", "2"]}),
     ],
 )
 def test_filters_that_are_read(entries, expected):

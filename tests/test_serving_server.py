@@ -9,8 +9,11 @@ from urllib.parse import urlsplit
 import httpx
 import openai
 import pytest
-from conftest import DOCUMENTS, QUESTIONS
+from clara.serving.engine import Engine
+from clara.serving.server import make_server
+from conftest import DOCUMENTS, QUESTIONS, make_model, make_tokenizer
 from serving_helpers import ask, make_app, serving
+from transformers import BloomConfig, BloomForCausalLM
 
 pytest.importorskip("prometheus_client")
 LONG = {"max_tokens": 400, "min_tokens": 400}
@@ -84,6 +87,79 @@ def test_openais_own_client_reads_answer_and_stream(url):
     assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason
     assert chunks[-1].usage == whole.usage
     assert {"clara", "sights", "one"} == {model.id for model in client.models.list()}
+    assert client.models.retrieve("one").passages == 1
+    assert client.models.retrieve("clara") == client.models.list().data[0]
+    with pytest.raises(openai.NotFoundError, match="'two' is not mounted here"):
+        client.models.retrieve("two")
+
+
+NEUTRAL = {
+    "n": 1,
+    "tools": [],
+    "tool_choice": "none",
+    "functions": [],
+    "function_call": "none",
+    "parallel_tool_calls": True,
+    "response_format": {"type": "text"},
+    "logit_bias": {},
+    "logprobs": False,
+    "top_logprobs": 0,
+    "frequency_penalty": 0,
+    "presence_penalty": 0.0,
+    "modalities": ["text"],
+    "store": False,
+    "reasoning_effort": "none",
+    "verbosity": "medium",
+    "service_tier": "auto",
+    "user": "me",
+    "metadata": {"run": "7"},
+    "stream": False,
+    "min_tokens": 0,
+}
+
+
+def test_fields_in_the_value_that_changes_nothing_are_taken(url):
+    plain = ask(url, max_tokens=4).json()["choices"]
+    only_null = ["stream_options", "audio", "prediction", "web_search_options", "seed", "stop", "top_p"]
+    for fields in (NEUTRAL, dict.fromkeys([*NEUTRAL, *only_null])):
+        response = ask(url, max_tokens=4, **fields)
+        assert response.status_code == 200, response.text
+        assert response.json()["choices"] == plain
+    history = [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Hi", "refusal": None, "tool_calls": None, "annotations": []},
+        {"role": "user", "content": "Who found Titan?"},
+    ]
+    assert ask(url, messages=history, max_tokens=4).json()["choices"] == plain
+    options = {"include_usage": False, "include_obfuscation": False}
+    assert ask(url, max_tokens=2, stream=True, stream_options=options).status_code == 200
+
+
+def test_fields_that_would_change_the_answer_say_the_way_out(url):
+    error = error_of(ask(url, tools=[{"type": "function"}]), 422)
+    assert "leave it out" in error["message"]
+
+
+def test_names_of_memories_may_hold_slashes(shared_model):
+    memory = shared_model.build_memory(DOCUMENTS[:1], show_progress=False)
+    with serving(make_server(Engine(shared_model), {"org/papers": memory})) as url:
+        assert httpx.get(f"{url}/v1/models/org/papers").json()["id"] == "org/papers"
+        assert httpx.get(f"{url}/v1/models/org%2Fpapers").json()["id"] == "org/papers"
+
+
+def tiny_bloom(folder):
+    config = BloomConfig(vocab_size=512, hidden_size=32, n_layer=1, n_head=4, eos_token_id=2, pad_token_id=0)
+    BloomForCausalLM(config).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_base_without_a_limit_of_positions_is_served(tmp_path):
+    model = make_model(tiny_bloom(tmp_path))
+    with serving(
+        make_server(Engine(model), {"m": model.build_memory(DOCUMENTS, show_progress=False)})
+    ) as url:
+        assert ask(url, model="m", max_tokens=2).status_code == 200
 
 
 def test_a_stream_ends_as_openais_do(url):
@@ -130,7 +206,11 @@ def test_parts_are_joined_and_earlier_turns_counted(url):
         ({"seed": 2**53}, 422, "seed"),
         ({"presence_penalty": 1.0}, 422, "presence_penalty"),
         ({"retrieval_top_k": 7}, 400, "retrieval_top_k"),
-        ({"tools": []}, 422, "tools"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, 422, "tools"),
+        ({"response_format": {"type": "json_object"}}, 422, "response_format.type"),
+        ({"store": True}, 422, "store"),
+        ({"logit_bias": {"5": 1}}, 422, "logit_bias"),
+        ({"colour": "red"}, 422, "colour"),
         ({"stop": [""]}, 422, None),
     ],
 )

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 from clara.processing_clara import ClaraProcessor
-from clara.splitting_clara import sentences, split_text
+from clara.splitting_clara import sentences, split_text, split_texts
 from clara.tokens_clara import plain_ids, plain_offsets
 from conftest import DOCUMENTS, make_tokenizer
 
@@ -115,3 +115,59 @@ def test_sentences():
     assert sentences(first + second) == [first, second]
     assert sentences("x" * 500) == ["x" * 200]
     assert sentences("  Tiny. ") == ["Tiny."]
+
+
+# Where passages end
+
+
+def cut(tokenizer, text, limit, header=""):
+    passages = split_texts(tokenizer, [text], limit, [header])[0]
+    assert max(len(ids) for ids in plain_ids(tokenizer, passages)) <= limit
+    return passages
+
+
+def test_passages_end_at_paragraphs_and_sentences(tokenizer):
+    text = (
+        "Dr. J. Smith came at 3.14, e.g. late. He said no. Then he went to St. Ives and stayed.\n\n"
+        "A second paragraph\nis wrapped here and\ngoes on. It ends."
+    )
+    passages = cut(tokenizer, text, 50)
+    assert all(passage.endswith(".") for passage in passages)
+    assert "Dr. J. Smith came at 3.14, e.g. late." in passages[0]
+    assert not any("stayed" in passage and "second" in passage for passage in passages)
+
+
+def test_lists_end_at_items(tokenizer):
+    text = "\n".join(f"- item number {number} without an end" for number in range(12))
+    assert all(passage.startswith("- ") for passage in cut(tokenizer, text, 40))
+
+
+def test_code_and_tables_stay_whole(tokenizer):
+    code = "```sh\nmake one\n\nmake two. Then three.\n```"
+    table = "| a | b |\n|---|---|\n| one. Two | x |\n| 3 | 4 |"
+    text = f"Some words come first here. More of them.\n\n{code}\n\nA word.\n\n{table}\n\nThe end."
+    for limit in (50, 60, 70):
+        passages = cut(tokenizer, text, limit)
+        assert len(passages) > 1
+        assert sum(code in passage for passage in passages) == 1
+        assert sum(table in passage for passage in passages) == 1
+
+
+def test_code_above_the_limit_is_cut_between_lines(tokenizer):
+    lines = [f"step {number} of many" for number in range(40)]
+    passages = cut(tokenizer, "```\n" + "\n".join(lines) + "\n```", 40)
+    assert [line for passage in passages for line in passage.splitlines() if "`" not in line] == lines
+
+
+def test_each_passage_stands_below_its_header_which_counts(tokenizer):
+    text = "The moon orbits the planet. " * 20
+    passages = cut(tokenizer, text, 40, "Guide > Moon")
+    assert all(passage.startswith("Guide > Moon\nThe moon") for passage in passages)
+    short = split_texts(tokenizer, ["One.", "Two."], 40, ["Head", ""])
+    assert short == [["Head\nOne."], ["Two."]]
+
+
+def test_a_header_of_more_than_half_a_passage_stands_once(tokenizer):
+    header = "A very long header that goes on and on " * 3
+    passages = cut(tokenizer, "The moon orbits the planet. " * 20, 40, header.strip())
+    assert squeezed("".join(passages)).count(squeezed(header)) == 1

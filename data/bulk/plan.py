@@ -13,8 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ...ids_clara import IdSet
+from ..document_ids import DocumentIds
 from ..documents import find_files, read_files
+from ..skipped import Skipped
 
 PLAN = "plan.json"
 SMALLEST_SHARD = 4096
@@ -71,7 +72,10 @@ class Plan:
 
 
 def survey(
-    paths: Sequence[str | Path], shard_size: int | None = None, tick: Callable[[int], Any] | None = None
+    paths: Sequence[str | Path],
+    shard_size: int | None = None,
+    tick: Callable[[int], Any] | None = None,
+    skipped: Skipped | None = None,
 ) -> Corpus:
     """Reads all documents once, so that a bad row or an id that occurs twice is met before any work.
 
@@ -79,6 +83,7 @@ def survey(
         paths: files and folders; see `read_documents`.
         shard_size: documents in a shard. Default: 4096, or more so that there are at most 256 shards.
         tick: called with 1 for every document.
+        skipped: takes what is left out.
 
     Raises:
         FileNotFoundError: a path does not exist.
@@ -86,19 +91,19 @@ def survey(
     """
     if shard_size is not None and shard_size < 1:
         raise ValueError(f"`shard_size` must be at least 1, got {shard_size}.")
-    files, seen, text_bytes, places = find_files(paths), IdSet(), 0, []
+    skipped = Skipped() if skipped is None else skipped
+    files, seen, text_bytes, places = find_files(paths, skipped), DocumentIds(), 0, []
     for number, (path, name) in enumerate(files):
-        for row, document in enumerate(read_files([(path, name)])):
-            if document["id"] in seen:
-                raise ValueError(f"{path}: the id {document['id']!r} occurs twice: ids must be unique.")
-            seen.update([document["id"]])
+        for row, document in enumerate(read_files([(path, name)], skipped)):
+            seen.add(document["id"], str(path))
             text_bytes += len(document["text"].encode("utf-8", "replace"))
             if (len(seen) - 1) % (shard_size or SMALLEST_SHARD) == 0:
                 places.append((len(seen) - 1, number, row))
             if tick is not None:
                 tick(1)
     if not len(seen):
-        raise ValueError("The files hold no document.")
+        raise ValueError(f"The files hold no document: {skipped.told() or 'they have no rows'}.")
+    seen.check()
     size = shard_size or SMALLEST_SHARD * max(1, -(-len(seen) // (SMALLEST_SHARD * MOST_SHARDS)))
     starts = [[number, row] for index, number, row in places if index % size == 0]
     sizes = [[str(path.absolute()), name, path.stat().st_size] for path, name in files]

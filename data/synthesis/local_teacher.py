@@ -87,8 +87,8 @@ class LocalTeacher:
         texts = [self._render(request) for request in requests]
         inputs = self.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
         length, limit = inputs["input_ids"].shape[1], max(request.max_tokens for request in requests)
-        context = self.model.config.get_text_config().max_position_embeddings
-        if length + limit > context:
+        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if context is not None and length + limit > context:
             return (
                 [self._generate([r])[0] for r in requests]
                 if len(requests) > 1

@@ -6,33 +6,37 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..documents import find_files, read_documents
-from ..readers import read_rows
+from ...documents_clara import read_fields
+from ..document_rows import document_rows, has_rows
+from ..documents import find_files, read_file
+from ..loaders import UnreadableError
 
 
 def read_sources(paths: Sequence[str | Path]) -> Iterator[dict[str, Any]]:
     """Reads documents as mappings with `id`, `text` (possibly empty) and `title` where there is one.
 
     Args:
-        paths: files (.txt, .md, .jsonl, .parquet) and folders of them.
+        paths: files and folders, as of `read_documents`.
 
     Raises:
         FileNotFoundError: if a path does not exist.
         ValueError: if a file cannot be read; the message names it, and the line in files of rows.
     """
     for file, name in find_files(paths):
-        if file.suffix.lower() in (".jsonl", ".parquet"):
-            yield from _rows(file, name)
-        elif file.read_bytes().strip():
-            yield {**next(read_documents(file)), "id": name}
-        else:
-            yield {"id": name, "text": ""}
+        try:
+            if has_rows(file):
+                yield from _rows(file, name)
+            else:
+                yield {"id": name, **read_file(file)}
+        except UnreadableError as error:
+            raise ValueError(f"{file} {error}.") from error
 
 
 def _rows(file: Path, name: str) -> Iterator[dict[str, Any]]:
-    for number, (place, row) in enumerate(read_rows(file), start=1):
-        text = row.get("text")
+    for number, (place, row) in enumerate(document_rows(file), start=1):
+        fields = read_fields(row)
+        text = fields.get("text")
         if text is not None and not isinstance(text, str):
             raise ValueError(f"{place}: `text` must be a string, got {type(text).__name__}.")
-        name_of_row = row["id"] if row.get("id") not in (None, "") else f"{name}:{number}"
-        yield {"id": str(name_of_row), "title": row.get("title"), "text": text or ""}
+        name_of_row = fields["id"] if fields.get("id") not in (None, "") else f"{name}:{number}"
+        yield {"id": str(name_of_row), "title": fields.get("title"), "text": text or ""}

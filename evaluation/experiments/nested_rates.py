@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from clara.modeling_clara import ClaraForRetrievalGeneration
 
+from ..devices import choose_device
 from ..rates import at_rate
 from ..readings import LOSS
 from ..reports import Scores
@@ -70,7 +70,7 @@ def measure(arguments: argparse.Namespace, model: None = None) -> dict[str, Any]
     """
     models = parse_models(arguments.models)
     records, source = gold_rows(arguments.files, arguments.limit)
-    device = arguments.device or torch.accelerator.current_accelerator() or "cpu"
+    device = choose_device(arguments.device)
     scores: dict[int, dict[str, Scores]] = {size: {} for size in arguments.memory_tokens}
     for name, path in models.items():
         checkpoint = ClaraForRetrievalGeneration.from_pretrained(path).to(device).eval()

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from clara.modeling_clara import ClaraForRetrievalGeneration
 
+from ..devices import choose_device
 from ..readings import LOSS
 from ..reports import Scores
 from ..sample_rows import gold_rows
@@ -68,7 +68,7 @@ def measure(arguments: argparse.Namespace, model: None = None) -> dict[str, Any]
     """
     points = parse_points(arguments.points)
     records, source = gold_rows(arguments.files, arguments.limit)
-    device = arguments.device or torch.accelerator.current_accelerator() or "cpu"
+    device = choose_device(arguments.device)
     conditions: dict[str, Scores] = {}
     for count, path in points.items():
         checkpoint = ClaraForRetrievalGeneration.from_pretrained(path).to(device).eval()

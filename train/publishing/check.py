@@ -48,7 +48,7 @@ def check_folder(folder: Path, model: ClaraForRetrievalGeneration) -> dict[str, 
 def run_fresh(folder: Path, order: Mapping[str, Any]) -> dict[str, Any]:
     """The answers of a fresh process that sees a copy of the folder, empty caches and no network."""
     with tempfile.TemporaryDirectory(prefix=".check-", dir=folder.parent) as name:
-        work = Path(name)
+        work = Path(name).absolute()  # the fresh process starts in it
         copy = shutil.copytree(folder, work / "published-model", copy_function=copy_or_link)
         asked, told = work / "order.json", work / "result.json"
         asked.write_text(json.dumps({**order, "folder": str(copy), "settings": SETTINGS}), encoding="utf-8")

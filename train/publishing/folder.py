@@ -17,6 +17,7 @@ from ...processing_clara import ClaraProcessor
 from .card import EMBEDDED_BASES, base_id
 
 ROOT = Path(__file__).resolve().parents[2]
+DISTRIBUTION = "clara-rag"
 TEMPLATE = ROOT / "model_card.md"
 # What the loader does not copy with the model's code: the handler and what it takes from beside the model.
 HANDLER = ("handler.py", "requests_clara.py")
@@ -28,14 +29,16 @@ AUTO_MAP = {
 }
 
 
-def write_model(model: ClaraForRetrievalGeneration, folder: Path) -> None:
+def write_model(model: ClaraForRetrievalGeneration, folder: Path, base: str | None = None) -> None:
     """Writes base, adapters, processor and code, the handler, the licence and the requirements.
 
-    A base that lies in a folder of this machine loses its name: its weights are in the repository.
+    A base that lies in a folder of this machine loses its name: its weights are in the repository. The
+    adapters' folders name the base by its Hub id, so that PEFT alone can load them.
 
     Args:
         model: The model, loaded without quantisation.
         folder: An empty folder.
+        base: Hub id of the base, where the model names none.
     """
     config = model.config
     name, revision = config.base_model_name_or_path, config.base_model_revision
@@ -45,16 +48,18 @@ def write_model(model: ClaraForRetrievalGeneration, folder: Path) -> None:
         model.save_pretrained(folder)
     finally:
         config.base_model_name_or_path, config.base_model_revision = name, revision
-    _name_auto_classes(folder / "config.json")
+    _set_fields(folder / "config.json", auto_map=AUTO_MAP)
+    for file in folder.glob("*/adapter_config.json"):
+        _set_fields(file, base_model_name_or_path=base or base_id(name))
     for file in (*HANDLER, "LICENSE"):
         shutil.copyfile(ROOT / file, folder / file)
     needed = "\n".join(requirements(folder.glob("*.py"))) + "\n"
     (folder / "requirements.txt").write_text(needed, encoding="utf-8")
 
 
-def _name_auto_classes(file: Path) -> None:
+def _set_fields(file: Path, **fields: Any) -> None:
     config: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    text = json.dumps({**config, "auto_map": AUTO_MAP}, indent=2, sort_keys=True)
+    text = json.dumps({**config, **fields}, indent=2, sort_keys=True)
     file.write_text(text + "\n", encoding="utf-8")
 
 
@@ -66,7 +71,7 @@ def requirements(files: Iterable[Path], extra: str | None = None) -> list[str]:
         extra: An extra of this package whose ranges count too.
     """
     named = {module.split(".")[0] for file in files for module in _imports(file)}
-    parts = [entry.partition(";") for entry in requires("clara") or []]
+    parts = [entry.partition(";") for entry in requires(DISTRIBUTION) or []]
     ranges = [entry for entry, _, rule in parts if "extra" not in rule or f'"{extra}"' in rule]
     wanted = {name.replace("-", "_").lower() for name in named - sys.stdlib_module_names}
     kept = [entry for entry in ranges if _distribution(entry) in wanted]

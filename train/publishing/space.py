@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from .folder import ROOT, requirements
+from .folder import DISTRIBUTION, ROOT, requirements
 from .hub import MODEL_VARIABLE
 
 PAGE = ("app.py", "page_clara.py", "visit_clara.py")
@@ -49,6 +49,6 @@ def write_space(folder: Path, model: str) -> None:
 
 def gradio_version() -> str:
     """The oldest gradio that this package's range allows, in full, as a Space wants it."""
-    entry = next(entry for entry in requires("clara") or [] if entry.startswith("gradio"))
+    entry = next(entry for entry in requires(DISTRIBUTION) or [] if entry.startswith("gradio"))
     numbers = re.search(r">=([\d.]+)", entry)[1].split(".")
     return ".".join([*numbers, "0", "0"][:3])

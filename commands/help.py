@@ -1,0 +1,74 @@
+"""How the help of `clara` looks: commands in groups, examples, defaults, exit codes."""
+
+import argparse
+from collections.abc import Iterable
+from textwrap import indent
+
+GROUPS = {
+    "documents and answers": ("demo", "build-memory", "ask", "serve"),
+    "models": ("train", "synthesize", "average", "convert", "export", "publish"),
+    "measurements": ("evaluate", "experiment", "bench", "bench-serve"),
+}
+EXIT_CODES = """exit codes:
+  0    done
+  1    a fault of clara itself; the traceback is shown
+  2    something that was asked for cannot be done: one line on stderr says what, why and the way out
+  130  interrupted"""
+EXAMPLES = {
+    "demo": ("clara demo", "clara demo --questions 20 --device cpu --json demo.json"),
+    "build-memory": (
+        "clara build-memory notes/ papers.jsonl --output my_memory",
+        "clara build-memory notes/ --output my_memory --dry-run",
+        "clara build-memory corpus.parquet --output my_memory --dtype int8 --workers 8 --strict",
+    ),
+    "ask": (
+        'clara ask my_memory "Who found Titan?"',
+        'clara ask my_memory "Who found Titan?" --where \'{"year": {">=": 1600}}\' --hybrid --json',
+    ),
+    "serve": (
+        "clara serve --memory my_memory",
+        "clara serve --memory notes=my_memory --memory papers --port 9000 --max-batch 32",
+    ),
+    "train": (
+        "clara train pretraining --config train/recipes/smollm2-135m-cpu-pretraining.yaml",
+        "clara train pretraining --config train/recipes/tiny.yaml --max_steps 4",
+    ),
+    "synthesize": ("clara synthesize documents/ --teacher http://localhost:8000/v1 --output my_rows",),
+    "average": ("clara average runs/a/final runs/b/final --output averaged",),
+    "convert": ("clara convert official org/clara-7b --output converted --base org/base-7b",),
+    "export": ("clara export vllm my_model --output exported",),
+    "publish": ("clara publish my_model --repo org/name --dry-run --output folder",),
+    "evaluate": ("clara evaluate --benchmark nq --file nq.jsonl --limit 500 --systems all --output report",),
+    "experiment": ("clara experiment similarity --output results",),
+    "bench": ("clara bench latency --repeats 5", "clara bench all --output results/speed"),
+    "bench-serve": ("clara bench-serve --clients 32 --output results/serve",),
+}
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Descriptions as they are written; the default behind every option that has one to show."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help or ""
+        shown = action.default not in (None, False, True, [], "", argparse.SUPPRESS)
+        if not action.option_strings or not shown or "default:" in text:
+            return text
+        return f"{text} (default: %(default)s)".strip()
+
+
+def overview(summaries: dict[str, str]) -> str:
+    """All commands in their groups, each with its summary; those in none come last."""
+    width = max(map(len, summaries)) + 2
+    grouped = {name for names in GROUPS.values() for name in names}
+    others = tuple(name for name in summaries if name not in grouped)
+    parts = []
+    for title, names in {**GROUPS, **({"more": others} if others else {})}.items():
+        lines = [f"  {name:<{width}}{summaries[name]}" for name in names if name in summaries]
+        if lines:
+            parts.append("\n".join([f"{title}:", *lines]))
+    return "\n\n".join(parts)
+
+
+def examples(lines: Iterable[str]) -> str:
+    """Examples as they stand at the end of a help."""
+    return "examples:\n" + indent("\n".join(lines), "  ")
