@@ -18,7 +18,7 @@ RUN pip install --constraint constraints.txt '.[serve,documents,store]'
 USER clara
 WORKDIR /home/clara
 # The base of the shipped model, so that nothing is loaded from elsewhere later.
-RUN python -c "from clara.embedded_clara import embedded_base_path; embedded_base_path()"
+RUN python -c "from clara.bases.embedded import embedded_base_path; embedded_base_path()"
 
 EXPOSE 8000
 ENTRYPOINT ["clara"]

@@ -75,6 +75,6 @@ $(TOOLS): $(CORE)
 	$(INSTALL) '.[test]'
 	@touch $@
 
-$(BASE): embedded_clara.py wheel_clara.py | $(CORE)
-	$(BIN)/python -c "from clara.embedded_clara import embedded_base_path; print(embedded_base_path())"
+$(BASE): bases/embedded.py bases/wheel.py | $(CORE)
+	$(BIN)/python -c "from clara.bases.embedded import embedded_base_path; print(embedded_base_path())"
 	@touch $@

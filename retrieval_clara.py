@@ -1,4 +1,4 @@
-"""Retrieval as tensor maths without state: pooling, cosine, the differentiable top-k, exact nearest.
+"""Retrieval as tensor maths without state: pooling, cosine, the differentiable top-k.
 
 Letters of the shapes: B questions, N passages, K chosen, M memory vectors (of the longest), H hidden width,
 L tokens, D width of a search vector, T all vectors of a ragged memory.
@@ -238,26 +238,3 @@ def select(weights: Tensor, indices: Tensor, memories: Memories) -> Memories:
     values = memories.values
     chosen = torch.einsum("bkn,bnd->bkd", weights.to(values.dtype), values.flatten(-2))
     return Memories(chosen.unflatten(-1, values.shape[-2:]), memories.counts.gather(-1, indices))
-
-
-def nearest(query: Tensor, vectors: Tensor, k: int, block_rows: int = 1 << 18) -> tuple[Tensor, Tensor]:
-    """The k passages of highest cosine, exactly; the passage that comes first wins a tie.
-
-    Args:
-        query: (B, D).
-        vectors: (N, D) of any float dtype; read in blocks.
-        k: From 1 to N.
-        block_rows: Vectors compared at once.
-
-    Returns:
-        (B, K) float32 scores, best first, and (B, K) int64 indices.
-    """
-    best, found = query.new_empty(len(query), 0, dtype=torch.float32), None
-    for start in range(0, len(vectors), block_rows):
-        scores = cosine_scores(query, vectors[start : start + block_rows].to(query.device))
-        places = torch.arange(start, start + scores.shape[-1], device=query.device).expand_as(scores)
-        scores = torch.cat([best, scores], dim=-1)
-        places = places if found is None else torch.cat([found, places], dim=-1)
-        kept = scores.argsort(dim=-1, descending=True, stable=True)[:, :k]
-        best, found = scores.gather(-1, kept), places.gather(-1, kept)
-    return best, found

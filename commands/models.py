@@ -99,7 +99,7 @@ def is_checkpoint(name: str) -> bool:
     from transformers import PretrainedConfig
 
     from ..configuration_clara import ClaraConfig
-    from ..embedded_clara import is_embedded
+    from ..bases.embedded import is_embedded
 
     if is_embedded(name):
         return False

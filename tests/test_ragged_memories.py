@@ -8,7 +8,6 @@ from clara.retrieval_clara import (
     Memories,
     average_neighbours,
     cosine_scores,
-    nearest,
     pool,
     ragged,
     soft_topk,
@@ -86,13 +85,6 @@ def test_wanted_documents_are_chosen_in_the_order_of_scores():
     assert indices.tolist() == [[0, 1]]
     assert weights.argmax(-1).tolist() == [[0, 1]]
     assert soft_topk(scores, 2)[1].tolist() == [[0, 2]]
-
-
-def test_nearest_is_exact_and_the_first_wins_a_tie():
-    vectors = torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
-    scores, indices = nearest(torch.tensor([[2.0, 0.0]]), vectors, 3, block_rows=2)
-    assert indices.tolist() == [[1, 2, 0]]
-    assert scores.tolist() == [[1.0, 1.0, 0.0]]
 
 
 def test_segments_see_the_shared_prompt_and_themselves():

@@ -89,7 +89,7 @@ def test_missing_model_is_named():
 def served():
     """`transformers serve` with the embedded base, on a free port."""
     pytest.importorskip("uvicorn")
-    from clara.embedded_clara import embedded_base_path
+    from clara.bases.embedded import embedded_base_path
 
     path = embedded_base_path(show_progress=False)
     with socket.socket() as probe:

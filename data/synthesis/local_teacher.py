@@ -43,7 +43,7 @@ class LocalTeacher:
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        from ...embedded_clara import embedded_base_path, is_embedded
+        from ...bases.embedded import embedded_base_path, is_embedded
 
         try:
             path = embedded_base_path(name) if is_embedded(name) else name

@@ -20,7 +20,7 @@ unpack)
     python3 -m tarfile -e "$work/payload.tar" "$work"
     python3 -m tarfile -e "$work/rows.tar.xz" "$work"
     CLARA_SMOLLM2_WHEEL=$(ls "$work"/base/*.whl) python3 -c \
-        "from clara.embedded_clara import embedded_base_path as path; print(path(show_progress=False))"
+        "from clara.bases.embedded import embedded_base_path as path; print(path(show_progress=False))"
     ;;
 train)
     CLARA_MINUTES=${CLARA_MINUTES_1:?} CLARA_BATCH=${CLARA_BATCH_1:-128} \

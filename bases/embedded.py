@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedConfig
 
-from .wheel_clara import WheelFile, extract_member
+from .wheel import WheelFile, extract_member
 
 logger = logging.getLogger(__name__)
 

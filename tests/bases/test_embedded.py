@@ -1,4 +1,4 @@
-"""Tests of embedded_clara.py: on a tiny GGUF file made here, and (slow) on the real base."""
+"""Tests of bases/embedded.py: on a tiny GGUF file made here, and (slow) on the real base."""
 
 import hashlib
 import json
@@ -10,13 +10,13 @@ import zipfile
 from collections import namedtuple
 from pathlib import Path
 
-import clara.embedded_clara as embedded
+import clara.bases.embedded as embedded
 import gguf
 import numpy
 import pytest
 import torch
-from clara.embedded_clara import EmbeddedBase, cache_folder, embedded_base_path, is_embedded, tensors_sha256
-from clara.wheel_clara import WheelFile
+from clara.bases.embedded import EmbeddedBase, cache_folder, embedded_base_path, is_embedded, tensors_sha256
+from clara.bases.wheel import WheelFile
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -1,0 +1,1 @@
+"""Bases that come in a PyPI wheel, turned once into a folder that transformers loads."""
