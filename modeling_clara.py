@@ -173,7 +173,8 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
             segments: (B, L) of `encode_packed`: several questions share a prompt.
             query_input_ids: (B, Lq) questions to retrieve with.
             query_attention_mask: (B, Lq).
-            memory: (B, N, M, H) candidate memories of each question.
+            memory: (B, N, M, H) candidate memories of each question; without questions to retrieve with also
+                (N, M, H), the memories of all prompts in their order.
             memory_counts: (B, N) vectors of each memory; None: M.
             memory_vectors: (B, N, D) their search vectors; None: pooled from `memory`.
             memory_mask: (B, N) bool, False where a pool is padded.
@@ -204,7 +205,7 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
             documents = (document_input_ids, document_attention_mask, document_indices)
             memories, found = self._compress_candidates(documents, (match_input_ids, match_attention_mask))
         else:
-            counts = torch.full(memory.shape[:2], memory.shape[2], device=memory.device)
+            counts = torch.full(memory.shape[:-2], memory.shape[-2], device=memory.device)
             memories = Memories(memory, counts if memory_counts is None else memory_counts)
         mask = attention_mask
         if query_input_ids is not None:
@@ -218,8 +219,7 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
             chosen, found["indices"] = self._choose(scores, memories, memory_mask, wanted, input_ids)
             mask, rows = _without_empty(input_ids, attention_mask, chosen), chosen.values.flatten(0, -2)
         else:
-            memories = average_neighbours(memories, rate_factor)
-            rows = (memories if memory_mask is None else _kept(memories, memory_mask)).rows()
+            rows = _rows(input_ids, average_neighbours(memories, rate_factor), memory_mask)
         embeds = self.fill_slots(input_ids, rows)
         mask = torch.ones_like(input_ids) if mask is None else mask
         loss, logits = self._answer(embeds, mask, labels, segments, num_items_in_batch, **kwargs)
@@ -339,9 +339,20 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
         return bias, segment_positions(own)
 
 
-def _kept(memories: Memories, mask: Tensor) -> Memories:
-    """The memories at True, one after the other: (B, N, M, H) -> (kept, M, H)."""
-    return Memories(memories.values[mask], memories.counts[mask])
+def _rows(input_ids: Tensor, memories: Memories, mask: Tensor | None) -> Tensor:
+    """(slots, H): the vectors of given memories, (B, N, M, H) or (N, M, H), that fill the prompts' slots in order.
+
+    Raises:
+        ValueError: If a row's memories do not fill its slots.
+    """
+    given = memories.counts if mask is None else memories.counts * mask
+    slots = (input_ids == SLOT_ID).sum(dim=-1)
+    if given.dim() == 2 and not torch.equal(slots, given.sum(dim=-1).to(slots)):
+        raise ValueError(
+            f"`input_ids` has {slots.tolist()} memory slots a row but the memories of the rows hold "
+            f"{given.sum(dim=-1).tolist()} vectors: encode the prompts for the documents that are given."
+        )
+    return Memories(memories.values, given).rows()
 
 
 def _without_empty(input_ids: Tensor, mask: Tensor | None, chosen: Memories) -> Tensor:

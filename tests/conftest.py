@@ -118,6 +118,11 @@ def make_model(base, **kwargs):
     return model
 
 
+def slots_of(questions, k, size=4):
+    """Slots of prompts with k documents of equally many memory vectors."""
+    return [[size] * k for _ in questions]
+
+
 def stir(model, scale=0.1, seed=3):
     """Gives every adapter random B matrices, each its own."""
     generator = torch.Generator().manual_seed(seed)

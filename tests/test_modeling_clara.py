@@ -7,10 +7,10 @@ import pytest
 import torch
 from clara.adapters_clara import adapter_parameters, wearing, worn_adapters
 from clara.configuration_clara import ADAPTERS
-from clara.encoding_clara import length_groups, mean_spans
+from clara.encoding_clara import length_groups
 from clara.processing_clara import IGNORE_INDEX, SLOT_ID
-from clara.retrieval_clara import cosine_scores, gather
-from conftest import DOCUMENTS, QUESTIONS, make_model
+from clara.retrieval_clara import cosine_scores, span_means
+from conftest import DOCUMENTS, QUESTIONS, make_model, slots_of
 from torch import tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
@@ -26,7 +26,7 @@ def encoded(shared_model):
     return {
         "documents": processor.encode_documents(DOCUMENTS),
         "questions": processor.encode_questions(QUESTIONS),
-        "prompts": processor.encode_prompts(QUESTIONS, 2, ANSWERS),
+        "prompts": processor.encode_prompts(QUESTIONS, slots_of(QUESTIONS, 2), ANSWERS),
     }
 
 
@@ -34,7 +34,19 @@ def encoded(shared_model):
 def pools(shared_model, encoded):
     """(3, 6, M, H): the same six documents for each question."""
     with torch.no_grad():
-        return shared_model.compress(**encoded["documents"]).expand(3, -1, -1, -1)
+        return compress(shared_model, **encoded["documents"]).expand(3, -1, -1, -1)
+
+
+def compress(model, *args, **kwargs):
+    return model.compress(*args, **kwargs).values
+
+
+def reason(model, *args, **kwargs):
+    return model.reason(*args, **kwargs).values
+
+
+def gather(pools, indices):
+    return pools[torch.arange(len(pools)).unsqueeze(-1), indices]
 
 
 def gradients(model, names=ADAPTERS):
@@ -67,7 +79,7 @@ def test_memories_are_the_last_hidden_states_at_the_memory_tokens(shared_model, 
         embeds = torch.cat([text, model.memory_tokens.unsqueeze(0)], dim=1)
         with wearing(model.decoder, adapter):
             states = model.decoder(inputs_embeds=embeds, output_hidden_states=True).hidden_states[-1]
-        memory = call(**batch)
+        memory = call(**batch).values
         assert memory.shape == (1, M, H)
         torch.testing.assert_close(memory, states[:, -M:])
 
@@ -75,7 +87,7 @@ def test_memories_are_the_last_hidden_states_at_the_memory_tokens(shared_model, 
 @torch.no_grad()
 def test_compressor_and_reasoner_are_two_adapters(shared_model, encoded):
     documents = encoded["documents"]
-    difference = shared_model.compress(**documents) - shared_model.reason(**documents)
+    difference = compress(shared_model, **documents) - reason(shared_model, **documents)
     assert difference.abs().max() > 0.01
 
 
@@ -83,16 +95,18 @@ def test_compressor_and_reasoner_are_two_adapters(shared_model, encoded):
 @torch.no_grad()
 def test_padding_and_company_change_no_memory(base, pooling):
     model = make_model(base, pooling=pooling)
-    batch = model.compress(**model.processor.encode_documents(DOCUMENTS))
+    together = model.compress(**model.processor.encode_documents(DOCUMENTS))
+    batch = together.values
     for index, text in enumerate(DOCUMENTS[:3]):
         ids = model.processor.encode_documents([text])["input_ids"]
-        alone = model.compress(ids)
-        torch.testing.assert_close(batch[index], alone[0], atol=1e-5, rtol=0)
+        alone = compress(model, ids)
+        torch.testing.assert_close(batch[index, : together.counts[index]], alone[0], atol=1e-5, rtol=0)
         junk, one, zero = torch.full((1, 9), 77), torch.ones_like(ids), torch.zeros(1, 9, dtype=torch.long)
-        left = model.compress(torch.cat([junk, ids], 1), torch.cat([zero, one], 1))
-        right = model.compress(torch.cat([ids, junk], 1), torch.cat([one, zero], 1))
-        torch.testing.assert_close(left, alone, atol=1e-5, rtol=0)
-        torch.testing.assert_close(right, alone, atol=1e-5, rtol=0)
+        left = compress(model, torch.cat([junk, ids], 1), torch.cat([zero, one], 1))
+        right = compress(model, torch.cat([ids, junk], 1), torch.cat([one, zero], 1))
+        own = alone.shape[1]
+        torch.testing.assert_close(left[:, :own], alone, atol=1e-5, rtol=0)
+        torch.testing.assert_close(right[:, :own], alone, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
@@ -102,8 +116,8 @@ def test_the_head_does_not_run(shared_model, encoded):
 
     handle = shared_model.decoder.get_output_embeddings().register_forward_pre_hook(fail)
     try:
-        shared_model.compress(**encoded["documents"])
-        shared_model.reason(**encoded["questions"])
+        compress(shared_model, **encoded["documents"])
+        reason(shared_model, **encoded["questions"])
     finally:
         handle.remove()
 
@@ -115,19 +129,18 @@ def test_mean_pooling_takes_the_states_of_the_text(base):
     batch = model.processor.encode_documents([DOCUMENTS[0], "Titan"])
     with wearing(model.decoder, "compressor"):
         states = model.decoder.base_model(batch["input_ids"][:1]).last_hidden_state
-    expected = mean_spans(states, torch.ones(states.shape[:2]), M)
-    torch.testing.assert_close(model.compress(**batch)[:1], expected, atol=1e-5, rtol=0)
-    short = model.compress(**model.processor.encode_documents(["z"]))
-    assert short.shape == (1, M, H) and short.isfinite().all()
-    assert torch.equal(short[:, 0], short[:, M - 1])
+    expected = span_means(states, torch.ones(states.shape[:2]), 16)
+    found = model.compress(**batch)
+    assert found.counts.tolist() == [len(expected.rows()), 1]
+    torch.testing.assert_close(found.values[0, : found.counts[0]], expected.rows(), atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
 def test_dropout_is_off_in_eval_mode_and_on_in_training(model, encoded):
-    first, second = (model.compress(**encoded["documents"]) for _ in range(2))
+    first, second = (compress(model, **encoded["documents"]) for _ in range(2))
     assert torch.equal(first, second)
     model.train()
-    first, second = (model.compress(**encoded["documents"]) for _ in range(2))
+    first, second = (compress(model, **encoded["documents"]) for _ in range(2))
     assert (first - second).abs().max() > 0.01
 
 
@@ -136,31 +149,32 @@ def test_dropout_is_off_in_eval_mode_and_on_in_training(model, encoded):
 
 def test_each_documents_memory_lies_in_its_own_slots(shared_model):
     """Document d of question b is filled with the value 10 b + d."""
-    batch = shared_model.processor.encode_prompts(QUESTIONS[:2], 2)
+    batch = shared_model.processor.encode_prompts(QUESTIONS[:2], slots_of(QUESTIONS[:2], 2))
     memory = tensor([[0.0, 1.0], [10.0, 11.0]]).view(2, 2, 1, 1).expand(2, 2, M, H)
-    embeds = shared_model.fill_slots(batch["input_ids"], memory)
+    embeds = shared_model.fill_slots(batch["input_ids"], memory.flatten(0, -2))
     text = batch["input_ids"] != SLOT_ID
     assert torch.equal(embeds[text], shared_model.get_input_embeddings()(batch["input_ids"][text]))
     for row, expected in enumerate([[0.0] * M + [1.0] * M, [10.0] * M + [11.0] * M]):
-        slots = embeds[row][batch["input_ids"][row] == SLOT_ID]
-        assert slots.tolist() == [[value] * H for value in expected]
+        filled = embeds[row][batch["input_ids"][row] == SLOT_ID]
+        assert filled.tolist() == [[value] * H for value in expected]
 
 
-@pytest.mark.parametrize("shape", [(1, 3, M, H), (1, 2, M - 1, H), (7, H), (9, H)])
+@pytest.mark.parametrize("shape", [(12, H), (6, H), (7, H), (9, H)])
 def test_slots_and_memories_must_match(shared_model, shape):
-    batch = shared_model.processor.encode_prompts(QUESTIONS[:1], 2)
+    batch = shared_model.processor.encode_prompts(QUESTIONS[:1], slots_of(QUESTIONS[:1], 2))
     with pytest.raises(
-        ValueError, match=r"has \[8\] memory slots a row but `memory` holds \d+ memory tokens"
+        ValueError, match=r"has \[8\] memory slots a row but \d+ memory vectors are given"
     ):
         shared_model.fill_slots(batch["input_ids"], torch.zeros(shape))
 
 
 def test_slots_of_one_row_are_never_filled_from_another(shared_model):
     """Three and one documents are four in all, as are two and two."""
-    batch = shared_model.processor.encode_prompts(QUESTIONS[:2], [3, 1])
+    batch = shared_model.processor.encode_prompts(QUESTIONS[:2], [[M] * 3, [M]])
     with pytest.raises(ValueError, match=r"has \[12, 4\] memory slots a row"):
-        shared_model.fill_slots(batch["input_ids"], torch.zeros(2, 2, M, H))
-    shared_model.fill_slots(batch["input_ids"], torch.zeros(4, M, H))
+        shared_model(memory=torch.zeros(2, 2, M, H), **batch)
+    mask = tensor([[True, True, True], [False, True, False]])
+    assert shared_model(memory=torch.zeros(2, 3, M, H), memory_mask=mask, **batch).logits.isfinite().all()
 
 
 def test_the_rms_connector_by_hand(base):
@@ -171,13 +185,13 @@ def test_the_rms_connector_by_hand(base):
     assert 0.5 < model.memory_gain[0] / weight.float().pow(2).mean().sqrt() < 2
     with torch.no_grad():
         model.memory_gain.copy_(torch.arange(1.0, H + 1))
-    batch = model.processor.encode_prompts(QUESTIONS[:1], 1)
+    batch = model.processor.encode_prompts(QUESTIONS[:1], slots_of(QUESTIONS[:1], 1))
     memory = torch.zeros(1, 1, M, H)
     memory[..., 2] = 4.0
-    slots = model.fill_slots(batch["input_ids"], memory)[batch["input_ids"] == SLOT_ID]
+    filled = model.fill_slots(batch["input_ids"], memory.flatten(0, -2))[batch["input_ids"] == SLOT_ID]
     expected = torch.zeros(M, H)
     expected[:, 2] = 3 * H**0.5
-    torch.testing.assert_close(slots, expected)
+    torch.testing.assert_close(filled, expected)
 
 
 # forward: values
@@ -200,7 +214,7 @@ def test_loss_is_the_mean_over_the_answers_whatever_the_order_of_lengths(shared_
     unlike = [ANSWERS[0], ANSWERS[1] * longest, ANSWERS[2] * 5]
     questions, answers = [QUESTIONS[i] for i in order], [unlike[i] for i in order]
     for counts in ([2, 2, 2], [1, 6, 2]):
-        batch = model.processor.encode_prompts(questions, counts, answers)
+        batch = model.processor.encode_prompts(questions, [[M] * size for size in counts], answers)
         assert (len(length_groups(batch["attention_mask"])) > 1) == (longest > 1)
         memory = torch.cat([pools[row, :size] for row, size in enumerate(counts)])
         out = model(memory=memory, **batch)
@@ -214,7 +228,7 @@ def test_loss_is_the_mean_over_the_answers_whatever_the_order_of_lengths(shared_
 
 @torch.no_grad()
 def test_loss_with_padding_on_the_right(shared_model, pools):
-    left = shared_model.processor.encode_prompts(QUESTIONS, 2, ANSWERS)
+    left = shared_model.processor.encode_prompts(QUESTIONS, slots_of(QUESTIONS, 2), ANSWERS)
     lengths = left["attention_mask"].sum(1).tolist()
     width = left["input_ids"].shape[1]
     right = {
@@ -260,7 +274,7 @@ def test_gradient_accumulation_divides_by_the_items_of_the_whole_batch(shared_mo
 def test_questions_choose_the_nearest_documents(shared_model, pools, encoded):
     query = {f"query_{key}": value for key, value in encoded["questions"].items()}
     out = shared_model(memory=pools, **query, **encoded["prompts"])
-    scores = cosine_scores(shared_model.reason(**encoded["questions"]), pools)
+    scores = cosine_scores(reason(shared_model, **encoded["questions"]).mean(-2), pools.mean(-2))
     assert torch.equal(out.scores, scores)
     assert out.indices.tolist() == scores.topk(2).indices.tolist()
     chosen = gather(pools, out.indices)
@@ -276,7 +290,7 @@ def test_padded_pools(shared_model, pools, encoded):
     out = shared_model(memory=pools, memory_mask=mask, **query, **encoded["prompts"])
     assert sorted(out.indices[1].tolist()) == [0, 1] and min(out.indices[2].tolist()) >= 3
     ragged = tensor([[True, False, True], [True, True, True], [False, True, False]])
-    batch = shared_model.processor.encode_prompts(QUESTIONS, [2, 3, 1], ANSWERS)
+    batch = shared_model.processor.encode_prompts(QUESTIONS, [[M] * size for size in (2, 3, 1)], ANSWERS)
     given = shared_model(memory=pools[:, :3], memory_mask=ragged, **batch).loss
     by_hand = torch.cat([pools[0, [0, 2]], pools[1, :3], pools[2, [1]]])
     assert torch.equal(given, shared_model(memory=by_hand, **batch).loss)
@@ -290,7 +304,7 @@ def test_documents_compressed_on_the_way(shared_model, pools, encoded):
     given = shared_model(memory=gather(pools, indices), **encoded["prompts"])
     torch.testing.assert_close(out.loss, given.loss)
     assert out.alignment_loss > 0 and given.alignment_loss is None
-    single = shared_model.processor.encode_prompts(QUESTIONS, 1, ANSWERS)
+    single = shared_model.processor.encode_prompts(QUESTIONS, slots_of(QUESTIONS, 1), ANSWERS)
     three = {key: value[:3] for key, value in documents.items()}
     counting = shared_model(**three, **single).loss
     torch.testing.assert_close(counting, shared_model(memory=pools[0, :3].unsqueeze(1), **single).loss)
@@ -300,34 +314,32 @@ def test_documents_compressed_on_the_way(shared_model, pools, encoded):
 def test_questions_to_match_are_scored_against_every_document_of_the_batch(shared_model, pools, encoded):
     documents = {f"document_{key}": value for key, value in encoded["documents"].items()}
     questions = {f"match_{key}": value[:2] for key, value in encoded["questions"].items()}
-    single = shared_model.processor.encode_prompts([*QUESTIONS, *QUESTIONS], 1, [*ANSWERS, *ANSWERS])
+    single = shared_model.processor.encode_prompts([*QUESTIONS, *QUESTIONS], slots_of(range(6), 1), [*ANSWERS, *ANSWERS])
     out = shared_model(**documents, **questions, **single)
-    as_documents = shared_model.compress(**{key: value[:2] for key, value in encoded["questions"].items()})
-    torch.testing.assert_close(out.match_scores, cosine_scores(as_documents, pools[0]))
+    as_documents = compress(shared_model, **{key: value[:2] for key, value in encoded["questions"].items()})
+    torch.testing.assert_close(out.match_scores, cosine_scores(as_documents.mean(-2), pools[0].mean(-2)))
     assert out.match_scores.shape == (2, 6) and out.scores is None
     torch.testing.assert_close(out.loss, shared_model(**documents, **single).loss)
 
 
 @torch.no_grad()
-def test_a_prefix_of_the_memory_tokens(shared_model, pools, encoded):
-    batch = shared_model.processor.encode_prompts(QUESTIONS, 2, ANSWERS, num_memory_tokens=2)
+def test_memories_are_chosen_whole_and_read_at_twice_the_rate(shared_model, pools, encoded):
+    batch = shared_model.processor.encode_prompts(QUESTIONS, slots_of(QUESTIONS, 2, 2), ANSWERS)
     query = {f"query_{key}": value for key, value in encoded["questions"].items()}
-    out = shared_model(memory=pools, num_memory_tokens=2, **query, **batch)
-    short = pools[..., :2, :]
-    torch.testing.assert_close(
-        out.scores, cosine_scores(shared_model.reason(**encoded["questions"])[:, :2], short)
-    )
-    torch.testing.assert_close(out.loss, shared_model(memory=gather(short, out.indices), **batch).loss)
+    out = shared_model(memory=pools, rate_factor=2, **query, **batch)
+    whole = cosine_scores(reason(shared_model, **encoded["questions"]).mean(-2), pools.mean(-2))
+    torch.testing.assert_close(out.scores, whole)
+    halves = gather(pools, out.indices).unflatten(-2, (2, 2)).mean(-2)
+    torch.testing.assert_close(out.loss, shared_model(memory=halves, **batch).loss)
 
 
 @torch.no_grad()
-def test_nested_rates_of_mean_states_cover_the_whole_text(base, encoded):
-    model = make_model(base, pooling="mean")
-    memory = model.compress(**encoded["documents"])
-    batch = model.processor.encode_prompts(QUESTIONS, 1, ANSWERS, num_memory_tokens=2)
-    halves = memory[:3].unflatten(1, (2, 2)).mean(2)
-    out = model(memory=memory[:3].unsqueeze(1), num_memory_tokens=2, **batch)
-    torch.testing.assert_close(out.loss, model(memory=halves.unsqueeze(1), **batch).loss)
+def test_the_papers_form_compares_flattened_memories(base, pools, encoded):
+    model = make_model(base, retrieval_pooling="flatten")
+    query = {f"query_{key}": value for key, value in encoded["questions"].items()}
+    scores = model(memory=pools, **query).scores
+    wanted = cosine_scores(reason(model, **encoded["questions"]).flatten(1), pools.flatten(2))
+    torch.testing.assert_close(scores, wanted)
 
 
 @torch.no_grad()
@@ -346,7 +358,7 @@ def test_gumbel_noise_only_while_training(base, pools, encoded):
 
 def test_bad_input_to_forward(shared_model, pools, encoded):
     query = {f"query_{key}": value for key, value in encoded["questions"].items()}
-    odd = shared_model.processor.encode_prompts(QUESTIONS, 2, ANSWERS, num_memory_tokens=3)
+    odd = shared_model.processor.encode_prompts(QUESTIONS, slots_of(QUESTIONS, 2, 3), ANSWERS)
     with pytest.raises(ValueError, match="6 memory slots a row, not a multiple of M = 4"):
         shared_model(memory=pools, **query, **odd)
     with pytest.raises(ValueError, match=r"`k` must be between 1 and the 1 candidate"):
@@ -385,7 +397,7 @@ def test_the_compressors_gradient_is_that_of_finite_differences(model, encoded):
     def loss_after(distance):
         for parameter in parameters:
             parameter.add_(parameter.grad, alpha=float(distance / length))
-        return full_loss(model, model.compress(**encoded["documents"])[indices], encoded["prompts"])
+        return full_loss(model, compress(model, **encoded["documents"])[indices], encoded["prompts"])
 
     slope = (loss_after(step) - loss_after(-2 * step)) / (2 * step)
     assert length > 1e-3
@@ -404,7 +416,7 @@ def test_the_answers_loss_reaches_the_query_reasoner_only_through_the_choice(mod
     model.zero_grad()
     given = model(memory=gather(pools, out.indices), **encoded["prompts"])
     assert not given.loss.requires_grad
-    one_candidate = model.processor.encode_prompts(QUESTIONS, 1, ANSWERS)
+    one_candidate = model.processor.encode_prompts(QUESTIONS, slots_of(QUESTIONS, 1), ANSWERS)
     no_choice = model(memory=pools[:, :1], **query, **one_candidate)
     no_choice.loss.backward()
     assert gradients(model)["query_reasoner"].abs().sum() == 0
@@ -438,7 +450,7 @@ def test_a_copy_of_a_checkpointing_model_wears_its_own_adapters(base, encoded):
     model = make_model(base, lora_dropout=0.0).train()
     model.set_trainable(ADAPTERS, memory_tokens=True)
     inputs = {f"document_{key}": value[:3] for key, value in encoded["documents"].items()}
-    batch = model.processor.encode_prompts(QUESTIONS, 1, ANSWERS)
+    batch = model.processor.encode_prompts(QUESTIONS, slots_of(QUESTIONS, 1), ANSWERS)
     model(**inputs, **batch).loss.backward()
     expected = gradients(model)
     model.zero_grad()
@@ -457,7 +469,7 @@ def test_calls_leave_the_model_as_it_was(model, pools, encoded):
     config, modes = model.config.to_dict(), [module.training for module in model.modules()]
     query = {f"query_{key}": value for key, value in encoded["questions"].items()}
     model(memory=pools, **query, **encoded["prompts"])
-    model.compress(**encoded["documents"])
+    compress(model, **encoded["documents"])
     after = {key: value for key, value in vars(model).items() if not key.startswith("_")}
     assert after.keys() == before.keys() and all(after[key] is before[key] for key in before)
     assert model.config.to_dict() == config
@@ -469,19 +481,19 @@ def test_calls_leave_the_model_as_it_was(model, pools, encoded):
 @torch.no_grad()
 def test_copies_are_equal_and_apart(model, encoded, duplicate):
     twin = duplicate(model)
-    expected = model.compress(**encoded["documents"])
-    assert torch.equal(twin.compress(**encoded["documents"]), expected)
+    expected = compress(model, **encoded["documents"])
+    assert torch.equal(compress(twin, **encoded["documents"]), expected)
     assert twin.lock is not model.lock
     for parameter in adapter_parameters(twin.decoder):
         parameter.zero_()
-    assert torch.equal(model.compress(**encoded["documents"]), expected)
+    assert torch.equal(compress(model, **encoded["documents"]), expected)
     with wearing(twin.decoder, "generator"):
         assert worn_adapters(model.decoder) == []
 
 
 def test_memory_is_in_the_models_dtype(base, encoded):
     model = make_model(base, dtype=torch.bfloat16)
-    memory = model.compress(**encoded["documents"])
+    memory = compress(model, **encoded["documents"])
     assert memory.dtype == torch.bfloat16 == model.dtype
     model.memory_tokens.data = model.memory_tokens.data.float()
-    assert model.dtype == model.compress(**encoded["documents"]).dtype == torch.bfloat16
+    assert model.dtype == compress(model, **encoded["documents"]).dtype == torch.bfloat16

@@ -1,0 +1,477 @@
+"""Text in, text out: building, retrieving, answering, paraphrasing; threads, streaming, hostile texts."""
+
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from clara.adapters_clara import wearing, worn_adapters
+from clara.memory_clara import CorpusMemory
+from clara.modeling_clara import ClaraForRetrievalGeneration
+from clara.prompts_clara import SLOTS, TEXT
+from clara.retrieval_clara import cosine_scores
+from conftest import DOCUMENTS, QUESTIONS, make_model, save_base
+from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers.generation.streamers import BaseStreamer
+
+M, H = 4, 32
+HOSTILE = [
+    "<MEM> <MEM0>",
+    "<|im_end|>\n<|im_start|>",
+    "nul \x00",
+    "\U0001f600",
+    "lone \ud83d",
+    f"{SLOTS}{TEXT}",
+]
+FULL = {"max_new_tokens": 4, "min_new_tokens": 4, "return_dict_in_generate": True, "output_logits": True}
+LONG = "The Forth Bridge is a railway bridge in Scotland. " * 12
+
+
+@pytest.fixture(scope="module")
+def memory(shared_model):
+    return shared_model.build_memory(DOCUMENTS, show_progress=False)
+
+
+def logits(out):
+    """(B, 4, V) scores of the four generated tokens."""
+    return torch.stack(out.generation.logits, dim=1)
+
+
+def close(first, second):
+    torch.testing.assert_close(first, second, atol=1e-5, rtol=0)
+
+
+def captured_memories(model, monkeypatch):
+    """Collects what is put into the slots."""
+    given, fill = [], model.fill_slots
+
+    def spy(input_ids, memory):
+        given.append(memory.clone())
+        return fill(input_ids, memory)
+
+    monkeypatch.setattr(model, "fill_slots", spy)
+    return given
+
+
+# retrieve
+
+
+@torch.no_grad()
+def test_the_nearest_by_cosine_come_first(shared_model, memory):
+    hits = shared_model.retrieve(QUESTIONS, memory, 4)
+    query = shared_model.reason(**shared_model.processor.encode_questions(QUESTIONS))
+    scores, indices = cosine_scores(query, memory[:]).topk(4)
+    assert hits.indices == indices.tolist()
+    close(hits.scores, scores)
+    assert hits.document_ids == [[str(index) for index in row] for row in hits.indices]
+
+
+def test_one_question_gives_flat_lists(shared_model, memory):
+    one = shared_model.retrieve(QUESTIONS[0], memory, 2)
+    listed = shared_model.retrieve(QUESTIONS[:1], memory, 2)
+    assert one.document_ids == listed.document_ids[0] and one.indices == listed.indices[0]
+    assert one.scores.shape == (2,) and listed.scores.shape == (1, 2)
+
+
+def test_the_default_k_is_the_configurations_or_all(shared_model, memory):
+    few = shared_model.build_memory(DOCUMENTS[:3], show_progress=False)
+    assert len(shared_model.retrieve(QUESTIONS[0], memory).indices) == 5
+    assert len(shared_model.retrieve(QUESTIONS[0], few).indices) == 3
+
+
+@pytest.mark.parametrize("k", [0, -1, 7])
+def test_an_explicit_k_must_fit(shared_model, memory, k):
+    for call in (shared_model.retrieve, shared_model.generate):
+        with pytest.raises(ValueError, match=f"`retrieval_top_k` must be .*6.*got {k}"):
+            call(QUESTIONS[0], memory, retrieval_top_k=k)
+
+
+@pytest.mark.parametrize("call", ["retrieve", "generate"])
+def test_bad_questions(shared_model, memory, call):
+    call = getattr(shared_model, call)
+    for questions, error, told in (
+        ("", ValueError, r"`questions\[0\]` is empty"),
+        ([], ValueError, "`questions` is empty"),
+        (["fine", 3], TypeError, r"`questions\[1\]` must be a string, got int"),
+        ("why " * 300, ValueError, r"`questions\[0\]` has \d+ tokens, the limit is 256"),
+    ):
+        with pytest.raises(error, match=told):
+            call(questions, memory)
+
+
+def test_a_memory_of_another_model_is_refused(shared_model, memory, base, tmp_path):
+    memory.save_pretrained(tmp_path / "memory")
+    assert len(shared_model.load_memory(tmp_path / "memory")) == 6
+    others = [make_model(base, pooling="mean"), make_model(save_base(tmp_path / "base", seed=1))]
+    for other in others:
+        for call in (other.retrieve, other.generate):
+            with pytest.raises(ValueError, match="`memory` was made by another compressor or base"):
+                call(QUESTIONS[0], memory)
+        with pytest.raises(ValueError, match="another compressor|other"):
+            other.load_memory(tmp_path / "memory")
+
+
+@pytest.mark.parametrize("wrong", [None, "text", ["texts"], torch.zeros(2, M, H)])
+def test_retrieval_needs_a_corpus_memory(shared_model, wrong):
+    with pytest.raises(TypeError, match="`memory` must be a corpus memory of `build_memory`, got "):
+        shared_model.retrieve(QUESTIONS[0], wrong)
+
+
+# generate
+
+
+@torch.no_grad()
+def test_answers_come_from_the_chosen_memories_by_the_generator(shared_model, memory):
+    """The same by hand: prompt, slots, the base wearing the generator."""
+    out = shared_model.generate(QUESTIONS[:1], memory, 2, **FULL)
+    prompt = shared_model.processor.encode_prompts(QUESTIONS[:1], 2)
+    chosen = torch.stack([memory[index] for index in out.indices[0]])
+    embeds = shared_model.fill_slots(prompt["input_ids"], chosen.unsqueeze(0))
+    with wearing(shared_model.decoder, "generator"):
+        by_hand = shared_model.decoder(inputs_embeds=embeds).logits[:, -1]
+    close(out.generation.logits[0], by_hand)
+    text = shared_model.processor.tokenizer.decode(out.sequences[0], skip_special_tokens=True)
+    assert out.answers == [text.strip()]
+
+
+def test_kinds_of_results(shared_model, memory):
+    answer = shared_model.generate(QUESTIONS[0], memory, 3, max_new_tokens=4)
+    answers = shared_model.generate(QUESTIONS, memory, 3, max_new_tokens=4)
+    assert isinstance(answer, str) and [type(text) for text in answers] == [str] * 3
+    assert answers[0] == answer == shared_model.generate(QUESTIONS[:1], memory, 3, max_new_tokens=4)[0]
+    one = shared_model.generate(QUESTIONS[0], memory, 3, **FULL)
+    many = shared_model.generate(QUESTIONS, memory, 3, **FULL)
+    assert one.answers == answer and one.scores.shape == (3,) and len(one.document_ids) == 3
+    assert many.answers[0] == answer and many.scores.shape == (3, 3) and len(many.document_ids) == 3
+    assert many.sequences.shape == (3, 4) and many.indices[0] == one.indices
+    hits = shared_model.retrieve(QUESTIONS, memory, 3)
+    assert many.document_ids == hits.document_ids
+    close(many.scores, hits.scores)
+    assert not one.sequences.requires_grad and not one.scores.requires_grad
+
+
+def test_a_batch_answers_as_its_questions_alone(shared_model, memory):
+    questions = [*QUESTIONS, "Why?"]
+    together = logits(shared_model.generate(questions, memory, 2, **FULL))
+    for row, question in enumerate(questions):
+        close(together[row], logits(shared_model.generate(question, memory, 2, **FULL))[0])
+
+
+def test_documents_and_memories_matter(shared_model, memory):
+    first, second = (shared_model.generate(QUESTIONS[0], memory, k, **FULL) for k in (1, 2))
+    assert (logits(first) - logits(second)).abs().max() > 1e-3
+
+
+def test_the_same_call_twice_gives_the_same(shared_model, memory):
+    first, second = (shared_model.generate(QUESTIONS, memory, **FULL) for _ in range(2))
+    assert torch.equal(logits(first), logits(second)) and first.answers == second.answers
+
+
+def test_raw_texts_are_compressed_on_the_way(shared_model, memory):
+    expected = shared_model.generate(QUESTIONS, memory, 2, **FULL)
+    for texts in (DOCUMENTS, tuple(DOCUMENTS), [{"text": text} for text in DOCUMENTS]):
+        out = shared_model.generate(QUESTIONS, texts, 2, **FULL)
+        assert out.document_ids == expected.document_ids
+        close(logits(out), logits(expected))
+
+
+def test_one_document_is_a_corpus_of_one(shared_model):
+    for document in (DOCUMENTS[2], {"text": DOCUMENTS[2]}):
+        out = shared_model.generate(QUESTIONS[1], document, **FULL)
+        assert out.document_ids == ["0"] and out.scores.shape == (1,)
+
+
+def test_a_list_of_texts_for_each_question(shared_model):
+    pools = [DOCUMENTS[:3], [DOCUMENTS[2], {"text": DOCUMENTS[3], "id": "basalt"}], DOCUMENTS]
+    out = shared_model.generate(QUESTIONS, pools, **FULL)
+    assert [len(row) for row in out.document_ids] == [3, 2, 5]
+    assert set(out.document_ids[1]) == {"0", "basalt"}
+    assert out.scores.shape == (3, 5)
+    assert out.scores[0, 3:].tolist() == [float("-inf")] * 2 and out.scores[1, 2:].isinf().all()
+    for row, (question, pool) in enumerate(zip(QUESTIONS, pools, strict=True)):
+        alone = shared_model.generate(question, pool, **FULL)
+        assert alone.document_ids == out.document_ids[row]
+        close(logits(alone)[0], logits(out)[row])
+    nested = shared_model.generate(QUESTIONS[0], [DOCUMENTS[:2]], **FULL)
+    assert len(nested.document_ids) == 2
+
+
+def test_bad_pools(shared_model):
+    with pytest.raises(ValueError, match="`memory` has 2 lists of texts for 3 questions"):
+        shared_model.generate(QUESTIONS, [DOCUMENTS, DOCUMENTS])
+    with pytest.raises(ValueError, match="`documents` is empty"):
+        shared_model.generate(QUESTIONS[:2], [DOCUMENTS, []])
+    with pytest.raises(ValueError, match="`documents` is empty"):
+        shared_model.generate(QUESTIONS[0], [])
+    with pytest.raises(ValueError, match="`retrieval_top_k` must be .*2.*got 3"):
+        shared_model.generate(QUESTIONS[:2], [DOCUMENTS, DOCUMENTS[:2]], retrieval_top_k=3)
+
+
+def test_passages_of_one_document_are_given_in_their_order(shared_model, monkeypatch):
+    built = shared_model.build_memory([{"text": LONG, "id": "x"}, *DOCUMENTS], show_progress=False)
+    given = captured_memories(shared_model, monkeypatch)
+    for question in QUESTIONS:
+        out = shared_model.generate(question, built, len(built), **FULL)
+        parts = [index for index in out.indices if built.parents[index] == "x"]
+        assert out.scores.tolist() == sorted(out.scores.tolist(), reverse=True)
+        order = iter(sorted(parts))
+        expected = [next(order) if index in parts else index for index in out.indices]
+        assert torch.equal(given[-1].view(-1, M, H), torch.stack([built[index] for index in expected]))
+
+
+def test_memories_may_lie_in_the_order_of_the_pool(base, memory, monkeypatch):
+    model = make_model(base, memory_order="document")
+    given = captured_memories(model, monkeypatch)
+    out = model.generate(QUESTIONS[0], memory, 4, **FULL)
+    assert out.indices != sorted(out.indices)
+    assert torch.equal(given[0].view(-1, M, H), torch.stack([memory[i] for i in sorted(out.indices)]))
+
+
+def test_answers_may_keep_their_white_space(base, memory):
+    whole, stripped = (make_model(base, strip_answers=strip) for strip in (False, True))
+    out = whole.generate(QUESTIONS[0], memory, max_new_tokens=20, return_dict_in_generate=True)
+    assert out.answers == whole.processor.tokenizer.decode(out.sequences[0], skip_special_tokens=True)
+    assert stripped.generate(QUESTIONS[0], memory, max_new_tokens=20) == out.answers.strip()
+
+
+def test_ordinary_generation_arguments_pass_through(shared_model, memory):
+    beams = shared_model.generate(QUESTIONS, memory, num_beams=2, **FULL)
+    assert beams.sequences.shape == (3, 4) and hasattr(beams.generation, "beam_indices")
+    torch.manual_seed(0)
+    several = shared_model.generate(
+        QUESTIONS[:2], memory, do_sample=True, num_return_sequences=3, temperature=3.0, max_new_tokens=4
+    )
+    assert [len(row) for row in several] == [3, 3] and len(set(several[0])) > 1
+    single = shared_model.generate(
+        QUESTIONS[0], memory, num_beams=3, num_return_sequences=2, max_new_tokens=2
+    )
+    assert len(single) == 2 and all(isinstance(text, str) for text in single)
+    settings = GenerationConfig(max_new_tokens=1, min_new_tokens=1, eos_token_id=2, pad_token_id=0)
+    out = shared_model.generate(
+        QUESTIONS[0], memory, generation_config=settings, return_dict_in_generate=True
+    )
+    assert out.sequences.shape == (1, 1)
+
+
+@pytest.mark.parametrize("unknown", ["retrieval_topk", "k", "documents"])
+def test_unknown_arguments_raise(shared_model, memory, unknown):
+    with pytest.raises((ValueError, TypeError), match=unknown):
+        shared_model.generate(QUESTIONS[0], memory, **{unknown: 3})
+    with pytest.raises((ValueError, TypeError), match=unknown):
+        shared_model.paraphrase(DOCUMENTS[0], **{unknown: 3})
+
+
+@pytest.mark.parametrize("arguments", [(QUESTIONS[0],), (QUESTIONS,), (None, None, 3)])
+def test_without_a_memory_it_says_so(shared_model, arguments):
+    with pytest.raises(ValueError, match="`memory` is missing"):
+        shared_model.generate(*arguments)
+
+
+def test_a_prompt_above_the_limit_raises(base):
+    model = make_model(base, prompt_max_length=150)
+    built = model.build_memory(DOCUMENTS, show_progress=False)
+    with pytest.raises(ValueError, match=r"`prompts\[0\]` has \d+ tokens, the limit is 150"):
+        model.generate("Why " * 40, built)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_hostile_question_changes_nothing_for_the_others(shared_model, memory, text):
+    alone = shared_model.generate(QUESTIONS[0], memory, 2, **FULL)
+    among = shared_model.generate([text, QUESTIONS[0]], memory, 2, **FULL)
+    close(logits(among)[1], logits(alone)[0])
+    assert among.document_ids[1] == alone.document_ids
+
+
+def test_a_store_in_half_precision_and_a_prefix_of_memory_tokens(shared_model, memory):
+    half = shared_model.build_memory(DOCUMENTS, dtype=torch.bfloat16, show_progress=False)
+    assert len(shared_model.generate(QUESTIONS, half, 2, **FULL).answers) == 3
+    short = CorpusMemory(memory[:][:, :2].clone(), DOCUMENTS, fingerprint=memory.fingerprint)
+    out = shared_model.generate(QUESTIONS[0], short, 2, **FULL)
+    query = shared_model.reason(**shared_model.processor.encode_questions(QUESTIONS[:1]))
+    close(out.scores, cosine_scores(query[:, :2], short[:]).topk(2).values[0].detach())
+
+
+# The base's own generate
+
+
+@torch.no_grad()
+def test_without_memory_it_is_the_bases_own_generate(shared_model, base):
+    plain = AutoModelForCausalLM.from_pretrained(base)
+    batch = shared_model.processor.encode_documents(["Titan", DOCUMENTS[0]])
+    settings = {"max_new_tokens": 5, "do_sample": False}
+    expected = plain.generate(**batch, **settings)
+    assert torch.equal(shared_model.generate(**batch, **settings), expected)
+    ids = batch["input_ids"][1:]
+    assert torch.equal(shared_model.generate(ids, **settings), plain.generate(ids, **settings))
+    assert torch.equal(shared_model.generate(inputs=ids, **settings), plain.generate(ids, **settings))
+
+
+# State
+
+
+def test_calls_leave_the_model_as_it_was(model):
+    model.train()
+    model.decoder.eval()
+    built = model.build_memory(DOCUMENTS, show_progress=False)
+    before = {key: value for key, value in vars(model).items() if not key.startswith("_")}
+    settings = [model.config.to_dict(), model.generation_config.to_dict()]
+    flags = [(module.training) for module in model.modules()], [p.requires_grad for p in model.parameters()]
+    model.retrieve(QUESTIONS, built, 1)
+    model.generate(QUESTIONS, built, 1, max_new_tokens=2)
+    model.paraphrase(DOCUMENTS[0], max_new_tokens=2)
+    with pytest.raises(ValueError):
+        model.generate(QUESTIONS, built, 99)
+    after = {key: value for key, value in vars(model).items() if not key.startswith("_")}
+    assert after.keys() == before.keys() and all(after[key] is before[key] for key in before)
+    assert [model.config.to_dict(), model.generation_config.to_dict()] == settings
+    assert flags == ([(m.training) for m in model.modules()], [p.requires_grad for p in model.parameters()])
+    assert worn_adapters(model.decoder) == []
+    assert len(model.retrieve(QUESTIONS[0], built).indices) == 5
+
+
+def test_a_training_model_answers_without_dropout(base, memory):
+    model = make_model(base).train()
+    built = model.build_memory(DOCUMENTS, show_progress=False)
+    close(built[:], memory[:])
+    expected = make_model(base).generate(QUESTIONS, memory, 2, **FULL)
+    close(logits(model.generate(QUESTIONS, built, 2, **FULL)), logits(expected))
+    assert all(module.training for module in model.modules())
+
+
+# Threads and streaming
+
+
+@pytest.fixture
+def quick_switches():
+    """Threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+def test_threads_get_the_answers_they_would_get_alone(shared_model, memory, quick_switches):
+    ids = shared_model.processor.encode_documents(DOCUMENTS[:1])["input_ids"]
+    jobs = [
+        lambda: logits(shared_model.generate(QUESTIONS[0], memory, 2, **FULL)),
+        lambda: logits(shared_model.generate(QUESTIONS[1], DOCUMENTS[:4], 3, **FULL)),
+        lambda: shared_model.retrieve(QUESTIONS, memory).scores,
+        lambda: shared_model.build_memory(DOCUMENTS, show_progress=False)[:],
+        lambda: shared_model.generate(ids, max_new_tokens=4),
+        lambda: shared_model(ids).logits.detach(),
+    ]
+    alone = [job() for job in jobs]
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        rounds = [[pool.submit(job) for job in jobs] for _ in range(4)]
+        for futures in rounds:
+            for future, expected in zip(futures, alone, strict=True):
+                close(future.result(), expected)
+    assert worn_adapters(shared_model.decoder) == []
+
+
+def test_threads_on_a_training_model_meet_no_dropout(model, memory, quick_switches):
+    """One thread must not end another's eval mode."""
+    model.train()
+    expected = model.retrieve(QUESTIONS, memory).scores
+
+    def job(turn):
+        if turn % 2:
+            return model.retrieve(QUESTIONS, memory).scores
+        return model.build_memory(DOCUMENTS, show_progress=False)[:]
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(job, range(40)))
+    for turn, result in enumerate(found):
+        close(result, expected if turn % 2 else memory[:])
+    assert all(module.training for module in model.modules())
+
+
+class Listener(BaseStreamer):
+    """Keeps the tokens and whether another thread could have taken the model's lock meanwhile."""
+
+    def __init__(self, lock):
+        self.lock, self.tokens, self.free, self.ended = lock, [], [], False
+
+    def put(self, value):
+        self.tokens.extend(value.flatten().tolist())
+
+        def attempt():
+            taken = self.lock._lock.acquire(blocking=False)
+            self.free.append(taken)
+            if taken:
+                self.lock._lock.release()
+
+        thread = threading.Thread(target=attempt)
+        thread.start()
+        thread.join()
+
+    def end(self):
+        self.ended = True
+
+
+def test_a_streamer_gets_the_tokens_and_the_lock_is_held(shared_model, memory):
+    listener = Listener(shared_model.lock)
+    out = shared_model.generate(QUESTIONS[0], memory, 2, streamer=listener, **FULL)
+    assert listener.ended and listener.tokens == out.sequences[0].tolist()
+    assert len(listener.free) >= 4 and not any(listener.free)
+    assert out.answers == shared_model.generate(QUESTIONS[0], memory, 2, **FULL).answers
+
+
+def test_an_error_while_streaming_takes_the_adapter_off(shared_model, memory):
+    class Failing(Listener):
+        def put(self, value):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        shared_model.generate(QUESTIONS[0], memory, streamer=Failing(shared_model.lock))
+    assert worn_adapters(shared_model.decoder) == []
+    assert ThreadPoolExecutor(1).submit(shared_model.retrieve, QUESTIONS[0], memory).result(60)
+
+
+# paraphrase
+
+
+def test_paraphrase_one_and_several(shared_model):
+    texts = shared_model.paraphrase(DOCUMENTS[:2], max_new_tokens=4)
+    assert len(texts) == 2
+    assert shared_model.paraphrase(DOCUMENTS[0], max_new_tokens=4) == texts[0]
+    assert shared_model.paraphrase({"text": DOCUMENTS[0]}, max_new_tokens=4) == texts[0]
+    assert shared_model.paraphrase(DOCUMENTS[:2], max_new_tokens=4) == texts
+
+
+def test_paraphrase_reads_every_passage_of_a_long_document(shared_model, monkeypatch):
+    given = captured_memories(shared_model, monkeypatch)
+    texts = shared_model.paraphrase([LONG, DOCUMENTS[0]], max_new_tokens=2)
+    built = shared_model.build_memory([LONG, DOCUMENTS[0]], show_progress=False)
+    assert len(texts) == 2 and torch.equal(given[0], built[:].flatten(0, 1))
+
+
+def test_answers_do_not_depend_on_the_copy(memory, checkpoint, shared_model):
+    again = ClaraForRetrievalGeneration.from_pretrained(checkpoint)
+    expected = shared_model.generate(QUESTIONS, memory, **FULL)
+    out = again.generate(QUESTIONS, memory, **FULL)
+    assert out.answers == expected.answers and torch.equal(logits(out), logits(expected))
+
+
+def test_filters_and_indexes_reach_the_search(shared_model):
+    pytest.importorskip("faiss")
+    documents = [{"text": text, "number": number} for number, text in enumerate(DOCUMENTS)]
+    memory = shared_model.build_memory(documents, show_progress=False)
+    hits = shared_model.retrieve(QUESTIONS, memory, 5, where={"number": {">=": 4}})
+    assert [sorted(row) for row in hits.indices] == [[4, 5]] * 3
+    out = shared_model.generate(
+        QUESTIONS[0], memory, where={"number": [1]}, max_new_tokens=2, return_dict_in_generate=True
+    )
+    assert out.document_ids == ["1"] and out.scores.shape == (1,)
+    with pytest.raises(ValueError, match="lets no passage through"):
+        shared_model.generate(QUESTIONS, memory, where={"number": 7})
+    assert shared_model.retrieve(QUESTIONS[0], memory, where={"number": 7}).indices == []
+    with pytest.raises(ValueError, match="there is no index"):
+        shared_model.retrieve(QUESTIONS, memory, exact=False)
+    memory.build_index()
+    assert shared_model.retrieve(QUESTIONS, memory, exact=False).indices == (
+        shared_model.retrieve(QUESTIONS, memory, exact=True).indices
+    )
+    with pytest.raises(ValueError, match="`memory` is missing"):
+        shared_model.generate(where={"number": 7})
