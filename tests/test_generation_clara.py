@@ -11,7 +11,7 @@ from clara.memory_clara import CorpusMemory
 from clara.modeling_clara import ClaraForRetrievalGeneration
 from clara.prompts_clara import SLOTS, TEXT
 from clara.retrieval_clara import cosine_scores
-from conftest import DOCUMENTS, QUESTIONS, make_model, save_base
+from conftest import DOCUMENTS, QUESTIONS, make_model, save_base, slots_of
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
@@ -38,6 +38,11 @@ def logits(out):
     return torch.stack(out.generation.logits, dim=1)
 
 
+def whole(memory):
+    """(N, M, H): all memories, which are equally long here."""
+    return memory.values.view(-1, M, H)
+
+
 def close(first, second):
     torch.testing.assert_close(first, second, atol=1e-5, rtol=0)
 
@@ -61,7 +66,7 @@ def captured_memories(model, monkeypatch):
 def test_the_nearest_by_cosine_come_first(shared_model, memory):
     hits = shared_model.retrieve(QUESTIONS, memory, 4)
     query = shared_model.reason(**shared_model.processor.encode_questions(QUESTIONS))
-    scores, indices = cosine_scores(query, memory[:]).topk(4)
+    scores, indices = cosine_scores(query.values.mean(-2), whole(memory).mean(-2)).topk(4)
     assert hits.indices == indices.tolist()
     close(hits.scores, scores)
     assert hits.document_ids == [[str(index) for index in row] for row in hits.indices]
@@ -125,9 +130,9 @@ def test_retrieval_needs_a_corpus_memory(shared_model, wrong):
 def test_answers_come_from_the_chosen_memories_by_the_generator(shared_model, memory):
     """The same by hand: prompt, slots, the base wearing the generator."""
     out = shared_model.generate(QUESTIONS[:1], memory, 2, **FULL)
-    prompt = shared_model.processor.encode_prompts(QUESTIONS[:1], 2)
-    chosen = torch.stack([memory[index] for index in out.indices[0]])
-    embeds = shared_model.fill_slots(prompt["input_ids"], chosen.unsqueeze(0))
+    prompt = shared_model.processor.encode_prompts(QUESTIONS[:1], slots_of(QUESTIONS[:1], 2))
+    chosen = torch.cat(memory.gather(out.indices[0]))
+    embeds = shared_model.fill_slots(prompt["input_ids"], chosen)
     with wearing(shared_model.decoder, "generator"):
         by_hand = shared_model.decoder(inputs_embeds=embeds).logits[:, -1]
     close(out.generation.logits[0], by_hand)
@@ -217,7 +222,7 @@ def test_passages_of_one_document_are_given_in_their_order(shared_model, monkeyp
         assert out.scores.tolist() == sorted(out.scores.tolist(), reverse=True)
         order = iter(sorted(parts))
         expected = [next(order) if index in parts else index for index in out.indices]
-        assert torch.equal(given[-1].view(-1, M, H), torch.stack([built[index] for index in expected]))
+        assert torch.equal(given[-1].view(-1, M, H), torch.stack(built.gather(expected)))
 
 
 def test_memories_may_lie_in_the_order_of_the_pool(base, memory, monkeypatch):
@@ -225,13 +230,13 @@ def test_memories_may_lie_in_the_order_of_the_pool(base, memory, monkeypatch):
     given = captured_memories(model, monkeypatch)
     out = model.generate(QUESTIONS[0], memory, 4, **FULL)
     assert out.indices != sorted(out.indices)
-    assert torch.equal(given[0].view(-1, M, H), torch.stack([memory[i] for i in sorted(out.indices)]))
+    assert torch.equal(given[0].view(-1, M, H), torch.stack(memory.gather(sorted(out.indices))))
 
 
 def test_answers_may_keep_their_white_space(base, memory):
-    whole, stripped = (make_model(base, strip_answers=strip) for strip in (False, True))
-    out = whole.generate(QUESTIONS[0], memory, max_new_tokens=20, return_dict_in_generate=True)
-    assert out.answers == whole.processor.tokenizer.decode(out.sequences[0], skip_special_tokens=True)
+    kept, stripped = (make_model(base, strip_answers=strip) for strip in (False, True))
+    out = kept.generate(QUESTIONS[0], memory, max_new_tokens=20, return_dict_in_generate=True)
+    assert out.answers == kept.processor.tokenizer.decode(out.sequences[0], skip_special_tokens=True)
     assert stripped.generate(QUESTIONS[0], memory, max_new_tokens=20) == out.answers.strip()
 
 
@@ -283,13 +288,19 @@ def test_a_hostile_question_changes_nothing_for_the_others(shared_model, memory,
     assert among.document_ids[1] == alone.document_ids
 
 
-def test_a_store_in_half_precision_and_a_prefix_of_memory_tokens(shared_model, memory):
-    half = shared_model.build_memory(DOCUMENTS, dtype=torch.bfloat16, show_progress=False)
-    assert len(shared_model.generate(QUESTIONS, half, 2, **FULL).answers) == 3
-    short = CorpusMemory(memory[:][:, :2].clone(), DOCUMENTS, fingerprint=memory.fingerprint)
+def test_memories_of_other_formats_and_lengths(shared_model, memory):
+    for dtype in (torch.bfloat16, "int8", "int4"):
+        kept = shared_model.build_memory(DOCUMENTS, dtype=dtype, show_progress=False)
+        assert len(shared_model.generate(QUESTIONS, kept, 2, **FULL).answers) == 3
+    short = CorpusMemory(
+        whole(memory)[:, :2].flatten(0, 1),
+        torch.arange(7) * 2,
+        DOCUMENTS,
+        vectors=memory.vectors,
+        fingerprint=memory.fingerprint,
+    )
     out = shared_model.generate(QUESTIONS[0], short, 2, **FULL)
-    query = shared_model.reason(**shared_model.processor.encode_questions(QUESTIONS[:1]))
-    close(out.scores, cosine_scores(query[:, :2], short[:]).topk(2).values[0].detach())
+    close(out.scores, shared_model.retrieve(QUESTIONS[0], memory, 2).scores)
 
 
 # The base's own generate
@@ -333,7 +344,7 @@ def test_calls_leave_the_model_as_it_was(model):
 def test_a_training_model_answers_without_dropout(base, memory):
     model = make_model(base).train()
     built = model.build_memory(DOCUMENTS, show_progress=False)
-    close(built[:], memory[:])
+    close(built.values, memory.values)
     expected = make_model(base).generate(QUESTIONS, memory, 2, **FULL)
     close(logits(model.generate(QUESTIONS, built, 2, **FULL)), logits(expected))
     assert all(module.training for module in model.modules())
@@ -357,7 +368,7 @@ def test_threads_get_the_answers_they_would_get_alone(shared_model, memory, quic
         lambda: logits(shared_model.generate(QUESTIONS[0], memory, 2, **FULL)),
         lambda: logits(shared_model.generate(QUESTIONS[1], DOCUMENTS[:4], 3, **FULL)),
         lambda: shared_model.retrieve(QUESTIONS, memory).scores,
-        lambda: shared_model.build_memory(DOCUMENTS, show_progress=False)[:],
+        lambda: shared_model.build_memory(DOCUMENTS, show_progress=False).values,
         lambda: shared_model.generate(ids, max_new_tokens=4),
         lambda: shared_model(ids).logits.detach(),
     ]
@@ -378,12 +389,12 @@ def test_threads_on_a_training_model_meet_no_dropout(model, memory, quick_switch
     def job(turn):
         if turn % 2:
             return model.retrieve(QUESTIONS, memory).scores
-        return model.build_memory(DOCUMENTS, show_progress=False)[:]
+        return model.build_memory(DOCUMENTS, show_progress=False).values
 
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(job, range(40)))
     for turn, result in enumerate(found):
-        close(result, expected if turn % 2 else memory[:])
+        close(result, expected if turn % 2 else memory.values)
     assert all(module.training for module in model.modules())
 
 
@@ -444,7 +455,7 @@ def test_paraphrase_reads_every_passage_of_a_long_document(shared_model, monkeyp
     given = captured_memories(shared_model, monkeypatch)
     texts = shared_model.paraphrase([LONG, DOCUMENTS[0]], max_new_tokens=2)
     built = shared_model.build_memory([LONG, DOCUMENTS[0]], show_progress=False)
-    assert len(texts) == 2 and torch.equal(given[0], built[:].flatten(0, 1))
+    assert len(texts) == 2 and torch.equal(given[0], built.values)
 
 
 def test_answers_do_not_depend_on_the_copy(memory, checkpoint, shared_model):
@@ -454,8 +465,7 @@ def test_answers_do_not_depend_on_the_copy(memory, checkpoint, shared_model):
     assert out.answers == expected.answers and torch.equal(logits(out), logits(expected))
 
 
-def test_filters_and_indexes_reach_the_search(shared_model):
-    pytest.importorskip("faiss")
+def test_filters_reach_the_search(shared_model):
     documents = [{"text": text, "number": number} for number, text in enumerate(DOCUMENTS)]
     memory = shared_model.build_memory(documents, show_progress=False)
     hits = shared_model.retrieve(QUESTIONS, memory, 5, where={"number": {">=": 4}})
@@ -467,11 +477,38 @@ def test_filters_and_indexes_reach_the_search(shared_model):
     with pytest.raises(ValueError, match="lets no passage through"):
         shared_model.generate(QUESTIONS, memory, where={"number": 7})
     assert shared_model.retrieve(QUESTIONS[0], memory, where={"number": 7}).indices == []
-    with pytest.raises(ValueError, match="there is no index"):
-        shared_model.retrieve(QUESTIONS, memory, exact=False)
-    memory.build_index()
-    assert shared_model.retrieve(QUESTIONS, memory, exact=False).indices == (
-        shared_model.retrieve(QUESTIONS, memory, exact=True).indices
-    )
     with pytest.raises(ValueError, match="`memory` is missing"):
         shared_model.generate(where={"number": 7})
+
+
+def test_a_folder_is_opened_and_another_path_refused(shared_model, memory, tmp_path):
+    memory.save_pretrained(tmp_path / "kept")
+    wanted = shared_model.generate(QUESTIONS, memory, 2, max_new_tokens=4)
+    assert shared_model.generate(QUESTIONS, str(tmp_path / "kept"), 2, max_new_tokens=4) == wanted
+    assert shared_model.retrieve(QUESTIONS[0], tmp_path / "kept", 2).document_ids
+    with pytest.raises(ValueError, match="is a path, not a text"):
+        shared_model.generate(QUESTIONS[0], "./notes/none.jsonl")
+    with pytest.raises(ValueError, match="is a path, not a text"):
+        shared_model.build_memory(["corpus.jsonl"])
+
+
+def test_the_logit_lens_reads_each_memory_vector(shared_model):
+    found = shared_model.logit_lens(QUESTIONS[0], top=3)
+    assert len(found) == M and all(len(row) == 3 for row in found)
+    assert all(row[0][1] >= row[1][1] >= row[2][1] > 0 for row in found)
+
+
+def test_a_memory_says_again_what_it_holds(shared_model, memory):
+    said = shared_model.paraphrase_memory(memory, 2, max_new_tokens=6)
+    assert said == shared_model.paraphrase(DOCUMENTS[2], max_new_tokens=6)
+    with pytest.raises(IndexError, match="from 0 to 5"):
+        shared_model.paraphrase_memory(memory, 6)
+
+
+def test_memories_of_mean_states_are_as_long_as_their_texts_ask(base):
+    model = make_model(base, pooling="mean", compression_rate=4)
+    memory = model.build_memory(["Ada.", DOCUMENTS[0]], show_progress=False)
+    tokens = [len(model.processor.tokenizer(text)["input_ids"]) for text in memory.texts]
+    assert [len(part) for part in memory.gather([0, 1])] == [-(-count // 4) for count in tokens]
+    torch.testing.assert_close(memory.vectors[1], memory.gather([1])[0].mean(0), atol=1e-6, rtol=0)
+    assert len(model.generate(QUESTIONS, memory, max_new_tokens=2)) == 3

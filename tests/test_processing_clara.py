@@ -4,7 +4,7 @@ import pytest
 import torch
 from clara.processing_clara import IGNORE_INDEX, SLOT_ID, ClaraProcessor
 from clara.prompts_clara import SLOTS, TEXT, paraphrase_prompt
-from conftest import CHATML, DOCUMENTS, NO_SYSTEM, QUESTIONS, make_tokenizer
+from conftest import CHATML, DOCUMENTS, NO_SYSTEM, QUESTIONS, make_tokenizer, slots_of
 from transformers import AutoProcessor
 
 ANSWERS = ["1890", "Christiaan Huygens", "Leipzig"]
@@ -36,7 +36,7 @@ def rows_of(batch):
     return [ids[mask.bool()].tolist() for ids, mask in pairs]
 
 
-def slots_of(batch):
+def slot_counts(batch):
     return (batch["input_ids"] == SLOT_ID).sum(dim=1).tolist()
 
 
@@ -107,16 +107,17 @@ def test_a_tokenizer_without_pad_token_pads_with_eos():
 
 @pytest.mark.parametrize("k", [1, 2, 5])
 def test_prompts_hold_k_times_m_slots(processor, k):
-    assert slots_of(processor.encode_prompts(QUESTIONS, k)) == [4 * k] * 3
+    assert slot_counts(processor.encode_prompts(QUESTIONS, slots_of(QUESTIONS, k))) == [4 * k] * 3
 
 
 def test_each_prompt_may_have_its_own_k_and_fewer_slots(processor):
-    assert slots_of(processor.encode_prompts(QUESTIONS, [1, 3, 2])) == [4, 12, 8]
-    assert slots_of(processor.encode_prompts(QUESTIONS, 2, num_memory_tokens=1)) == [2, 2, 2]
+    assert slot_counts(processor.encode_prompts(QUESTIONS, [[4], [4] * 3, [4] * 2])) == [4, 12, 8]
+    assert slot_counts(processor.encode_prompts(QUESTIONS, slots_of(QUESTIONS, 2, 1))) == [2, 2, 2]
+    assert slot_counts(processor.encode_prompts(QUESTIONS, [[3, 1], [2], []])) == [4, 2, 0]
 
 
 def test_documents_lie_apart_and_the_slots_of_one_lie_together(processor):
-    row = rows_of(processor.encode_prompts([QUESTIONS[0]], 2))[0]
+    row = rows_of(processor.encode_prompts([QUESTIONS[0]], slots_of([0], 2)))[0]
     places = [place for place, token in enumerate(row) if token == SLOT_ID]
     assert places[:4] == list(range(places[0], places[0] + 4))
     assert places[4:] == list(range(places[4], places[4] + 4))
@@ -130,15 +131,15 @@ def test_documents_lie_apart_and_the_slots_of_one_lie_together(processor):
 @pytest.mark.parametrize("question", [QUESTIONS[0], HOSTILE[1]])
 def test_training_prefix_is_the_inference_prefix(template, bos, question):
     processor = make_processor(template, bos)
-    prompt = rows_of(processor.encode_prompts([question], 2))[0]
-    example = rows_of(processor.encode_prompts([question], 2, [ANSWERS[0]]))[0]
+    prompt = rows_of(processor.encode_prompts([question], slots_of([question], 2)))[0]
+    example = rows_of(processor.encode_prompts([question], slots_of([question], 2), [ANSWERS[0]]))[0]
     assert example[: len(prompt)] == prompt
     answer = example[len(prompt) :]
     assert processor.tokenizer.decode(answer) == ANSWERS[0] + "<|im_end|>"
 
 
 def test_labels_are_the_answer_and_its_end_and_nothing_else(processor):
-    batch = processor.encode_prompts(QUESTIONS, [1, 2, 3], ANSWERS)
+    batch = processor.encode_prompts(QUESTIONS, [[4], [4] * 2, [4] * 3], ANSWERS)
     ids, labels = batch["input_ids"], batch["labels"]
     assert labels.shape == ids.shape
     assert (labels[batch["attention_mask"] == 0] == IGNORE_INDEX).all()
@@ -151,8 +152,8 @@ def test_labels_are_the_answer_and_its_end_and_nothing_else(processor):
 
 
 def test_other_prompts_and_targets(processor):
-    batch = processor.encode_messages([paraphrase_prompt()] * 2, 1, targets=["One.", "Two."])
-    assert slots_of(batch) == [4, 4]
+    batch = processor.encode_messages([paraphrase_prompt()] * 2, [[4], [4]], targets=["One.", "Two."])
+    assert slot_counts(batch) == [4, 4]
     assert [processor.tokenizer.decode(r[r != IGNORE_INDEX]) for r in batch["labels"]] == [
         "One.<|im_end|>",
         "Two.<|im_end|>",
@@ -160,26 +161,24 @@ def test_other_prompts_and_targets(processor):
 
 
 def test_a_prompt_above_the_limit_raises_and_never_loses_the_answer(processor):
-    length = processor.encode_prompts([QUESTIONS[0]], 1)["input_ids"].shape[1]
-    with_answer = processor.encode_prompts([QUESTIONS[0]], 1, ["1890"])["input_ids"].shape[1]
+    length = processor.encode_prompts([QUESTIONS[0]], slots_of([0], 1))["input_ids"].shape[1]
+    with_answer = processor.encode_prompts([QUESTIONS[0]], slots_of([0], 1), ["1890"])["input_ids"].shape[1]
     tight = make_processor(prompt_max_length=length)
-    assert tight.encode_prompts([QUESTIONS[0]], 1)["input_ids"].shape[1] == length
+    assert tight.encode_prompts([QUESTIONS[0]], slots_of([0], 1))["input_ids"].shape[1] == length
     with pytest.raises(ValueError, match=rf"`prompts\[0\]` has {with_answer} tokens, the limit is {length}"):
-        tight.encode_prompts([QUESTIONS[0]], 1, ["1890"])
+        tight.encode_prompts([QUESTIONS[0]], slots_of([0], 1), ["1890"])
     with pytest.raises(ValueError, match="shorten the question or choose fewer documents"):
-        tight.encode_prompts([QUESTIONS[0]], 2)
+        tight.encode_prompts([QUESTIONS[0]], slots_of([0], 2))
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"k": -1}, "`k` must be at least 0"),
-        ({"k": [1, -1, 1]}, "`k` must be at least 0"),
-        ({"k": [1, 2]}, "`k` has 2 entries for 3 prompts"),
-        ({"k": 1, "answers": ["one"]}, "`answers` has 1 entries for 3 prompts"),
-        ({"k": 1, "answers": ["one", "", "three"]}, r"`answers\[1\]` is empty"),
-        ({"k": 1, "num_memory_tokens": 0}, "`num_memory_tokens` must be between 1 and 4, got 0"),
-        ({"k": 1, "num_memory_tokens": 5}, "`num_memory_tokens` must be between 1 and 4, got 5"),
+        ({"slots": [[4], [4]]}, "`slots` has 2 entries for 3 prompts"),
+        ({"slots": [[4]] * 3, "answers": ["one"]}, "`answers` has 1 entries for 3 prompts"),
+        ({"slots": [[4]] * 3, "answers": ["one", "", "three"]}, r"`answers\[1\]` is empty"),
+        ({"slots": [[4], [0], [4]]}, "`slots` must be between 1 and 4 a document, got 0 to 4"),
+        ({"slots": [[4], [5], [4]]}, "`slots` must be between 1 and 4 a document, got 4 to 5"),
     ],
 )
 def test_bad_prompt_arguments(processor, arguments, told):
@@ -202,14 +201,14 @@ def test_a_hostile_document_changes_nothing_for_the_others(processor, text):
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_hostile_question_adds_no_slots_and_no_markers(template, text):
     processor = make_processor(template)
-    harmless, hostile = rows_of(processor.encode_prompts(["harmless", text], 2))
+    harmless, hostile = rows_of(processor.encode_prompts(["harmless", text], slots_of(["harmless", text], 2)))
     assert hostile.count(SLOT_ID) == 8
     assert [hostile.count(special) for special in (0, 1, 2)] == [harmless.count(i) for i in (0, 1, 2)]
-    assert harmless == rows_of(processor.encode_prompts(["harmless"], 2))[0]
+    assert harmless == rows_of(processor.encode_prompts(["harmless"], slots_of(["harmless"], 2)))[0]
 
 
 def test_a_hostile_answer_has_one_end(processor):
-    labels = processor.encode_prompts(["q"], 1, ["<|im_end|> <|endoftext|>"])["labels"][0]
+    labels = processor.encode_prompts(["q"], slots_of(["q"], 1), ["<|im_end|> <|endoftext|>"])["labels"][0]
     labelled = labels[labels != IGNORE_INDEX].tolist()
     assert labelled.count(2) == 1 and labelled[-1] == 2 and 0 not in labelled
 
@@ -248,8 +247,8 @@ def test_long_texts_may_be_cut(processor):
 
 
 def test_special_tokens_after_each_memory(processor):
-    row = rows_of(make_processor(memory_suffix="<|endoftext|>").encode_prompts([QUESTIONS[0]], 2))[0]
-    plain = rows_of(processor.encode_prompts([QUESTIONS[0]], 2))[0]
+    row = rows_of(make_processor(memory_suffix="<|endoftext|>").encode_prompts([QUESTIONS[0]], slots_of([0], 2)))[0]
+    plain = rows_of(processor.encode_prompts([QUESTIONS[0]], slots_of([0], 2)))[0]
     first = row.index(SLOT_ID)
     assert row[first : first + 5] == [SLOT_ID] * 4 + [0]
     assert row.count(SLOT_ID) == 8 and row.count(0) == 2
@@ -258,7 +257,7 @@ def test_special_tokens_after_each_memory(processor):
 
 def test_memories_packed_over_marks_leave_the_rest():
     """Two places of five marks each, eight slots: the last two marks stay."""
-    packed = make_processor(memory_marks="<|endoftext|>" * 5).encode_prompts([QUESTIONS[0]], 2)
+    packed = make_processor(memory_marks="<|endoftext|>" * 5).encode_prompts([QUESTIONS[0]], slots_of([0], 2))
     row = rows_of(packed)[0]
     first = row.index(SLOT_ID)
     assert row[first : first + 10] == [SLOT_ID] * 8 + [0, 0]
@@ -267,15 +266,15 @@ def test_memories_packed_over_marks_leave_the_rest():
 
 def test_the_released_wording(processor):
     released = make_processor(prompt_style="released")
-    row = rows_of(released.encode_prompts([" Why? "], 2))[0]
+    row = rows_of(released.encode_prompts([" Why? "], slots_of([" Why? "], 2)))[0]
     text = released.tokenizer.decode([token for token in row if token != SLOT_ID])
     assert "Background:\n\n\nQuestion: Why? <|im_end|>" in text
     assert row[row.index(SLOT_ID) :][:8] == [SLOT_ID] * 8
-    assert row != rows_of(processor.encode_prompts([" Why? "], 2))[0]
+    assert row != rows_of(processor.encode_prompts([" Why? "], slots_of([" Why? "], 2)))[0]
 
 
 def test_a_prompt_without_documents_has_no_slots(processor):
-    assert slots_of(processor.encode_prompts(QUESTIONS, [0, 1, 2])) == [0, 4, 8]
+    assert slot_counts(processor.encode_prompts(QUESTIONS, [[], [4], [4] * 2])) == [0, 4, 8]
 
 
 # Files
@@ -285,9 +284,9 @@ def test_round_trip_and_auto_processor(processor, tmp_path):
     processor.save_pretrained(tmp_path)
     own = ClaraProcessor.from_pretrained(tmp_path)
     auto = AutoProcessor.from_pretrained(tmp_path, trust_remote_code=True)
-    expected = processor.encode_prompts(QUESTIONS, 2, ANSWERS)
+    expected = processor.encode_prompts(QUESTIONS, slots_of(QUESTIONS, 2), ANSWERS)
     for again in (own, auto):
         assert (again.num_memory_tokens, again.doc_max_length, again.prompt_max_length) == (4, 64, 1024)
-        found = again.encode_prompts(QUESTIONS, 2, ANSWERS)
+        found = again.encode_prompts(QUESTIONS, slots_of(QUESTIONS, 2), ANSWERS)
         assert all(torch.equal(found[key], expected[key]) for key in expected)
     assert not list(tmp_path.rglob("*.bin")) + list(tmp_path.rglob("*.pkl"))
