@@ -10,10 +10,8 @@ from clara.encoding_clara import (
     alignment_loss,
     evaluating,
     every_module,
-    fewer_tokens,
     length_buckets,
     length_groups,
-    mean_spans,
     positions,
 )
 from torch import nn, tensor
@@ -27,44 +25,6 @@ def test_positions_skip_padding_on_either_side():
 def test_positions_of_columns_count_padding():
     mask = tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0]])
     assert positions(mask, "columns").tolist() == [[0, 1, 2, 3, 4]] * 2
-
-
-def test_mean_of_equal_spans():
-    states = tensor([[[1.0], [3.0], [5.0], [9.0]]])
-    mask = torch.ones(1, 4)
-    assert mean_spans(states, mask, 2).tolist() == [[[2.0], [7.0]]]
-    assert mean_spans(states, mask, 1).tolist() == [[[4.5]]]
-    assert mean_spans(states, mask, 4).tolist() == states.tolist()
-
-
-def test_spans_of_a_length_that_does_not_divide():
-    """Five tokens in two spans: tokens 0-1 and 2-4."""
-    states = torch.arange(5.0).view(1, 5, 1)
-    assert mean_spans(states, torch.ones(1, 5), 2).tolist() == [[[0.5], [3.0]]]
-
-
-def test_a_text_shorter_than_the_spans_repeats_tokens():
-    """Two tokens in four spans: starts 0, 0, 1, 1."""
-    states = tensor([[[1.0], [2.0]]])
-    assert mean_spans(states, torch.ones(1, 2), 4).tolist() == [[[1.0], [1.0], [2.0], [2.0]]]
-    assert mean_spans(states[:, :1], torch.ones(1, 1), 3).tolist() == [[[1.0]] * 3]
-
-
-def test_fewer_tokens_are_a_prefix_or_the_means_of_longer_spans():
-    memory = torch.arange(8.0).view(1, 4, 2)
-    assert fewer_tokens(memory, 2, "memory_tokens").tolist() == memory[:, :2].tolist()
-    assert fewer_tokens(memory, 2, "mean").tolist() == [[[1.0, 2.0], [5.0, 6.0]]]
-    assert fewer_tokens(memory, None, "mean") is memory and fewer_tokens(memory, 4, "mean") is memory
-    states, mask = torch.randn(2, 16, 3), torch.ones(2, 16)
-    longer = fewer_tokens(mean_spans(states, mask, 8), 2, "mean")
-    torch.testing.assert_close(longer, mean_spans(states, mask, 2))
-    assert fewer_tokens(memory.bfloat16(), 1, "mean").dtype == torch.bfloat16
-
-
-@pytest.mark.parametrize(("count", "pooling"), [(3, "mean"), (0, "mean"), (8, "mean"), (5, "memory_tokens")])
-def test_rates_that_a_memory_cannot_have(count, pooling):
-    with pytest.raises(ValueError, match=rf"`num_memory_tokens` must be .* the 4 tokens.* got {count}"):
-        fewer_tokens(torch.ones(1, 4, 2), count, pooling)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -88,9 +48,9 @@ def test_alignment_loss_by_hand():
     states = tensor([[[1.0, 3.0], [3.0, 5.0]], [[1.0, 1.0], [50.0, 50.0]]])
     mask = tensor([[1, 1], [1, 0]])
     memory = tensor([[[0.0, 2.0], [2.0, 2.0]], [[1.0, 3.0], [1.0, 3.0]]])
-    loss = alignment_loss(states, mask, memory)
+    loss = alignment_loss(states, mask, memory.mean(1))
     assert loss.item() == 2.25 and loss.dtype == torch.float32
-    assert alignment_loss(states.bfloat16(), mask, memory.bfloat16()).dtype == torch.float32
+    assert alignment_loss(states.bfloat16(), mask, memory.mean(1)).dtype == torch.float32
 
 
 def test_length_buckets_hold_every_text_once_and_alike():
