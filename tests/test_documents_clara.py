@@ -221,8 +221,8 @@ def test_a_title_does_not_make_an_empty_text_a_document():
 @pytest.mark.parametrize(
     ("documents", "twice"),
     [
-        ([{"text": "a", "id": "x"}, "b", {"text": "c", "id": "x"}], "'x' at 0 and 2"),
-        (["a", {"text": "b", "id": 0}], "'0' at 0 and 1"),
+        ([{"text": "a", "id": "x"}, "b", {"text": "c", "id": "x"}], r"'x' 2 times, first at \[0, 2\]"),
+        (["a", {"text": "b", "id": 0}], r"'0' 2 times, first at \[0, 1\]"),
     ],
 )
 def test_an_id_twice_is_told_with_both_places(documents, twice):
