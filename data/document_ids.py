@@ -1,7 +1,7 @@
 """The ids of a corpus of any size: each once, and none named as a part of another document."""
 
 from ..documents_clara import PART, part_clash
-from ..ids_clara import IdSet
+from .id_set import IdSet
 
 
 class DocumentIds:
