@@ -105,7 +105,7 @@ class Page:
             yield gr.skip(), notice(str(error), error=True), gr.skip(), None
             return
         tokens = count_tokens(self.model, memory.texts)
-        status = stored(len(documents), len(memory), tokens, len(memory) * memory.num_memory_tokens)
+        status = stored(len(documents), len(memory), tokens, int(memory.offsets[-1]))
         names = [(f"{name}: {text[:60]}", row) for row, (name, text) in enumerate(pairs(memory))]
         yield memory, status, gr.Dropdown(choices=names, value=0), None
 
@@ -120,7 +120,7 @@ class Page:
             hits = self.model.retrieve(question, memory, retrieval_top_k=k)
             texts = [memory.texts[index] for index in hits.indices]
             chosen = passages(hits.document_ids, hits.scores.tolist(), texts)
-            bars = token_bars(count_tokens(self.model, texts), k * memory.num_memory_tokens)
+            bars = token_bars(count_tokens(self.model, texts), sum(map(len, memory.gather(hits.indices))))
             text = ""
             yield answer("", True) + bars, chosen
             options = {"retrieval_top_k": k, "max_new_tokens": ANSWER_TOKENS}

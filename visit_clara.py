@@ -97,7 +97,7 @@ def checked(documents: Sequence[dict]) -> list[dict]:
 
 
 def compress_steps(model: Any, documents: Sequence[dict], step: int = STEP) -> Iterator[tuple[int, int, Any]]:
-    """Compresses documents a few passages at a time.
+    """Compresses documents a few passages at a time, each document as a whole.
 
     Yields:
         Passages done, passages in all, and the corpus memory so far (None at first).
@@ -105,12 +105,17 @@ def compress_steps(model: Any, documents: Sequence[dict], step: int = STEP) -> I
     passages = model.split_passages(documents)
     total, memory = len(passages.texts), None
     yield 0, total, None
-    for start in range(0, total, step):
-        part = model.compress_passages(passages[start : start + step])
+    ends = [row for row in range(1, total) if passages.parents[row] != passages.parents[row - 1]] + [total]
+    start = 0
+    for end in ends:  # a document is remembered as a whole
+        if end - start < step and end < total:
+            continue
+        part = model.compress_passages(passages[start:end])
         if memory is None:
             memory = part
         else:
             memory.append(part)
+        start = end
         yield len(memory), total, memory
 
 

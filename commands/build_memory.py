@@ -2,9 +2,9 @@
 
 Reads .txt, .md, .rst, .html, .pdf, .docx, .pptx and .xlsx files, which are one document each, .jsonl, .json
 and .parquet files, whose rows are one each (`text`, and optionally `id`, `title` and metadata), .csv and .tsv
-files, and folders of them. What gives no text is left out and listed. The documents are cut into shards,
-which several processes or machines compress; a build that was stopped goes on at the shard where it stopped
-when the same command is given again. The store's bytes do not depend on the number of workers.
+files, and folders of them. What gives no text is left out and listed. The documents are cut into parts,
+which several processes or machines compress; a build that was stopped goes on at the part where it stopped
+when the same command is given again. The store's rows do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 from .display import quiet_executor, show_sizes, show_skipped
 from .models import add_model_arguments, load_model, warn_untrained
-from .searching import KINDS, add_milvus_argument, check_milvus, fill_milvus, question_texts
+from .searching import add_milvus_argument, check_milvus, fill_milvus, need_store, question_texts
 
 if TYPE_CHECKING:
-    from ..data.bulk.plan import Plan
     from ..modeling_clara import ClaraForRetrievalGeneration
+    from ..store import CorpusStore
+    from ..store.build import BuildPlan, StoreBuild
 
-FORMATS = ("float32", "bfloat16", "float16", "int8", "int4", "recompute")
-INDEXES = ("auto", "none", *KINDS)
+FORMATS = ("float32", "bfloat16", "float16", "int8", "int4")
+INDEXES = ("auto", "none", "IVF_RQ", "IVF_PQ", "IVF_HNSW_SQ", "IVF_FLAT")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,14 +41,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="stop at a file or row that gives no text, instead of listing it",
     )
-    add("--index", choices=INDEXES, default="auto", help="for search (default: from 100,000 passages on)")
+    add(
+        "--index",
+        choices=INDEXES,
+        default="auto",
+        help="of vectors (default: IVF_RQ from 200,000 passages on)",
+    )
     add(
         "--questions",
         type=Path,
         metavar="FILE",
-        help="rows with real ones, of which the index learns (default: sentences of the corpus)",
+        help="rows with real ones, by which the effort of the index is chosen (default: passages)",
     )
-    add_milvus_argument(parser, "also put the sketches into Milvus, in place of earlier ones of this store")
+    add_milvus_argument(
+        parser, "also put the search vectors into Milvus, in place of earlier ones of this store"
+    )
     add_model_arguments(parser)
     add("--batch-size", type=int, default=16, metavar="N", help="passages compressed at once (default: 16)")
     add("--dtype", choices=FORMATS, help="of the stored memories (default: the model's)")
@@ -56,11 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads",
         type=int,
         metavar="N",
-        help="threads of each worker (default: 1, or all cores if there is one shard)",
+        help="threads of each worker (default: 1, or all cores if there is one part)",
     )
-    add("--shard-size", type=int, metavar="N", help="documents in a shard (default: 4096 or more)")
+    add("--part-size", type=int, metavar="N", help="documents in a part (default: 4096 or more)")
     add("--executor", choices=("local", "slurm", "ray"), default="local", help="where the workers run")
-    add("--tasks", type=int, metavar="N", help="tasks of a cluster (default: one a shard)")
+    add("--tasks", type=int, metavar="N", help="tasks of a cluster (default: one a part)")
     add(
         "--executor-options",
         type=json.loads,
@@ -69,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="more arguments of the datatrove executor, such as Slurm's partition and time",
     )
     add("--restart", action="store_true", help="throw away what a stopped build has done")
-    add("--dry-run", action="store_true", help="only say how large the store would be in every mode")
+    add("--dry-run", action="store_true", help="only say how large the store would be in every format")
 
 
 @dataclass(frozen=True)
@@ -93,27 +101,29 @@ class OpenModel:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Plans the build, compresses the shards and joins them into the store."""
+    """Plans the build, compresses the parts and makes the store of them."""
     from tqdm.auto import tqdm
 
+    need_store()
     from ..data.bulk.plan import survey
     from ..data.skipped import Skipped
-    from ..manifest_clara import MANIFEST
+    from ..store import CorpusStore
+    from ..store.build import StoreBuild
 
     _check(arguments)
     # read first: a bad row is met before hours of work
     questions = None if arguments.questions is None else question_texts(arguments.questions)
     if arguments.milvus is not None and not arguments.dry_run:
         check_milvus(arguments.milvus)
-    output = Path(arguments.output)
-    if not arguments.dry_run and (output / MANIFEST).exists():
+    build = StoreBuild(Path(arguments.output).expanduser())
+    if not arguments.dry_run and not build.begun and CorpusStore.open(build.uri).version:
         raise FileExistsError(
-            f"{output} holds a stored corpus memory already: remove it, or build into another folder and "
-            "`append` that."
+            f"{build.uri} holds a stored corpus memory already: remove it, name another folder, or add to it "
+            "with `CorpusStore.append`."
         )
     skipped = Skipped(arguments.strict, quiet=True)
     with tqdm(desc="reading", unit="document", delay=1) as bar:
-        corpus = survey(arguments.paths, arguments.shard_size, bar.update, skipped)
+        corpus = survey(arguments.paths, arguments.part_size, bar.update, skipped)
     show_skipped(skipped)
     model, trained = load_model(arguments.model, arguments.device)
     if arguments.dry_run:
@@ -123,111 +133,102 @@ def run(arguments: argparse.Namespace) -> None:
     plan = _plan(corpus, model, arguments)
     del model
     if arguments.executor == "local":
-        _build_here(output, plan, arguments, questions)
+        _build_here(build, plan, arguments, questions)
     else:
-        _build_elsewhere(output, plan, arguments)
+        _build_elsewhere(build, plan, arguments)
 
 
 def build_index(
-    model: ClaraForRetrievalGeneration, output: Path, kind: str, questions: list[str] | None
+    model: ClaraForRetrievalGeneration, store: CorpusStore, kind: str, questions: list[str] | None
 ) -> None:
-    """Builds the index of the store in a folder; `auto`: the kind by its size."""
-    memory = model.load_memory(str(output), verify=False)
-    model.build_index(memory, questions, kind=None if kind == "auto" else kind, show_progress=True)
-    print(f"Its index ({memory.index.kind}): recall {memory.index.recall}.")
+    """Builds the index of a store; `auto`: IVF_RQ."""
+    asked = None if questions is None else model.question_vectors(questions)
+    store.build_index(asked, index_type="IVF_RQ" if kind == "auto" else kind)
+    print("Its index of vectors is built.")
 
 
-def wants_index(passages: int, arguments: argparse.Namespace) -> bool:
-    """Whether there is to be an index; `auto`: from 100,000 passages on, where FAISS is installed."""
-    from importlib.util import find_spec
+def wants_index(passages: int, index: str) -> bool:
+    """Whether there is to be an index; `auto`: from 200,000 passages on."""
+    from ..store.indexes import INDEXED_FROM
 
-    from ..index_clara import INDEXED_FROM
-
-    if arguments.index != "auto":
-        return arguments.index != "none"
-    return passages >= INDEXED_FROM and find_spec("faiss") is not None and arguments.dtype != "recompute"
+    return index != "none" if index != "auto" else passages >= INDEXED_FROM
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    for name in ("batch_size", "workers", "threads", "shard_size", "tasks"):
+    for name in ("batch_size", "workers", "threads", "part_size", "tasks"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise ValueError(f"`--{name.replace('_', '-')}` must be at least 1, got {value}.")
-    if arguments.milvus is not None and (arguments.executor != "local" or arguments.dtype == "recompute"):
+    if arguments.milvus is not None and arguments.executor != "local":
         raise ValueError(
-            "`--milvus` reads the memories of a store that this machine has built: leave `--executor` and "
-            "`--dtype recompute` out, or call `MilvusMemory.build` when the store is there."
+            "`--milvus` reads the vectors of a store that this machine has built: leave `--executor` out, or "
+            "call `MilvusMemory.build` when the store is there."
         )
 
 
 def _sizes(corpus: Any, model: ClaraForRetrievalGeneration) -> tuple:
     from ..data.bulk.sizes import count_passages, sizes
 
-    passages, exact = count_passages(corpus, model.processor.split_documents)
-    return corpus, passages, exact, sizes(passages, corpus.text_bytes, model.memory_shape())
+    count = count_passages(corpus, model.processor)
+    return corpus, count, sizes(count, corpus.text_bytes, model)
 
 
-def _plan(corpus: Any, model: ClaraForRetrievalGeneration, arguments: argparse.Namespace) -> Plan:
+def _plan(corpus: Any, model: ClaraForRetrievalGeneration, arguments: argparse.Namespace) -> BuildPlan:
     import os
 
     from ..data.bulk.plan import plan_for
-    from ..formats_clara import format_name
+    from ..packing_clara import format_name
 
     threads = arguments.threads or ((os.cpu_count() or 1) if len(corpus.starts) == 1 else 1)
     dtype = format_name(arguments.dtype or model.dtype)
     return plan_for(model, corpus, dtype, arguments.batch_size, threads)
 
 
-def _begin(output: Path, plan: Plan, restart: bool) -> None:
-    from ..data.bulk.build import BUILD, discard
-    from ..data.bulk.plan import begin
-
+def _begin(build: StoreBuild, plan: BuildPlan, restart: bool) -> None:
     if restart:
-        discard(output)
-    begin(output / BUILD, plan)
+        build.discard()
+    build.begin(plan)
 
 
-def _build_here(output: Path, plan: Plan, arguments: argparse.Namespace, questions: list[str] | None) -> None:
+def _build_here(
+    build: StoreBuild, plan: BuildPlan, arguments: argparse.Namespace, questions: list[str] | None
+) -> None:
     """Builds with processes of this machine, and says how far it is."""
-    from ..data.bulk.build import build_shards, join
-    from ..storage_clara import locked
+    from ..data.bulk.build import build_parts
 
-    workers = min(arguments.workers or _processors(plan.device), plan.num_shards)
+    workers = min(arguments.workers or _processors(plan.source["device"]), plan.parts)
     open_model = OpenModel(arguments.model, arguments.device)
-    with locked(output):
-        _begin(output, plan, arguments.restart)
-        with _shown(output, plan):
-            if workers == 1:
-                build_shards(output, range(plan.num_shards), open_model)
-            else:
-                from ..data.bulk.pipeline import build_pipeline
+    _begin(build, plan, arguments.restart)
+    with _shown(build, plan):
+        if workers == 1:
+            build_parts(build.uri, range(plan.parts), open_model)
+        else:
+            from ..data.bulk.pipeline import build_pipeline
 
-                with quiet_executor():
-                    build_pipeline(output, open_model, "local", workers)[0].run()
-        passages = join(output)
-    print(f"{plan.corpus.documents} documents ({passages} passages) are in {output}.")
-    indexed = wants_index(passages, arguments)
-    if not indexed and arguments.milvus is None:
-        return
-    model = open_model()
-    if arguments.milvus is not None:
-        found = fill_milvus(model, output, arguments.milvus, questions)
-        print(f"Its sketches are in {arguments.milvus}: recall {found.recall}.")
+            with quiet_executor():
+                build_pipeline(build.uri, open_model, "local", workers)[0].run()
+    store = build.commit()
+    documents = plan.source["corpus"]["documents"]
+    print(f"{documents} documents ({len(store)} passages) are in {build.uri}.")
+    indexed = wants_index(len(store), arguments.index)
     if indexed:
-        build_index(model, output, arguments.index, questions)
+        build_index(open_model(), store, arguments.index, questions)
+    if arguments.milvus is not None:
+        fill_milvus(store, arguments.milvus)
+        print(f"Its search vectors are in {arguments.milvus}.")
 
 
-def _build_elsewhere(output: Path, plan: Plan, arguments: argparse.Namespace) -> None:
+def _build_elsewhere(build: StoreBuild, plan: BuildPlan, arguments: argparse.Namespace) -> None:
     from ..data.bulk.pipeline import build_pipeline
 
-    _begin(output, plan, arguments.restart)
+    _begin(build, plan, arguments.restart)
     workers = arguments.workers or -1
     open_model = OpenModel(arguments.model, arguments.device)
     build_pipeline(
-        output, open_model, arguments.executor, workers, arguments.tasks, **arguments.executor_options
+        build.uri, open_model, arguments.executor, workers, arguments.tasks, **arguments.executor_options
     )[1].run()
     done = "submitted; the memory will be" if arguments.executor == "slurm" else "the memory is"
-    print(f"{plan.corpus.documents} documents in {plan.num_shards} shards: {done} in {output}.")
+    print(f"{plan.source['corpus']['documents']} documents in {plan.parts} parts: {done} in {build.uri}.")
 
 
 def _processors(device: str) -> int:
@@ -242,22 +243,26 @@ def _processors(device: str) -> int:
 
 
 @contextmanager
-def _shown(output: Path, plan: Plan) -> Iterator[None]:
+def _shown(build: StoreBuild, plan: BuildPlan) -> Iterator[None]:
     """A bar of documents and remaining time, from the files that the workers write, while the block runs."""
     from tqdm.auto import tqdm
 
     from ..data.bulk.build import count_done
 
     ended = threading.Event()
-    before = count_done(output, plan)
+    before = count_done(build)
     with tqdm(
-        total=plan.corpus.documents, initial=before, desc="compressing", unit="document", smoothing=0.05
+        total=plan.source["corpus"]["documents"],
+        initial=before,
+        desc="compressing",
+        unit="document",
+        smoothing=0.05,
     ) as bar:
 
         def watch() -> None:
             while True:
                 over = ended.wait(0.5)
-                bar.update(count_done(output, plan) - bar.n)
+                bar.update(count_done(build) - bar.n)
                 if over:
                     return
 

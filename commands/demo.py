@@ -116,7 +116,7 @@ def build_store(model: ClaraForRetrievalGeneration, folder: Path) -> tuple[Corpu
         "documents": len(documents),
         "passages": len(memory),
         "text_tokens": sum(count_tokens(model, memory.texts)),
-        "memory_tokens": len(memory) * memory[0].shape[0],
+        "memory_tokens": int(memory.offsets[-1]),
         "bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
         "compress_seconds": compress_seconds,
         "save_seconds": save_seconds,
@@ -165,7 +165,7 @@ def ask(
         "missed": [parent for parent in row["positives"] if parent not in parents],
         "recall": recall_at_k(parents, row["positives"], len(parents)),
         "text_tokens": sum(tokens),
-        "memory_tokens": len(tokens) * memory[0].shape[0],
+        "memory_tokens": sum(map(len, memory.gather(out.indices))),
         "search_seconds": search_seconds,
         "answer_seconds": answer_seconds,
     }

@@ -128,20 +128,21 @@ def show_sources(found: dict[str, Any]) -> None:
     console.print(f"{found['seconds']:.2f} s for search and answer")
 
 
-def show_sizes(corpus: Any, passages: int, exact: bool, sizes: Iterable[Any]) -> None:
-    """What a corpus would take in every mode of storage."""
-    about = "" if exact else "about "
+def show_sizes(corpus: Any, count: Any, sizes: Iterable[Any]) -> None:
+    """What a corpus would take in every format."""
+    about = "" if count.exact else "about "
     console.print(
-        f"{corpus.documents:,} documents, {about}{passages:,} passages, {corpus.text_bytes:,} bytes of text, "
-        f"{len(corpus.starts)} shards of {corpus.shard_size:,} documents"
+        f"{corpus.documents:,} documents, {about}{count.passages:,} passages with {count.vectors:,} memory "
+        f"vectors, {corpus.text_bytes:,} bytes of text, {len(corpus.starts)} parts of {corpus.part_size:,} "
+        "documents"
     )
-    table = Table("mode", box=box.SIMPLE)
+    table = Table("memories, or", box=box.SIMPLE)
     for name in ("bytes a passage", "bytes in all", "times the texts"):
         table.add_column(name, justify="right")
     for size in sizes:
-        table.add_row(size.mode, f"{size.each:,}", f"{size.total:,}", f"{size.texts:.2f}")
+        table.add_row(size.name, f"{size.each:,.0f}", f"{size.total:,}", f"{size.texts:.2f}")
     console.print(table)
-    console.print("Every mode also stores the texts, compressed; an index comes beside a mode of memories.")
+    console.print("A store holds one format of memories, the search vectors, and the texts, compressed.")
 
 
 @contextmanager

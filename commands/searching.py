@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..memory_clara import CorpusMemory
-    from ..milvus_clara import MilvusMemory
     from ..modeling_clara import ClaraForRetrievalGeneration
+    from ..store import CorpusStore
+    from ..store.milvus import MilvusMemory
 
 TOKEN = "MILVUS_TOKEN"
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-TEXT_COLUMNS = ("document_id", "parent", "text")
-KINDS = ("flat", "ivf_sq8", "ivf_rabitq", "ivf_pq")  # of index, as `searchers_clara.KINDS`
+TEXT_COLUMNS = ("id", "parent")
 
 
 def add_search_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +38,9 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
         help="fuse the ranks of the memories with those of BM25, which get this weight (0 to 1; 0.5 if none "
         "is given)",
     )
-    add_milvus_argument(parser, "search in Milvus, where `clara build-memory --milvus` put the sketches")
+    add_milvus_argument(
+        parser, "search in Milvus, where `clara build-memory --milvus` put the search vectors"
+    )
 
 
 def add_milvus_argument(parser: argparse.ArgumentParser, purpose: str) -> None:
@@ -63,7 +64,7 @@ def search_options(arguments: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ValueError: If a filter or the weight is malformed.
     """
-    from ..words_clara import check_hybrid
+    from ..ranking_clara import check_hybrid
 
     options: dict[str, Any] = {}
     if arguments.where:
@@ -83,9 +84,9 @@ def read_where(entries: list[str]) -> dict[str, Any]:
         entries: JSON objects or NAME=VALUE.
 
     Raises:
-        ValueError: If an entry is neither, a name occurs twice, or it is no filter (see `filters_clara`).
+        ValueError: If an entry is neither, a name occurs twice, or it is no filter (see `check_where`).
     """
-    from ..filters_clara import check_where
+    from ..ranking_clara import check_where
 
     where: dict[str, Any] = {}
     for entry in entries:
@@ -137,21 +138,52 @@ def check_memory(place: str) -> None:
         )
 
 
-def open_memory(
-    model: ClaraForRetrievalGeneration, place: str, milvus: str | None
-) -> CorpusMemory | MilvusMemory:
-    """Opens a stored corpus memory, to be searched in Milvus if an address is given.
+def open_memory(model: ClaraForRetrievalGeneration, place: str, milvus: str | None = None) -> Any:
+    """Opens a stored corpus memory: a plain one, or a store, to be searched in Milvus if an address is given.
 
     Raises:
-        FileNotFoundError: If there is no store.
-        ValueError: If another model made it, or Milvus holds no sketches of it.
-        ModuleNotFoundError: If pymilvus is needed and not installed.
+        FileNotFoundError: If there is none.
+        ValueError: If another model made it, or Milvus holds no vectors of it.
+        ModuleNotFoundError: If pylance or pymilvus is needed and not installed.
     """
+    if milvus is None and not is_store(place):
+        return model.load_memory(
+            str(Path(place).expanduser()) if Path(place).expanduser().is_dir() else place
+        )
+    store = open_store(place, model.memory_fingerprint())
     if milvus is None:
-        return model.load_memory(place)
-    from ..milvus_clara import MilvusMemory
+        return store
+    from ..store.milvus import MilvusMemory
 
-    return MilvusMemory(place, milvus, token=milvus_token(), fingerprint=model.memory_fingerprint())
+    return MilvusMemory(store, milvus, token=milvus_token())
+
+
+def is_store(place: str) -> bool:
+    """Whether a Lance table lies in a folder, or the place is an address of object storage."""
+    return "://" in place or (Path(place).expanduser() / "_versions").is_dir()
+
+
+def need_store() -> None:
+    """Raises ModuleNotFoundError, which says what to install, if there is no Lance."""
+    from importlib.util import find_spec
+
+    if find_spec("lance") is None:
+        raise ModuleNotFoundError("A store needs Lance: `pip install 'clara-rag[store]'`.")
+
+
+def open_store(place: str, fingerprint: str | None = None) -> CorpusStore:
+    """Opens a store.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If another model made it.
+        ModuleNotFoundError: If pylance is not installed.
+    """
+    need_store()
+    from ..store import CorpusStore
+
+    place = place if "://" in place else str(Path(place).expanduser())
+    return CorpusStore.open(place, fingerprint, create=False)
 
 
 def check_milvus(uri: str) -> None:
@@ -161,25 +193,20 @@ def check_milvus(uri: str) -> None:
         ConnectionError: If Milvus does not answer.
         ModuleNotFoundError: If pymilvus is not installed.
     """
-    from ..milvus_clara import connect
+    from ..store.milvus import connect
 
     connect(uri, milvus_token()).close()
 
 
-def fill_milvus(
-    model: ClaraForRetrievalGeneration, store: str | Path, uri: str, questions: list[str] | None = None
-) -> MilvusMemory:
-    """Puts the sketches of a store into Milvus, learnt from questions or sentences of the corpus.
+def fill_milvus(store: CorpusStore, uri: str) -> MilvusMemory:
+    """Puts the search vectors of a store into Milvus.
 
     Raises:
-        FileNotFoundError: If there is no store.
-        ValueError: If another model made it, or there are fewer than 4 questions.
         ModuleNotFoundError: If pymilvus is not installed.
     """
-    from ..milvus_clara import MilvusMemory
+    from ..store.milvus import MilvusMemory
 
-    learned, tests = model.index_questions(model.load_memory(str(store)), questions)
-    return MilvusMemory.build(str(store), uri, token=milvus_token(), questions=learned, tests=tests)
+    return MilvusMemory.build(store, uri, token=milvus_token())
 
 
 def question_texts(file: Path) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .models import add_model_arguments, load_model, warn_untrained
-from .searching import check_memory
+from .searching import check_memory, open_memory
 
 # On a CPU torch compiles its kernels for each shape that it meets, and every number of prompts and of their
 # tokens is a new one. oneDNN and torch's layer above it both keep the last 1,024 kernels, in bfloat16 of some
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
     warn_untrained(trained)
     if arguments.merge_adapters:
         model.merge_adapters()
-    memories = {name: model.load_memory(folder) for name, folder in folders.items()}
+    memories = {name: open_memory(model, folder) for name, folder in folders.items()}
     engine = Engine(model, arguments.max_batch, arguments.max_queue)
     app = make_server(
         engine, memories, arguments.model_name, arguments.max_new_tokens, arguments.max_body_bytes

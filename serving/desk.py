@@ -99,7 +99,7 @@ class Desk:
         chosen = min(model.config.retrieval_top_k, len(memory)) if k is None else k
         try:
             processor.encode_questions([question])
-            prompt = processor.encode_prompts([question], chosen, num_memory_tokens=memory.num_memory_tokens)
+            prompt = processor.encode_prompts([question], [[model.config.num_memory_tokens] * chosen])
         except ValueError as error:
             raise ApiError(400, str(error), "messages", "context_length_exceeded") from error
         length = prompt["input_ids"].shape[1] + options.max_new_tokens

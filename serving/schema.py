@@ -155,7 +155,6 @@ class ModelEntry(BaseModel):
     created: int
     owned_by: Literal["clara"] = "clara"
     passages: int
-    num_memory_tokens: int
 
 
 class ModelList(BaseModel):

@@ -200,9 +200,7 @@ async def model(name: str, request: Request) -> ModelEntry:
 def entry(desk: Desk, name: str) -> ModelEntry:
     """What is said of a name; raises an `ApiError` (404) if nothing is mounted under it."""
     memory = desk.memories[desk.named(name)]
-    return ModelEntry(
-        id=name, created=desk.started, passages=len(memory), num_memory_tokens=memory.num_memory_tokens
-    )
+    return ModelEntry(id=name, created=desk.started, passages=len(memory))
 
 
 async def ready(request: Request) -> Response:

@@ -1,6 +1,6 @@
 """Building a store in parts, by any number of processes and machines, with one commit.
 
-A part is written as a fragment of Lance that no version names yet; its `part-….json` says that it is
+A part is written as fragments of Lance that no version names yet; its `part-….json` says that it is
 complete. The commit names all of them, in the order of their numbers. Killed at any moment, a build goes on
 where it stopped.
 """
@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from .store import CorpusStore
 from .writing import BUILD, clean, local_folder
 
 PLAN = "plan.json"
+FRAGMENT_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,11 @@ class StoreBuild:
                 "folder."
             )
         self.uri, self.folder, self._state = str(uri), folder, folder / BUILD
+
+    @property
+    def state(self) -> Path:
+        """The folder of what is known of the build; it goes with the end of the build."""
+        return self._state
 
     @property
     def begun(self) -> bool:
@@ -162,32 +168,29 @@ class StoreBuild:
             raise RuntimeError(f"Another process is at work on part {part} of {self.uri}.") from error
 
     def _write(self, part: int, memories: Iterable[Any]) -> None:
-        plan, digests, failed = self.plan, [], []
-        schema = table_schema(plan.facts, decode_fields(plan.fields))
+        plan, digests, waiting, written = self.plan, [], [], []
+        fields = decode_fields(plan.fields)
+        schema = table_schema(plan.facts, fields)
 
-        def batches() -> Iterator[pa.RecordBatch]:
-            try:
-                for memory in memories:
-                    if memory.fingerprint != plan.fingerprint:
-                        raise ValueError(
-                            f"The model of fingerprint {memory.fingerprint} is not the one of the build "
-                            f"({plan.fingerprint}): give the model as then."
-                        )
-                    digests.extend(map(_digest, memory.document_ids))
-                    yield from to_table(memory, plan.facts, decode_fields(plan.fields)).to_batches()
-            except BaseException as error:  # Lance would make an OSError of it
-                failed.append(error)
-                raise
+        def flush() -> None:
+            table = pa.concat_tables(waiting)
+            written.extend(write_fragments(table, self.uri, schema=schema, max_rows_per_file=ROWS_PER_FILE))
+            waiting.clear()
 
-        try:
-            reader = pa.RecordBatchReader.from_batches(schema, batches())
-            fragments = write_fragments(reader, self.uri, schema=schema, max_rows_per_file=ROWS_PER_FILE)
-        except BaseException:
-            if failed:
-                raise failed[0] from None
-            raise
+        for memory in memories:
+            if memory.fingerprint != plan.fingerprint:
+                raise ValueError(
+                    f"The model of fingerprint {memory.fingerprint} is not the one of the build "
+                    f"({plan.fingerprint}): give the model as then."
+                )
+            digests.extend(map(_digest, memory.document_ids))
+            waiting.append(to_table(memory, plan.facts, fields))
+            if sum(table.nbytes for table in waiting) >= FRAGMENT_BYTES:
+                flush()
+        if waiting:
+            flush()
         np.save(self._state / f"part-{part:05d}.npy", np.array(digests, "S16"))
-        self._put(f"part-{part:05d}.json", {"fragments": [fragment.to_json() for fragment in fragments]})
+        self._put(f"part-{part:05d}.json", {"fragments": [fragment.to_json() for fragment in written]})
 
     def commit(self) -> CorpusStore:
         """Makes the store of all parts, at once, and ends the build.

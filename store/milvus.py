@@ -121,7 +121,7 @@ def connect(uri: str, token: str = "") -> Any:
         library = importlib.import_module("pymilvus")
         return library.MilvusClient(uri=str(uri), token=token)
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"Milvus needs `pip install 'clara[milvus]'` ({error}).") from error
+        raise ModuleNotFoundError(f"Milvus needs `pip install 'clara-rag[milvus]'` ({error}).") from error
     except library.MilvusException as error:
         raise ConnectionError(
             f"Milvus at {uri} cannot be used ({error}): start it, or give another address or token."

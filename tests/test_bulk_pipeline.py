@@ -9,13 +9,14 @@ import pytest
 pytest.importorskip("datatrove")
 
 from clara.data.bulk import build as build_module
-from clara.data.bulk.build import BUILD, join
+from clara.data.bulk.build import build_parts
 from clara.data.bulk.pipeline import build_pipeline
-from clara.data.bulk.plan import begin, survey
-from clara.memory_clara import CorpusMemory
+from clara.data.bulk.plan import survey
+from clara.store import CorpusStore
+from memory_helpers import same
 from slurm_helpers import slurm_path
-from test_bulk_build import Model, contents
-from test_bulk_plan import make_plan, write
+from test_bulk_build import Model, begun
+from test_bulk_plan import write
 
 TESTS = str(Path(__file__).parent)
 
@@ -28,13 +29,12 @@ def open_model(folder):
 
 @pytest.fixture
 def planned(tmp_path):
-    """Makes folders with the same plan of ten documents in four shards."""
+    """Begins builds of the same ten documents in four parts."""
     (tmp_path / "rows").mkdir()
     corpus = survey([write(tmp_path / "rows", 4, 6)], 3)
 
     def make(name):
-        begin(tmp_path / name / BUILD, make_plan(corpus))
-        return tmp_path / name
+        return begun(tmp_path / name, corpus).uri
 
     return make
 
@@ -44,9 +44,16 @@ def here(planned):
     """The store of a build in this process."""
     build_module._opened.cache_clear()
     output = planned("here")
-    build_module.build_shards(output, range(4), Model)
-    join(output)
-    return contents(output)
+    build_parts(output, range(4), Model)
+    return begun_at(output).commit()
+
+
+def begun_at(output):
+    return build_module.StoreBuild(output)
+
+
+def opened(output):
+    return CorpusStore.open(output, create=False)
 
 
 @pytest.fixture(autouse=True)
@@ -55,16 +62,16 @@ def importable(monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_same_bytes_as_one(planned, here, tmp_path):
+def test_two_processes_make_the_same_store_as_one(planned, here, tmp_path):
     output = planned("two")
-    shards, last = build_pipeline(output, partial(open_model, str(tmp_path)), workers=2)
-    shards.run()
+    parts, last = build_pipeline(output, partial(open_model, str(tmp_path)), workers=2)
+    parts.run()
     assert 1 <= len(list(tmp_path.glob("opened-*"))) <= 2
     last.run()
-    assert contents(output) == here
+    assert same(opened(output), here)
 
 
-def test_an_unknown_executor_and_fewer_tasks_than_shards(planned):
+def test_an_unknown_executor_and_fewer_tasks_than_parts(planned):
     output = planned("a")
     with pytest.raises(ValueError, match="`executor` must be one of local, slurm, ray, got 'pbs'"):
         build_pipeline(output, Model, "pbs")
@@ -72,28 +79,28 @@ def test_an_unknown_executor_and_fewer_tasks_than_shards(planned):
         assert build_pipeline(output, Model, tasks=tasks)[0].world_size == expected
 
 
-def test_a_task_builds_every_shard_of_its_number(planned, here):
+def test_a_task_builds_every_part_of_its_number(planned, here):
     output = planned("b")
     build_module._opened.cache_clear()
-    shards, last = build_pipeline(output, Model, tasks=3, workers=1)
+    parts, last = build_pipeline(output, Model, tasks=3, workers=1)
     for rank in range(3):
-        shards.pipeline[0].run(None, rank, 3)
+        parts.pipeline[0].run(None, rank, 3)
     last.pipeline[0].run(None, 1, 2)
     last.pipeline[0].run(None, 0, 1)
-    assert contents(output) == here
+    assert same(opened(output), here)
     last.pipeline[0].run(None, 0, 1)
 
 
 @pytest.mark.slow
-def test_slurm_builds_and_joins(planned, here, tmp_path, monkeypatch):
+def test_slurm_builds_and_commits(planned, here, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", slurm_path(tmp_path))
     options = {"partition": "cpu", "time": "1:00:00", "with_srun": False, "env_command": "true"}
     build_pipeline(planned("slurm"), Model, "slurm", **options)[1].run()
-    assert contents(tmp_path / "slurm") == here
+    assert same(opened(tmp_path / "slurm"), here)
 
 
 @pytest.mark.slow
-def test_ray_builds_and_joins(planned, here, tmp_path, monkeypatch):
+def test_ray_builds_and_commits(planned, here, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     ray = pytest.importorskip("ray")
@@ -102,5 +109,4 @@ def test_ray_builds_and_joins(planned, here, tmp_path, monkeypatch):
         build_pipeline(planned("ray"), Model, "ray", mem_per_cpu_gb=0.25)[1].run()
     finally:
         ray.shutdown()
-    assert contents(tmp_path / "ray") == here
-    assert len(CorpusMemory.from_pretrained(tmp_path / "ray")) == 10
+    assert same(opened(tmp_path / "ray"), here) and len(here) == 10

@@ -8,17 +8,16 @@ from typing import Any
 
 from datatrove.pipeline.base import PipelineStep
 
-from ...storage_clara import locked
+from ...store.build import StoreBuild
 from ..synthesis.executors import EXECUTORS
-from .build import BUILD, build_shards, join
-from .plan import read_plan
+from .build import build_parts
 
 
-class CompressShards(PipelineStep):
-    """Builds the shards whose numbers fall to a rank: every n-th of n ranks.
+class CompressParts(PipelineStep):
+    """Builds the parts whose numbers fall to a rank: every n-th of n ranks.
 
     Args:
-        output: the folder of the store, where a plan lies.
+        output: the folder of the store, where a build was begun.
         open_model: opens the model; equal ones open it once in a process.
     """
 
@@ -30,20 +29,19 @@ class CompressShards(PipelineStep):
         self.output, self.open_model = output, open_model
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
-        """Builds the rank's shards that are not done."""
-        output = Path(self.output)
-        shards = range(rank, read_plan(output / BUILD).num_shards, world_size)
-        build_shards(output, shards, self.open_model)
+        """Builds the rank's parts that are not done."""
+        parts = range(rank, StoreBuild(self.output).plan.parts, world_size)
+        build_parts(self.output, parts, self.open_model)
 
 
-class JoinShards(PipelineStep):
-    """Makes the store of the finished shards, in rank 0.
+class CommitStore(PipelineStep):
+    """Makes the store of the finished parts, in rank 0.
 
     Args:
         output: the folder of the store.
     """
 
-    name = "Join"
+    name = "Commit"
     type = "Writer"
 
     def __init__(self, output: str) -> None:
@@ -51,11 +49,10 @@ class JoinShards(PipelineStep):
         self.output = output
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> None:
-        """Joins the shards."""
-        output = Path(self.output)
-        if rank == 0 and (output / BUILD).is_dir():
-            with locked(output):
-                join(output)
+        """Commits the parts."""
+        build = StoreBuild(self.output)
+        if rank == 0 and build.begun:
+            build.commit()
 
 
 def build_pipeline(
@@ -66,18 +63,18 @@ def build_pipeline(
     tasks: int | None = None,
     **options: Any,
 ) -> tuple[Any, Any]:
-    """The two executors of a build whose plan lies in `output`: all shards, then the store of them.
+    """The two executors of a build that was begun in `output`: all parts, then the store of them.
 
     Args:
         output: the folder of the store.
         open_model: opens the model; it travels to the workers.
         executor: "local", "slurm" or "ray".
         workers: tasks at work at one time; -1 for all.
-        tasks: ranks. Default: one a shard.
+        tasks: ranks. Default: one a part.
         **options: more arguments of the datatrove executor, such as Slurm's `partition` and `time`.
 
     Returns:
-        The executor of the shards, and the one that runs it and then joins them.
+        The executor of the parts, and the one that runs it and then commits them.
 
     Raises:
         ValueError: the executor is unknown.
@@ -85,21 +82,21 @@ def build_pipeline(
     if executor not in EXECUTORS:
         raise ValueError(f"`executor` must be one of {', '.join(EXECUTORS)}, got {executor!r}.")
     output = Path(output).absolute()
-    num_shards = read_plan(output / BUILD).num_shards
+    parts = StoreBuild(output).plan.parts
     make, logs = EXECUTORS[executor], output.parent / f"{output.name}-logs"
     common = {"skip_completed": False, **options}
-    shards = make(
-        pipeline=[CompressShards(str(output), open_model)],
-        tasks=min(tasks or num_shards, num_shards),
+    compress = make(
+        pipeline=[CompressParts(str(output), open_model)],
+        tasks=min(tasks or parts, parts),
         workers=workers,
-        logging_dir=str(logs / "shards"),
+        logging_dir=str(logs / "parts"),
         **common,
     )
     last = make(
-        pipeline=[JoinShards(str(output))],
+        pipeline=[CommitStore(str(output))],
         tasks=1,
-        logging_dir=str(logs / "join"),
-        depends=shards,
+        logging_dir=str(logs / "commit"),
+        depends=compress,
         **{**common, "workers": 1},
     )
-    return shards, last
+    return compress, last

@@ -1,25 +1,28 @@
-"""The plan of a bulk build: which documents make which shard, and with what; written before any work.
+"""The plan of a bulk build: which documents make which part, and with what; written before any work.
 
-The plan alone decides the bytes of the store. The number of workers is no part of it.
+The plan alone decides the rows of the store. The number of workers is no part of it.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ...documents_clara import OURS, read_fields
+from ...store.build import BuildPlan, decode_fields, encode_fields, file_facts
+from ...store.schema import merge_fields
 from ..document_ids import DocumentIds
 from ..documents import find_files, read_files
 from ..skipped import Skipped
 
-PLAN = "plan.json"
-SMALLEST_SHARD = 4096
-MOST_SHARDS = 256
+SMALLEST_PART = 4096
+MOST_PARTS = 256
+MERGED_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -27,53 +30,25 @@ class Corpus:
     """The documents of a build, read once from end to end and found sound.
 
     Attributes:
-        files: `[path, name, bytes]` of every file, in the order of reading.
+        files: `path`, `name`, `bytes` and `sha256` of every file, in the order of reading.
         documents: how many documents there are.
         text_bytes: bytes of their texts in UTF-8.
-        starts: for each shard the number of its first file and the document there that it begins with.
-        shard_size: documents in a shard; the last one may have fewer.
+        starts: for each part the number of its first file and the document there that it begins with.
+        part_size: documents in a part; the last one may have fewer.
+        fields: the fields of their metadata, as `encode_fields` gives them.
     """
 
-    files: list[list[Any]]
+    files: list[dict[str, Any]]
     documents: int
     text_bytes: int
     starts: list[list[int]]
-    shard_size: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that decides the bytes of a store.
-
-    Attributes:
-        corpus: the documents.
-        fingerprint: identity of the compressor and base.
-        base: name and revision of the base model.
-        shape: `[M, H]`, memory tokens and width.
-        dtype: format of the memories.
-        batch_size: passages compressed at once.
-        threads: threads of each worker.
-        device: kind of device, such as cpu or cuda.
-    """
-
-    corpus: Corpus
-    fingerprint: str
-    base: dict[str, Any]
-    shape: list[int]
-    dtype: str
-    batch_size: int
-    threads: int
-    device: str
-
-    @property
-    def num_shards(self) -> int:
-        """How many shards the store gets."""
-        return len(self.corpus.starts)
+    part_size: int
+    fields: str
 
 
 def survey(
     paths: Sequence[str | Path],
-    shard_size: int | None = None,
+    part_size: int | None = None,
     tick: Callable[[int], Any] | None = None,
     skipped: Skipped | None = None,
 ) -> Corpus:
@@ -81,7 +56,7 @@ def survey(
 
     Args:
         paths: files and folders; see `read_documents`.
-        shard_size: documents in a shard. Default: 4096, or more so that there are at most 256 shards.
+        part_size: documents in a part. Default: 4096, or more so that there are at most 256 parts.
         tick: called with 1 for every document.
         skipped: takes what is left out.
 
@@ -89,83 +64,111 @@ def survey(
         FileNotFoundError: a path does not exist.
         ValueError: a file or row is malformed, an id occurs twice, or there is no document.
     """
-    if shard_size is not None and shard_size < 1:
-        raise ValueError(f"`shard_size` must be at least 1, got {shard_size}.")
+    if part_size is not None and part_size < 1:
+        raise ValueError(f"`part_size` must be at least 1, got {part_size}.")
     skipped = Skipped() if skipped is None else skipped
     files, seen, text_bytes, places = find_files(paths, skipped), DocumentIds(), 0, []
+    facts = [{**file_facts(path.absolute()), "name": name} for path, name in files]
+    fields, waiting = decode_fields(""), []
     for number, (path, name) in enumerate(files):
         for row, document in enumerate(read_files([(path, name)], skipped)):
             seen.add(document["id"], str(path))
             text_bytes += len(document["text"].encode("utf-8", "replace"))
-            if (len(seen) - 1) % (shard_size or SMALLEST_SHARD) == 0:
+            waiting.append(metadata_of(document))
+            if len(waiting) == MERGED_AT_ONCE:
+                fields, waiting = merge_fields(fields, waiting), []
+            if (len(seen) - 1) % (part_size or SMALLEST_PART) == 0:
                 places.append((len(seen) - 1, number, row))
             if tick is not None:
                 tick(1)
     if not len(seen):
         raise ValueError(f"The files hold no document: {skipped.told() or 'they have no rows'}.")
     seen.check()
-    size = shard_size or SMALLEST_SHARD * max(1, -(-len(seen) // (SMALLEST_SHARD * MOST_SHARDS)))
+    size = part_size or SMALLEST_PART * max(1, -(-len(seen) // (SMALLEST_PART * MOST_PARTS)))
     starts = [[number, row] for index, number, row in places if index % size == 0]
-    sizes = [[str(path.absolute()), name, path.stat().st_size] for path, name in files]
-    return Corpus(sizes, len(seen), text_bytes, starts, size)
+    return Corpus(facts, len(seen), text_bytes, starts, size, encode_fields(merge_fields(fields, waiting)))
 
 
-def shard_documents(corpus: Corpus, shard: int) -> Iterator[dict[str, Any]]:
-    """Reads the documents of one shard.
+def metadata_of(document: dict[str, Any]) -> dict[str, Any]:
+    """The metadata that the passages of a document may have."""
+    fields = read_fields(document)
+    kept = {key: value for key, value in fields.items() if key not in OURS}
+    if fields.get("title"):
+        kept["title"] = fields["title"]
+    return {**kept, "section": ""} if fields.get("sections") else kept
+
+
+def part_documents(corpus: Corpus, part: int) -> Iterator[dict[str, Any]]:
+    """Reads the documents of one part.
 
     Raises:
-        ValueError: a file has another size than when the build was planned.
+        ValueError: a file was edited since the build was planned.
     """
-    first, skipped = corpus.starts[shard]
-    files = [(Path(path), name) for path, name, _ in corpus.files[first:]]
-    for path, _, size in corpus.files[first:]:
-        if os.path.getsize(path) != size:
-            raise ValueError(f"{path} has changed since the build was planned: begin it again.")
-    return islice(read_files(files), skipped, skipped + corpus.shard_size)
+    first, skipped = corpus.starts[part]
+    for file in corpus.files[first : _last_file(corpus, part)]:
+        if not _unchanged(file, os.stat(file["path"])):
+            raise ValueError(f"{file['path']} has changed since the build was planned: begin it again.")
+    files = [(Path(file["path"]), file["name"]) for file in corpus.files[first:]]
+    return islice(read_files(files), skipped, skipped + corpus.part_size)
 
 
-def shard_length(corpus: Corpus, shard: int) -> int:
-    """How many documents a shard holds."""
-    return min(corpus.shard_size, corpus.documents - shard * corpus.shard_size)
+def _unchanged(file: dict[str, Any], state: os.stat_result) -> bool:
+    """Whether a file holds what was surveyed; its bytes are read once in a process, unless written to."""
+    return state.st_size == file["bytes"] and _digest(file["path"], state.st_mtime_ns) == file["sha256"]
 
 
-def plan_for(model: Any, corpus: Corpus, dtype: str, batch_size: int, threads: int) -> Plan:
-    """The plan of a build with a model: identity and shape of its memories, and its kind of device."""
-    return Plan(
-        corpus,
+@lru_cache(maxsize=4096)
+def _digest(path: str, _: int) -> str:
+    return file_facts(path)["sha256"]
+
+
+def _last_file(corpus: Corpus, part: int) -> int:
+    """The number behind the last file that a part reads."""
+    return 1 + corpus.starts[part + 1][0] if part + 1 < len(corpus.starts) else len(corpus.files)
+
+
+def part_length(corpus: Corpus, part: int) -> int:
+    """How many documents a part holds."""
+    return min(corpus.part_size, corpus.documents - part * corpus.part_size)
+
+
+def plan_for(model: Any, corpus: Corpus, dtype: str, batch_size: int, threads: int) -> BuildPlan:
+    """The plan of a build with a model.
+
+    Args:
+        model: says the identity and the widths of its memories, and its kind of device.
+        corpus: the documents.
+        dtype: format of the memories.
+        batch_size: passages compressed at once.
+        threads: threads of each worker.
+    """
+    hidden_size, width = widths(model)
+    source = {
+        "corpus": asdict(corpus),
+        "batch_size": batch_size,
+        "threads": threads,
+        "device": model.device.type,
+    }
+    return BuildPlan(
+        len(corpus.starts),
         model.memory_fingerprint(),
         model.memory_base(),
-        list(model.memory_shape()),
         dtype,
-        batch_size,
-        threads,
-        model.device.type,
+        hidden_size,
+        width,
+        corpus.fields,
+        source,
     )
 
 
-def begin(folder: Path, plan: Plan) -> None:
-    """Writes the plan, at once, or checks that the folder was begun with the same one.
-
-    Raises:
-        ValueError: the folder was begun with another plan; names what differs.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / PLAN).exists():
-        temporary = folder / f"{PLAN}.tmp"
-        temporary.write_text(json.dumps(asdict(plan)), encoding="utf-8")
-        os.replace(temporary, folder / PLAN)
-        return
-    there = read_plan(folder)
-    names = [field.name for field in fields(Plan)]
-    changed = [name for name in names if getattr(there, name) != getattr(plan, name)]
-    if changed:
-        raise ValueError(
-            f"The build in {folder} was begun with another {', '.join(changed)}: finish it as it was begun, "
-            "or begin again with `--restart`."
-        )
+def widths(model: Any) -> tuple[int, int]:
+    """H of a model's memories, and D of its search vectors."""
+    config = model.config
+    hidden_size = config.get_text_config().hidden_size
+    flat = config.retrieval_pooling == "flatten"
+    return hidden_size, hidden_size * config.num_memory_tokens if flat else hidden_size
 
 
-def read_plan(folder: Path) -> Plan:
-    """Reads the plan of a build that was begun."""
-    content = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-    return Plan(**{**content, "corpus": Corpus(**content["corpus"])})
+def corpus_of(plan: BuildPlan) -> Corpus:
+    """The documents of a plan."""
+    return Corpus(**plan.source["corpus"])

@@ -1,80 +1,86 @@
-"""What a corpus will take on the disk in every mode, before anything is compressed."""
+"""What a corpus will take on the disk in every format, before anything is compressed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ...documents_clara import clean_text
-from ...formats_clara import FORMATS, memory_bytes
-from ...searchers_clara import KINDS
-from ...sketch_clara import DIMENSIONS
+from ...documents_clara import to_passages
+from ...packing_clara import FORMATS
+from ...store.schema import Facts
 from ..documents import read_files
-from .plan import Corpus
+from .plan import Corpus, widths
 
 SAMPLE = 20_000
-# Bytes of a 256-number sketch in FAISS: float32; 8 bits a number and the row's number; codes before that.
-IN_CELLS = DIMENSIONS + 8
-SKETCHES = {
-    "flat": 4 * DIMENSIONS,
-    "ivf_sq8": IN_CELLS,
-    "ivf_rabitq": DIMENSIONS // 8 + 8 + IN_CELLS,
-    "ivf_pq": KINDS["ivf_pq"].coded // 2 + IN_CELLS,
-}
+AT_ONCE = 1000
+INDEX_BYTES = 19  # of a passage in an index, beside one bit for every number of its search vector
+
+
+class Count(NamedTuple):
+    """How many passages and memory vectors the documents make.
+
+    Attributes:
+        passages: N.
+        vectors: T.
+        exact: whether all documents were looked at; else an estimate from 20,000 evenly spaced ones.
+    """
+
+    passages: int
+    vectors: int
+    exact: bool
 
 
 class Size(NamedTuple):
-    """Bytes of one mode.
+    """Bytes of one format of memories, of the search vectors, or of their index.
 
     Attributes:
-        mode: a format of memories, `recompute`, or a kind of sketch index.
-        each: bytes of a passage, beside its text.
+        name: what it is.
+        each: mean bytes of a passage, beside its text.
         total: bytes of all passages.
         texts: how many times the bytes of the texts that is.
     """
 
-    mode: str
-    each: int
+    name: str
+    each: float
     total: int
     texts: float
 
 
-def count_passages(corpus: Corpus, split: Callable[[list[str]], list[list[str]]]) -> tuple[int, bool]:
-    """How many passages the documents make; from 20,000 evenly spaced ones if there are more.
+def count_passages(corpus: Corpus, processor: Any) -> Count:
+    """Counts passages and the vectors of their memories.
 
     Args:
         corpus: the documents.
-        split: splits texts into passages.
-
-    Returns:
-        The number, and whether it is exact.
+        processor: splits texts into passages and says how many vectors each has.
     """
     step = -(-corpus.documents // SAMPLE)
-    files = [(Path(path), name) for path, name, _ in corpus.files]
+    files = [(Path(file["path"]), file["name"]) for file in corpus.files]
     chosen = islice(read_files(files), 0, None, step)
-    looked, found = 0, 0
-    while batch := list(islice(chosen, 1000)):
-        texts = [
-            clean_text(f"{row['title']}\n{row['text']}" if row.get("title") else row["text"]) for row in batch
-        ]
-        found += sum(len(parts) for parts in split(texts))
+    looked, passages, vectors = 0, 0, 0
+    while batch := list(islice(chosen, AT_ONCE)):
+        texts = to_passages(batch, processor.split_documents).texts
+        passages += len(texts)
+        vectors += sum(processor.memory_counts(processor.encode_documents(texts)["attention_mask"]))
         looked += len(batch)
-    return round(found * corpus.documents / looked), step == 1
+    share = corpus.documents / looked
+    return Count(round(passages * share), round(vectors * share), step == 1)
 
 
-def sizes(passages: int, text_bytes: int, shape: Sequence[int]) -> list[Size]:
-    """Bytes of every mode.
+def sizes(count: Count, text_bytes: int, model: Any) -> list[Size]:
+    """Bytes of every format, of the search vectors, and of an index of them.
 
     Args:
-        passages: their number.
-        text_bytes: bytes of their texts, which every mode also stores (compressed by zstd).
-        shape: (M, H) of a memory.
+        count: passages and vectors.
+        text_bytes: bytes of their texts, which are stored too (compressed by zstd).
+        model: the model that compresses them.
     """
-    modes = {
-        name: memory_bytes(name, tuple(shape)) for name in FORMATS if name != "int4" or shape[1] % 2 == 0
+    hidden_size, width = widths(model)
+    totals = {
+        name: count.vectors * Facts(None, None, name, hidden_size, width).vector_bytes
+        for name in FORMATS
+        if name != "int4" or hidden_size % 2 == 0
     }
-    modes["recompute"] = 0
-    modes.update({f"index {name}": size for name, size in SKETCHES.items()})
-    return [Size(name, each, each * passages, each * passages / text_bytes) for name, each in modes.items()]
+    totals["search vectors"] = 2 * width * count.passages
+    totals["their index"] = (width // 8 + INDEX_BYTES) * count.passages
+    return [Size(name, total / count.passages, total, total / text_bytes) for name, total in totals.items()]

@@ -137,6 +137,17 @@ def test_discard_leaves_nothing(tmp_path):
     assert not any(path.is_file() for path in (tmp_path / "s").rglob("*"))
 
 
+def test_a_large_part_becomes_several_fragments(tmp_path, monkeypatch):
+    made = []
+    for size in (1, 1 << 28):
+        monkeypatch.setattr("clara.store.build.FRAGMENT_BYTES", size)
+        build = StoreBuild(tmp_path / str(size))
+        build.begin(plan(1))
+        build.write(0, part(0))
+        made.append(build.commit())
+    assert [len(store._dataset.get_fragments()) for store in made] == [2, 1] and same(*made)
+
+
 def test_fields_come_back():
     assert decode_fields(encode_fields(FIELDS)) == FIELDS and decode_fields("") == empty_fields()
     json.dumps(encode_fields(FIELDS))
