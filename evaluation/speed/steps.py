@@ -12,6 +12,7 @@ import torch
 from clara.adapters_clara import wearing
 from clara.data.collation import Item
 from clara.encoding_clara import positions
+from clara.retrieval_clara import Memories
 from clara.train.optimizer import MasterAdamW
 from clara.train.stages import get_stage, prepare_stage
 from clara.train.throughput import device_peak_tflops
@@ -67,7 +68,9 @@ class Stepper:
         """The same step with logits of every position and the base's own loss over them."""
         inputs = self.moved(batch)
         memory = self.model.compress(inputs["document_input_ids"], inputs["document_attention_mask"])
-        embeds = self.model.fill_slots(inputs["input_ids"], memory[inputs["document_indices"]])
+        places = inputs["document_indices"]
+        rows = Memories(memory.values[places], memory.counts[places]).rows()
+        embeds = self.model.fill_slots(inputs["input_ids"], rows)
         mask = inputs["attention_mask"]
         with self.model.lock, wearing(self.model.decoder, "generator"):
             loss = self.model.decoder(
