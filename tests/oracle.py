@@ -37,7 +37,7 @@ class OracleModel:
         return "oracle"
 
     def split(self, documents):
-        return to_passages(documents, lambda texts: [text.split("||") for text in texts])
+        return to_passages(documents, lambda texts, headers: [text.split("||") for text in texts])
 
     def compress(self, passages, folder=None, batch_size=32):
         memory = torch.zeros(len(passages.texts), 2, WIDTH)

@@ -91,7 +91,8 @@ def end_to_end_runs(
 
     def stored(number: int) -> float:
         batch = collate(groups[number % len(groups)])
-        return step({**batch, **collate.candidates.batch(batch.pop("candidate_indices"), length)})
+        indices = batch.pop("candidate_indices")
+        return step({**batch, **collate.candidates.batch(indices, length)})
 
     def again(compress: Compress, number: int) -> float:
         items = groups[number % len(groups)]

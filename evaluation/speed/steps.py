@@ -21,6 +21,7 @@ from torch import Tensor
 from .roofline import Roof
 from .timing import WALL, measure
 
+UNREAD = ("positives", "query_texts")  # of a batch, by the model
 LOW = (torch.bfloat16, torch.float16)
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -44,7 +45,7 @@ class Stepper:
 
     def __call__(self, batch: Mapping[str, Any]) -> float:
         """One step over a collator's batch; returns the answers' loss."""
-        inputs = {name: value for name, value in self.moved(batch).items() if name != "positives"}
+        inputs = {name: value for name, value in self.moved(batch).items() if name not in UNREAD}
         outputs = self.model(**inputs)
         loss = outputs.loss
         if outputs.alignment_loss is not None:
