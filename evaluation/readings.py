@@ -123,13 +123,14 @@ def answer_losses(
     """
     slots = [[len(memory) for memory in row] for row in memories]
     batch = model.processor.encode_prompts(questions, slots, answers).to(model.device)
-    flat = [memory for row in memories for memory in row]
+    counts = pad_sequence([torch.tensor(row, dtype=torch.long) for row in slots], batch_first=True)
     width = model.config.get_text_config().hidden_size
-    given = pad_sequence(flat, batch_first=True) if flat else torch.zeros(0, 1, width)
-    counts = torch.tensor([len(memory) for memory in flat], dtype=torch.long)
-    logits = model(
-        **batch, memory=given[None].to(model.device), memory_counts=counts[None].to(model.device)
-    ).logits
+    given = torch.zeros(*counts.shape, max((count for row in slots for count in row), default=1), width)
+    for place, row in enumerate(memories):
+        for rank, memory in enumerate(row):
+            given[place, rank, : len(memory)] = memory
+    device = model.device
+    logits = model(**batch, memory=given.to(device), memory_counts=counts.to(device)).logits
     labels = batch["labels"][:, 1:]
     losses = functional.cross_entropy(logits.float(), labels[labels != IGNORE_INDEX], reduction="none")
     lengths = (labels != IGNORE_INDEX).sum(dim=-1).tolist()

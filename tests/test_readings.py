@@ -23,7 +23,7 @@ def test_losses_are_those_of_forward_one_by_one(shared_model):
 
 def test_memories_of_different_lengths_are_read_together(base):
     model = make_model(base, pooling="mean")
-    memory = model.build_memory([DOCUMENTS[0], DOCUMENTS[3][:12]], show_progress=False)
+    memory = model.build_memory([" ".join(DOCUMENTS[:2]), DOCUMENTS[3][:12]], show_progress=False)
     rows = [memory.gather([0, 1]), memory.gather([1])]
     assert len({len(vectors) for row in rows for vectors in row}) == 2
     golds = [answers[0] for answers in ANSWERS[:2]]
