@@ -11,15 +11,16 @@ import shlex
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .models import add_model_arguments, load_model, warn_untrained
-from .searching import add_milvus_argument, check_milvus, fill_milvus
+from .searching import add_milvus_argument, check_milvus, fill_milvus, open_memory
 
 if TYPE_CHECKING:
     from ..evaluation.benchmarks import Benchmark
     from ..evaluation.language_models import TextModel
     from ..evaluation.workbench import Workbench
+    from ..memory_clara import CorpusMemory
     from ..modeling_clara import ClaraForRetrievalGeneration
 
 DEFAULT_SYSTEMS = "clara,clara_shuffled,closed_book,text,text_bm25,cut_bm25"
@@ -107,9 +108,10 @@ def run(arguments: argparse.Namespace) -> None:
     )
     model, trained = load_model(arguments.model, arguments.device)
     warn_untrained(trained)
-    store = None if arguments.corpus is None else model.load_memory(arguments.corpus)
+    store = None if arguments.corpus is None else open_memory(model, arguments.corpus, None)
     if store is not None:
         benchmark = with_documents(benchmark, whole_documents(store))
+    folder = memory_folder(arguments.output, model, benchmark.documents, store)
     workbench = Workbench(
         benchmark,
         ClaraModel(model, store),
@@ -119,11 +121,21 @@ def run(arguments: argparse.Namespace) -> None:
         max_new_tokens=arguments.max_new_tokens,
         compression_rate=model.config.compression_rate,
         encoder=arguments.encoder,
-        memory_folder=memory_folder(arguments.output, model, benchmark.documents, store),
+        memory_folder=folder,
         seed=arguments.seed,
-        open_corpus=arguments.milvus and partial(fill_milvus, model, uri=arguments.milvus),
+        open_corpus=arguments.milvus and partial(in_milvus, folder.with_suffix(".store"), arguments.milvus),
     )
     report(arguments, benchmark, workbench, names)
+
+
+def in_milvus(folder: Path, uri: str, memory: CorpusMemory) -> Any:
+    """The memories in a store, whose search vectors are put into Milvus."""
+    from ..store import CorpusStore
+
+    store = CorpusStore.open(folder, memory.fingerprint)
+    if not len(store):
+        store.append(memory)
+    return fill_milvus(store, uri)
 
 
 def system_names(arguments: argparse.Namespace) -> list[str]:

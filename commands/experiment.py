@@ -25,7 +25,7 @@ EXPERIMENTS = {
     "ablations": "data mix, alignment, freezing, starts; estimator, temperature, pool size, seeds",
     "facts-by-rate": "information kept against compression rate: dates, numbers and names apart",
     "k-at-test": "how many documents to read at test time",
-    "memory-dtypes": "memories stored as bf16, int8 and int4: what fewer bytes cost retrieval and answers",
+    "memory-dtypes": "memories kept as bf16, int8 and int4: what fewer bytes cost answers",
     "nested-rates": "several compression rates trained at once against one, read at each rate",
     "passage-order": "long documents: passages in order or shuffled, recall over length",
     "scaling-curve": "examples seen against held-out loss and answers, extrapolated",

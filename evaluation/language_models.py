@@ -1,23 +1,23 @@
 """What the systems need of a language model: memories and answers from memories, or answers from text.
 
-Letters of the shapes: B questions, N passages, K chosen, M memory tokens, H hidden width.
+Letters of the shapes: B questions, N passages, K chosen, m vectors of a memory, H hidden width,
+D width of a search vector.
 """
 
 import copy
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from clara.adapters_clara import adapter_parameters, wearing
 from clara.checkpoint_clara import greedy_generation_config
 from clara.documents_clara import Passages, to_passages
-from clara.formats_clara import format_name
 from clara.memory_clara import CorpusMemory
 from clara.modeling_clara import ClaraForRetrievalGeneration
-from clara.recompute_clara import RECOMPUTE
+from clara.packing_clara import format_name
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -34,13 +34,13 @@ class MemoryModel(Protocol):
     def compress(self, passages: Passages, folder: Path | None, batch_size: int) -> CorpusMemory:
         """Memories of N passages, kept in `folder` and read from it the next time."""
 
-    def reason(self, questions: Sequence[str]) -> Tensor:
-        """B questions -> (B, M, H)."""
+    def question_vectors(self, questions: Sequence[str]) -> Tensor:
+        """B questions -> their search vectors, (B, D)."""
 
     def answer(
-        self, questions: Sequence[str], memories: Sequence[Tensor], max_new_tokens: int
+        self, questions: Sequence[str], memories: Sequence[Sequence[Tensor]], max_new_tokens: int
     ) -> list[tuple[str, int]]:
-        """B questions and for each (K, M, H) memories -> answer and tokens read by the generator."""
+        """B questions and for each its memories (m, H) -> answer and tokens read by the generator."""
 
 
 class ClaraModel:
@@ -48,10 +48,11 @@ class ClaraModel:
 
     Args:
         model: in eval mode, with its processor.
-        store: memories by this model; passages with a text that it holds are not compressed again.
+        store: a corpus memory or store by this model; passages with a text that it holds are not compressed
+            again, and their search vectors are those of the memories as they are kept.
     """
 
-    def __init__(self, model: ClaraForRetrievalGeneration, store: CorpusMemory | None = None) -> None:
+    def __init__(self, model: ClaraForRetrievalGeneration, store: Any = None) -> None:
         self._model, self._store = model, store
 
     def fingerprint(self) -> str:
@@ -83,65 +84,66 @@ class ClaraModel:
 
     def _compressed(self, passages: Passages, batch_size: int) -> CorpusMemory:
         """Memories of the passages, in RAM: as far as they are there those of the store, in its format."""
-        places = {} if self._store is None else {text: row for row, text in enumerate(self._store.texts)}
-        stored = [places.get(text, -1) for text in passages.texts]
-        missing = [place for place, row in enumerate(stored) if row < 0]
-        if len(missing) == len(stored) or self._store.stored_dtype == RECOMPUTE:
+        store = self._store
+        places = {} if store is None else {text: row for row, text in enumerate(store.texts)}
+        missing = [text for text in passages.texts if text not in places]
+        if len(missing) == len(passages.texts):
             return self._model.compress_passages(passages, batch_size, show_progress=True)
-        memory = self._store.gather(torch.tensor(stored).clamp_min(0))
+        known = {text: places[text] for text in passages.texts if text in places}
+        memories = dict(zip(known, store.gather(list(known.values())), strict=True))
         if missing:
-            texts = [passages.texts[place] for place in missing]
-            fresh = self._model.compress_texts(texts, batch_size, show_progress=True)
-            memory[missing] = fresh.to(memory.dtype)
-        columns = vars(passages)
-        kept = {name: getattr(self._store, name) for name in ("fingerprint", "base")}
-        return CorpusMemory(memory, **columns, **kept, dtype=self._store.stored_dtype)
+            values, offsets, _ = self._model.compress_texts(missing, batch_size, show_progress=True)
+            parts = values.to(next(iter(memories.values())).dtype).split(offsets.diff().tolist())
+            memories.update(zip(missing, parts, strict=True))
+        rows = [memories[text] for text in passages.texts]
+        values, flat = torch.cat(rows), self._model.config.retrieval_pooling == "flatten"
+        return CorpusMemory(
+            values,
+            torch.tensor([0, *map(len, rows)]).cumsum(0),
+            **vars(passages),
+            vectors=values.float().view(len(rows), -1) if flat else None,
+            fingerprint=store.fingerprint,
+            base=store.base,
+            dtype=store.dtype,
+        )
 
-    @torch.no_grad()
-    def reason(self, questions: Sequence[str]) -> Tensor:
-        """See `MemoryModel.reason`."""
-        model = self._model
-        return model.reason(**model.processor.encode_questions(questions).to(model.device))
+    def question_vectors(self, questions: Sequence[str]) -> Tensor:
+        """See `MemoryModel.question_vectors`."""
+        return self._model.question_vectors(questions)
 
     @torch.no_grad()
     def answer(
-        self, questions: Sequence[str], memories: Sequence[Tensor], max_new_tokens: int
+        self, questions: Sequence[str], memories: Sequence[Sequence[Tensor]], max_new_tokens: int
     ) -> list[tuple[str, int]]:
         """See `MemoryModel.answer`: what `model.generate` answers from these memories in this order."""
-        counts = [len(memory) for memory in memories]
-        size = memories[0].shape[1]
-        prompts = self._model.processor.encode_prompts(questions, counts, num_memory_tokens=size)
-        texts = self.write(prompts, memories, max_new_tokens)
-        lengths = prompts["attention_mask"].sum(dim=-1).tolist()
-        return list(zip(texts, lengths, strict=True))
+        embeds, mask = self._model.embed_answers(questions, memories)
+        lengths = mask.sum(dim=-1).tolist()
+        return list(zip(self.write(embeds, mask, max_new_tokens), lengths, strict=True))
 
     @torch.no_grad()
-    def write(
-        self, prompts: Mapping[str, Tensor], memories: Sequence[Tensor], max_new_tokens: int
-    ) -> list[str]:
-        """What the generator says greedily after B prompts whose slots hold the memories, each (K, M, H)."""
+    def write(self, embeds: Tensor, mask: Tensor, max_new_tokens: int) -> list[str]:
+        """What the generator says greedily after prompts of embeddings (B, L, H) and mask (B, L)."""
         model = self._model
-        slots = torch.cat([memory.flatten(0, 1) for memory in memories]).to(model.device)
         with model.lock, wearing(model.decoder, "generator"):
             sequences = model.decoder.generate(
-                inputs_embeds=model.fill_slots(prompts["input_ids"].to(model.device), slots),
-                attention_mask=prompts["attention_mask"].to(model.device),
+                inputs_embeds=embeds,
+                attention_mask=mask,
                 generation_config=with_limit(model.generation_config, max_new_tokens),
             )
         texts = model.processor.tokenizer.batch_decode(sequences, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
 
-def other_format(model: ClaraForRetrievalGeneration, store: CorpusMemory | None) -> list[str]:
+def other_format(model: ClaraForRetrievalGeneration, store: Any) -> list[str]:
     """The format in which a store keeps memories, if there is one and it is not the model's dtype."""
-    return [] if store is None or store.stored_dtype == format_name(model.dtype) else [store.stored_dtype]
+    return [] if store is None or store.dtype == format_name(model.dtype) else [store.dtype]
 
 
 def memory_folder(
     output: Path,
     model: ClaraForRetrievalGeneration,
     documents: Sequence[str],
-    store: CorpusMemory | None = None,
+    store: Any = None,
 ) -> Path:
     """A folder for each compressor, list of documents and format, so that no run meets another's memories.
 

@@ -24,7 +24,7 @@ def score_pools(
     batch_size: int = 16,
     memory_folder: Path | None = None,
 ) -> tuple[list[list[int]], dict[int, Scores]]:
-    """Ranks every pool by the cosine of memories and reads the best k of it, for each k.
+    """Ranks every pool by the cosine of search vectors and reads the best k of it, for each k.
 
     Args:
         model: In eval mode, with its processor.

@@ -1,42 +1,52 @@
-"""One model at other compression rates than its own."""
+"""One corpus memory at a larger compression rate: the mean of neighbouring vectors (nested rates)."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import torch
+from clara.configuration_clara import ClaraConfig
+from clara.memory_clara import CorpusMemory
+from clara.retrieval_clara import Memories, average_neighbours
 
-from clara.modeling_clara import ClaraForRetrievalGeneration
 
-
-@contextmanager
-def at_rate(model: ClaraForRetrievalGeneration, num_memory_tokens: int) -> Iterator[None]:
-    """Makes M memory tokens of a passage for a block of code, and slots for as many in the prompts.
-
-    With mean pooling any M is possible: the text is cut into M spans. With memory tokens only the first of
-    those that were trained can be used, so M may not be above the model's own.
+def rate_factor(config: ClaraConfig, rate: int) -> int:
+    """How many neighbouring vectors become one at a rate.
 
     Args:
-        model: Left as it was afterwards.
-        num_memory_tokens: M; it must divide `doc_max_length`.
+        config: Of the model whose memories are read.
+        rate: Tokens a vector.
 
     Raises:
-        ValueError: If this model cannot make M memory tokens.
+        ValueError: If the rate is no multiple of the model's.
     """
-    config, processor = model.config, model.processor
-    learned = config.pooling == "memory_tokens"
-    most = config.num_memory_tokens if learned else config.doc_max_length
-    if not 1 <= num_memory_tokens <= most or config.doc_max_length % num_memory_tokens:
+    if rate < 1 or rate % config.compression_rate:
         raise ValueError(
-            f"`num_memory_tokens` must divide `doc_max_length` = {config.doc_max_length} and be at most "
-            f"{most} for this model, got {num_memory_tokens}."
+            f"`rate` must be a multiple of the model's compression rate {config.compression_rate}, got "
+            f"{rate}: give such a rate, or another checkpoint."
         )
-    rate, slots = config.compression_rate, processor.num_memory_tokens
-    tokens = model.memory_tokens.data if learned else None
-    try:
-        config.compression_rate = config.doc_max_length // num_memory_tokens
-        processor.num_memory_tokens = num_memory_tokens
-        if learned:
-            model.memory_tokens.data = tokens[:num_memory_tokens]
-        yield
-    finally:
-        config.compression_rate, processor.num_memory_tokens = rate, slots
-        if learned:
-            model.memory_tokens.data = tokens
+    return rate // config.compression_rate
+
+
+def coarser(memory: CorpusMemory, factor: int) -> CorpusMemory:
+    """The memory with every `factor` neighbouring vectors averaged; search vectors stay.
+
+    Args:
+        memory: Of N passages.
+        factor: How many vectors become one; the last is the mean of those that are left.
+    """
+    if factor == 1:
+        return memory
+    rows = [
+        average_neighbours(Memories(row, torch.tensor(len(row))), factor).values
+        for row in memory.gather(range(len(memory)))
+    ]
+    return CorpusMemory(
+        torch.cat(rows),
+        torch.tensor([0, *map(len, rows)]).cumsum(0),
+        memory.texts,
+        memory.document_ids,
+        memory.metadata,
+        memory.parents,
+        memory.orders,
+        memory.vectors,
+        memory.fingerprint,
+        memory.base,
+        memory.dtype,
+    )

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-import torch
 from clara.data.text_prompts import closed_book_ids, first_tokens, text_prompt_ids
 from clara.memory_clara import CorpusMemory
+from clara.packing_clara import pack
 
 from .language_models import MemoryModel, TextModel
 
@@ -42,11 +42,12 @@ class MemoryReader:
 
     def size(self, question: str, chosen: Sequence[int]) -> int:
         """See `Reader.size`; in tokens, about four characters of the question for one."""
-        return len(chosen) * self._memory.num_memory_tokens + len(question) // 4
+        offsets = self._memory.offsets
+        return sum(int(offsets[row + 1] - offsets[row]) for row in chosen) + len(question) // 4
 
     def answer(self, questions: Sequence[str], chosen: Chosen, max_new_tokens: int) -> list[tuple[str, int]]:
         """See `Reader.answer`."""
-        memories = [self._memory.gather(torch.tensor(row, dtype=torch.long)) for row in chosen]
+        memories = [self._memory.gather(row) for row in chosen]
         return self._model.answer(questions, memories, max_new_tokens)
 
 
@@ -102,6 +103,12 @@ class ClosedBookReader:
 
 
 def memory_bytes(memory: CorpusMemory) -> float:
-    """Bytes of one passage's memory: M·H numbers of the stored dtype."""
-    first = memory[0]
-    return float(first.numel() * first.element_size())
+    """Bytes of one passage's memory in the format in which it is kept, on average."""
+    parts = pack(memory.gather([0])[0], memory.dtype).values()
+    each = sum(part[0].numel() * part.element_size() for part in parts)
+    return each * int(memory.offsets[-1]) / len(memory)
+
+
+def vector_bytes(memory: CorpusMemory) -> float:
+    """Bytes of one passage's search vector."""
+    return float(memory.vectors.shape[1] * memory.vectors.element_size())

@@ -1,6 +1,6 @@
 """What answers owe to the memories they are read from: loss of the gold answer and scores of the greedy one.
 
-Letters of the shapes: B questions, K chosen, M memory tokens, H hidden width.
+Letters of the shapes: B questions, K chosen, m vectors of a memory, H hidden width.
 """
 
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ def score_readings(
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             asked = [questions[row] for row in rows]
-            memories = [memory.gather(torch.tensor(chosen[row], dtype=torch.long)) for row in rows]
+            memories = [memory.gather(chosen[row]) for row in rows]
             found = answer_losses(model, asked, [answers[row][0] for row in rows], memories)
             said = reader.answer(asked, memories, max_new_tokens) if max_new_tokens else [("", 0)] * len(rows)
             for row, loss, (text, _) in zip(rows, found, said, strict=True):
@@ -111,7 +111,7 @@ def answer_losses(
     model: ClaraForRetrievalGeneration,
     questions: Sequence[str],
     answers: Sequence[str],
-    memories: Sequence[Tensor],
+    memories: Sequence[Sequence[Tensor]],
 ) -> list[float]:
     """Mean loss per answer token in nats, of each question, given its memories.
 
@@ -119,14 +119,18 @@ def answer_losses(
         model: With its processor.
         questions: B questions.
         answers: B answers.
-        memories: For each question (K, M, H); K may differ and be 0, M is one for all.
+        memories: For each question its memories (m, H), none or several.
     """
-    counts = [len(rows) for rows in memories]
-    size = memories[0].shape[1]
-    batch = model.processor.encode_prompts(questions, counts, answers, size).to(model.device)
-    padded = pad_sequence(list(memories), batch_first=True).to(model.device)
-    mask = torch.arange(padded.shape[1])[None] < torch.tensor(counts)[:, None]
-    logits = model(**batch, memory=padded, memory_mask=mask.to(model.device)).logits
+    slots = [[len(memory) for memory in row] for row in memories]
+    batch = model.processor.encode_prompts(questions, slots, answers).to(model.device)
+    counts = pad_sequence([torch.tensor(row, dtype=torch.long) for row in slots], batch_first=True)
+    width = model.config.get_text_config().hidden_size
+    given = torch.zeros(*counts.shape, max((count for row in slots for count in row), default=1), width)
+    for place, row in enumerate(memories):
+        for rank, memory in enumerate(row):
+            given[place, rank, : len(memory)] = memory
+    device = model.device
+    logits = model(**batch, memory=given.to(device), memory_counts=counts.to(device)).logits
     labels = batch["labels"][:, 1:]
     losses = functional.cross_entropy(logits.float(), labels[labels != IGNORE_INDEX], reduction="none")
     lengths = (labels != IGNORE_INDEX).sum(dim=-1).tolist()

@@ -1,12 +1,11 @@
-"""Retrievers beside the baselines: the pool's own order, and the cosine of memories."""
+"""Retrievers beside the baselines: the pool's own order, and the cosine of search vectors."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-import torch
-from clara.memory_clara import CorpusMemory
+from clara.ranking_clara import fuse_ranks
 from clara.retrieval_clara import cosine_scores
-from clara.words_clara import fuse_ranks
 
 from .baselines import Pools, Retriever, best_of_pool, check_search
 from .language_models import MemoryModel
@@ -28,14 +27,14 @@ class GivenRetriever:
 
 
 class MemoryRetriever:
-    """Cosine of the question's memory and the passages' memories.
+    """Cosine of the search vectors of question and passages.
 
     Args:
         model: the model that made the memories.
-        memory: of all N passages.
+        memory: of all N passages; a back end that has no `vectors` searches the whole corpus alone.
     """
 
-    def __init__(self, model: MemoryModel, memory: CorpusMemory) -> None:
+    def __init__(self, model: MemoryModel, memory: Any) -> None:
         self._model, self._memory = model, memory
 
     def search(
@@ -43,17 +42,14 @@ class MemoryRetriever:
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `Retriever.search`. Scores are cosines."""
         check_search(questions, retrieval_top_k, pools, len(self._memory))
-        query = self._model.reason(questions)
+        query = self._model.question_vectors(questions)
         if pools is None:
             scores, indices = self._memory.search(query, retrieval_top_k)
-            return scores.float().cpu().numpy(), indices.cpu().numpy()
+            return scores.numpy(), indices.numpy()
         rows = []
         for number, pool in enumerate(pools):
-            candidates = self._memory.gather(torch.tensor([list(pool)]))[0]
-            scores = (
-                cosine_scores(query[number : number + 1].to(candidates.device), candidates)[0].cpu().numpy()
-            )
-            ranked, places = best_of_pool(scores, retrieval_top_k)
+            scores = cosine_scores(query[number : number + 1], self._memory.vectors[list(pool)])[0]
+            ranked, places = best_of_pool(scores.numpy(), retrieval_top_k)
             rows.append((ranked, np.where(places >= 0, np.asarray(pool)[places], -1)))
         scores, indices = zip(*rows, strict=True)
         return np.stack(scores), np.stack(indices)
@@ -63,7 +59,7 @@ class HybridRetriever:
     """Fuses the ranks of memories and words (`fuse_ranks`), within pools too.
 
     Args:
-        memories: the cosine of memories.
+        memories: the cosine of search vectors.
         words: BM25; a document that shares no word with the question has no rank.
         count: number of passages N.
         weight: of the words, from 0 to 1; the memories have the rest.

@@ -2,7 +2,7 @@
 
 | part | choices |
 |---|---|
-| retriever | `clara` (cosine of memories), `bm25`, `hybrid` (both), `dense`, `given` (pool order), none |
+| retriever | `clara` (cosine of vectors), `bm25`, `hybrid` (both), `dense`, `given` (pool order), none |
 | reader | `memory`, `strangers` (memories from outside the pool), `text`, `tuned` (text, by a tuned model), |
 | | `cut` (first tokens only), none |
 | scope | `pool` (the question's candidates) or `corpus` (all passages of the benchmark) |

@@ -11,7 +11,7 @@ from clara.memory_clara import CorpusMemory
 from .baselines import BM25Retriever, DenseRetriever, Retriever, load_sentence_encoder
 from .benchmarks import Benchmark, check_choice
 from .language_models import MemoryModel, TextModel
-from .readers import ClosedBookReader, MemoryReader, Reader, TextReader, memory_bytes
+from .readers import ClosedBookReader, MemoryReader, Reader, TextReader, vector_bytes
 from .retrievers import GivenRetriever, HybridRetriever, MemoryRetriever
 from .systems import SYSTEMS, Recipe, System
 
@@ -31,8 +31,8 @@ class Workbench:
         batch_size: passages compressed at once.
         seed: of the reader `strangers`.
         tuned_model: answers from text after being tuned on it, for the reader `tuned`; None: it is not there.
-        open_corpus: opens the memories' folder in another back end, to search the whole corpus; None: they
-            are searched as they lie there.
+        open_corpus: opens the memories in another back end, to search the whole corpus; None: they are
+            searched as they are.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Workbench:
         batch_size: int = 32,
         seed: int = 0,
         tuned_model: TextModel | None = None,
-        open_corpus: Callable[[Path], CorpusMemory] | None = None,
+        open_corpus: Callable[[CorpusMemory], Any] | None = None,
     ) -> None:
         self._tuned_model, self._open_corpus = tuned_model, open_corpus
         self._benchmark, self._model, self._text_model = benchmark, model, text_model
@@ -68,12 +68,9 @@ class Workbench:
         return self._model.compress(self.passages, self._folder, self._batch_size)
 
     @cached_property
-    def corpus(self) -> CorpusMemory:
+    def corpus(self) -> Any:
         """The memories as they are searched in the scope `corpus`."""
-        if self._open_corpus is None or self._folder is None:
-            return self.memory
-        len(self.memory)  # compressed and stored, if it was not yet
-        return self._open_corpus(self._folder)
+        return self.memory if self._open_corpus is None else self._open_corpus(self.memory)
 
     def system(self, name: str) -> System:
         """Puts a system of `SYSTEMS` together.
@@ -128,8 +125,8 @@ class Workbench:
         """Bytes that a system keeps of a passage to search and read it, without BM25's word index."""
         recipe = SYSTEMS[name]
         stored = self._reader(recipe.reader).bytes_per_passage
-        if recipe.retriever in ("clara", "hybrid") and recipe.reader not in ("memory", "strangers"):
-            stored += memory_bytes(self.memory)
+        if recipe.retriever in ("clara", "hybrid"):
+            stored += vector_bytes(self.memory)
         if recipe.retriever == "dense":
             stored += self._dense.bytes_per_passage
         return stored

@@ -28,7 +28,7 @@ def record(key, documents, positives, answer=None):
 
 
 class OracleModel:
-    """Row 0 of a memory is the key, row 1 the answer: (M = 2, H = WIDTH)."""
+    """Row 0 of a memory is the key and its search vector, row 1 the answer: (2, WIDTH)."""
 
     def __init__(self):
         self.compressed = 0
@@ -37,7 +37,7 @@ class OracleModel:
         return "oracle"
 
     def split(self, documents):
-        return to_passages(documents, lambda texts: [text.split("||") for text in texts])
+        return to_passages(documents, lambda texts, headers: [text.split("||") for text in texts])
 
     def compress(self, passages, folder=None, batch_size=32):
         memory = torch.zeros(len(passages.texts), 2, WIDTH)
@@ -46,17 +46,17 @@ class OracleModel:
                 memory[row, 0, int(fact[1])] = 1
                 memory[row, 1, int(fact[2])] = ANSWER_WEIGHT
         self.compressed += len(passages.texts)
-        return CorpusMemory(memory, passages.texts, parents=passages.parents, orders=passages.orders)
+        offsets = 2 * torch.arange(len(memory) + 1)
+        columns = {"parents": passages.parents, "orders": passages.orders}
+        return CorpusMemory(memory.flatten(0, 1), offsets, passages.texts, vectors=memory[:, 0], **columns)
 
-    def reason(self, questions):
-        memory = torch.zeros(len(questions), 2, WIDTH)
-        for row, text in enumerate(questions):
-            memory[row, 0, int(text.split()[-1])] = 1
-        return memory
+    def question_vectors(self, questions):
+        keys = torch.tensor([int(text.split()[-1]) for text in questions])
+        return torch.nn.functional.one_hot(keys, WIDTH).float()
 
     def answer(self, questions, memories, max_new_tokens):
         """The answer of the memory that carries the question's key, read from the memories alone."""
-        keys = self.reason(questions)[:, 0]
+        keys = self.question_vectors(questions)
         answers = []
         for key, memory in zip(keys, memories, strict=True):
             found = [row[1].argmax().item() for row in memory if row[0] @ key > 0]

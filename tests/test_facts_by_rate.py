@@ -5,7 +5,7 @@ import json
 
 import pytest
 from clara.evaluation.experiments import facts_by_rate
-from conftest import DOCUMENTS, QUESTIONS, make_model
+from conftest import DOCUMENTS, QUESTIONS
 
 ANSWERS = ["1890", "Christiaan Huygens", "Leipzig"]
 GOLD = [0, 2, 1]
@@ -23,7 +23,7 @@ def rows(tmp_path):
 
 
 def arguments(file, **kwargs):
-    fields = {"files": [file], "limit": 9, "memory_tokens": [4, 1], "checkpoints": [], "rewrites": 2}
+    fields = {"files": [file], "limit": 9, "rates": [16, 64], "checkpoints": [], "rewrites": 2}
     return argparse.Namespace(**{**fields, "max_new_tokens": 2, "batch_size": 2, "seed": 0, **kwargs})
 
 
@@ -34,7 +34,7 @@ def test_every_kind_at_every_rate(shared_model, rows, tmp_path):
         "name": 2,
         "all": 3,
     }
-    names = ["4 memory tokens (trained)", "1 memory tokens"]
+    names = ["rate 16 (trained)", "rate 64"]
     assert list(result["rates"]) == names
     assert result["rates"][names[1]] == pytest.approx(4 * result["rates"][names[0]])
     means = result["kinds"]["all"]["means"]
@@ -42,20 +42,19 @@ def test_every_kind_at_every_rate(shared_model, rows, tmp_path):
     assert means[names[0]]["loss"]["mean"] != means[facts_by_rate.NONE]["loss"]["mean"]
     assert "loss" not in means[facts_by_rate.TEXT]
     assert 0 <= result["kept"][names[0]]["rouge_l"]["mean"] <= 1
-    assert shared_model.config.num_memory_tokens == 4
     page = facts_by_rate.render(result)
     assert "## date: 1 questions" in page
     facts_by_rate.plot(result, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 1000
 
 
-def test_default_rates_are_those_that_the_model_can(base, shared_model, checkpoint):
-    able = facts_by_rate.conditions_of(shared_model, argparse.Namespace(memory_tokens=None, checkpoints=[]))
-    assert [size for _, size in able.values()] == [4, 2, 1]
-    mean = make_model(base, pooling="mean")
-    more = argparse.Namespace(memory_tokens=None, checkpoints=[checkpoint])
-    assert [size for _, size in facts_by_rate.conditions_of(mean, more).values()][:3] == [64, 32, 16]
-    assert len(facts_by_rate.conditions_of(mean, more)) == 8
+def test_default_rates_are_the_models_doubled(shared_model, checkpoint):
+    more = argparse.Namespace(rates=None, checkpoints=[checkpoint])
+    able = facts_by_rate.conditions_of(shared_model, more)
+    assert [factor for _, factor in able.values()] == [1, 2, 4, 1]
+    assert list(able)[:3] == ["rate 16 (trained)", "rate 32", "rate 64"]
+    with pytest.raises(ValueError, match="multiple"):
+        facts_by_rate.conditions_of(shared_model, argparse.Namespace(rates=[8], checkpoints=[]))
 
 
 def test_rows_without_positives_are_refused(shared_model, tmp_path):

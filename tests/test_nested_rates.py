@@ -28,11 +28,11 @@ def test_checkpoints_are_read_at_each_rate(base, tmp_path):
     model.save_pretrained(tmp_path / "other")
     parser = argparse.ArgumentParser()
     nested_rates.add_arguments(parser)
-    own = model.config.num_memory_tokens
+    own = model.config.compression_rate
     models = [f"one={tmp_path / 'one'}", f"same={tmp_path / 'one'}", f"other={tmp_path / 'other'}"]
-    options = ["--limit", "3", "--max-new-tokens", "0", "--device", "cpu", "--memory-tokens", str(own), "1"]
+    options = ["--limit", "3", "--max-new-tokens", "0", "--device", "cpu", "--rates", str(own), str(4 * own)]
     result = nested_rates.measure(parser.parse_args(["--models", *models, *options]))
-    assert result["questions"] == 3 and list(result["rates"]) == [str(own), "1"]
+    assert result["questions"] == 3 and list(result["rates"]) == [str(own), str(4 * own)]
     for summary in result["rates"].values():
         assert summary["reference"] == "one"
         assert summary["differences"]["same"]["loss"]["difference"] == 0.0
@@ -40,6 +40,6 @@ def test_checkpoints_are_read_at_each_rate(base, tmp_path):
     full, one = (summary["means"]["one"]["loss"]["mean"] for summary in result["rates"].values())
     assert full != one
     page = nested_rates.render(result)
-    assert "## 1 memory tokens a passage" in page and "| other |" in page
+    assert f"## {4 * own} tokens a vector" in page and "| other |" in page
     nested_rates.plot(result, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 1000

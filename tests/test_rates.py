@@ -1,53 +1,36 @@
-"""A model at other rates: what it makes, and that it is left as it was."""
+"""Memories at larger rates: the mean of neighbours, the same search vectors."""
 
 import pytest
 import torch
-from clara.evaluation.rates import at_rate
-from conftest import DOCUMENTS, make_model
+from clara.evaluation.rates import coarser, rate_factor
+
+from .memory_helpers import make_memory
 
 
-def compressed(model):
-    return model.build_memory(DOCUMENTS[:2], show_progress=False)[:]
+def test_neighbours_are_averaged_by_hand():
+    memory = make_memory(3)  # of 1, 2 and 3 vectors
+    half = coarser(memory, 2)
+    assert half.offsets.tolist() == [0, 1, 2, 4]
+    rows = memory.gather([0, 1, 2])
+    expected = [rows[0], rows[1].mean(0, keepdim=True), torch.stack([rows[2][:2].mean(0), rows[2][2]])]
+    for found, wanted in zip(half.gather([0, 1, 2]), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+    assert torch.equal(half.vectors, memory.vectors)
+    assert half.document_ids == memory.document_ids and half.metadata == memory.metadata
+    assert half.fingerprint == memory.fingerprint and half.base == memory.base
 
 
-def test_trained_memory_tokens_give_their_first(shared_model):
-    whole = compressed(shared_model)
-    with at_rate(shared_model, 2):
-        part = compressed(shared_model)
-        assert shared_model.processor.encode_prompts(["who"], 1)["input_ids"].lt(0).sum() == 2
-    torch.testing.assert_close(part, whole[:, :2], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(compressed(shared_model), whole)
+def test_the_format_stays_and_factor_one_changes_nothing():
+    memory = make_memory(3, dtype=torch.bfloat16)
+    assert coarser(memory, 1) is memory
+    assert coarser(memory, 3).dtype == "bfloat16"
+    assert coarser(memory, 3).offsets.tolist() == [0, 1, 2, 3]
 
 
-def test_mean_pooling_makes_any_number(base):
-    model = make_model(base, pooling="mean")
-    whole = compressed(model)
-    with at_rate(model, 8):
-        assert compressed(model).shape[1] == 8
-    with at_rate(model, 1):
-        one = compressed(model)
-        assert one.shape[1] == 1
-    lengths = model.processor.encode_documents(DOCUMENTS[:2])["attention_mask"].sum(-1)
-    assert lengths.min() > 4
-    torch.testing.assert_close(compressed(model), whole)
-
-
-@pytest.mark.parametrize("size", [0, 3, 8, 128])
-def test_impossible_rates_leave_the_model_alone(shared_model, size):
-    with pytest.raises(ValueError, match="`num_memory_tokens` must divide"), at_rate(shared_model, size):
-        pass
-    assert shared_model.config.num_memory_tokens == shared_model.processor.num_memory_tokens == 4
-
-
-def test_an_error_inside_leaves_the_model_as_it_was(shared_model):
-    with pytest.raises(RuntimeError), at_rate(shared_model, 1):
-        raise RuntimeError
-    assert shared_model.config.num_memory_tokens == 4
-    assert len(shared_model.memory_tokens) == 4
-
-
-def test_a_rate_has_a_fingerprint_of_its_own(model):
-    own = model.memory_fingerprint()
-    with at_rate(model, 2):
-        assert model.memory_fingerprint() != own
-    assert model.memory_fingerprint() == own
+def test_rates_are_multiples_of_the_models(shared_model):
+    own = shared_model.config.compression_rate
+    assert rate_factor(shared_model.config, own) == 1
+    assert rate_factor(shared_model.config, 3 * own) == 3
+    for wrong in (0, own + 1, own // 2):
+        with pytest.raises(ValueError, match=f"`rate` must be a multiple .* {own}, got {wrong}"):
+            rate_factor(shared_model.config, wrong)

@@ -2,7 +2,7 @@
 
 import torch
 from clara.evaluation.readings import LOSS, answer_losses, base_of, score_readings, score_text_readings
-from conftest import DOCUMENTS, QUESTIONS
+from conftest import DOCUMENTS, QUESTIONS, make_model
 
 ANSWERS = [("1890",), ("Christiaan Huygens", "Huygens"), ("Leipzig",)]
 
@@ -10,13 +10,28 @@ ANSWERS = [("1890",), ("Christiaan Huygens", "Huygens"), ("Leipzig",)]
 def test_losses_are_those_of_forward_one_by_one(shared_model):
     memory = shared_model.build_memory(DOCUMENTS, show_progress=False)
     chosen = [[0, 1], [], [3]]
-    memories = [memory.gather(torch.tensor(row, dtype=torch.long)) for row in chosen]
+    memories = [memory.gather(row) for row in chosen]
     found = answer_losses(shared_model, QUESTIONS, [answers[0] for answers in ANSWERS], memories)
     for question, answers, rows, loss in zip(QUESTIONS, ANSWERS, memories, found, strict=True):
-        batch = shared_model.processor.encode_prompts([question], len(rows), [answers[0]])
+        slots = [[len(vectors) for vectors in rows]]
+        batch = shared_model.processor.encode_prompts([question], slots, [answers[0]])
+        given = torch.stack(rows) if rows else torch.zeros(0, 1, 32)
         with torch.no_grad():
-            alone = shared_model(**batch, memory=rows.unsqueeze(0)).loss
+            alone = shared_model(**batch, memory=given.unsqueeze(0)).loss
         assert abs(loss - float(alone)) < 1e-4
+
+
+def test_memories_of_different_lengths_are_read_together(base):
+    model = make_model(base, pooling="mean")
+    memory = model.build_memory([" ".join(DOCUMENTS[:2]), DOCUMENTS[3][:12]], show_progress=False)
+    rows = [memory.gather([0, 1]), memory.gather([1])]
+    assert len({len(vectors) for row in rows for vectors in row}) == 2
+    golds = [answers[0] for answers in ANSWERS[:2]]
+    together = answer_losses(model, QUESTIONS[:2], golds, rows)
+    apart = [
+        answer_losses(model, [q], [a], [row])[0] for q, a, row in zip(QUESTIONS, golds, rows, strict=False)
+    ]
+    torch.testing.assert_close(together, apart, atol=1e-4, rtol=1e-4)
 
 
 def test_scores_come_in_the_order_of_the_questions(shared_model):

@@ -6,7 +6,7 @@ from conftest import DOCUMENTS
 
 def test_shares_of_what_was_said_again(shared_model, monkeypatch):
     said = ["The Forth Bridge was opened in 1890.", "Nothing of it."]
-    monkeypatch.setattr(rewriting, "rewritten", lambda model, passages: said)
+    monkeypatch.setattr(rewriting, "rewritten", lambda model, passages, factor: said)
     kept = rewriting.kept_in_rewriting(shared_model, [DOCUMENTS[0], DOCUMENTS[5]])
     assert kept["dates"]["mean"] == 0.5  # 1890 is kept, 1843 is not
     assert kept["dates"]["documents"] == 2
@@ -19,9 +19,9 @@ def test_texts_come_in_the_order_of_the_passages(shared_model, monkeypatch):
     passages = [DOCUMENTS[3], DOCUMENTS[0][:40], DOCUMENTS[1][:41]]
     said = []
 
-    def write(self, prompts, memories, max_new_tokens):
-        said.append(len(memories))
-        return [str(float(memory.float().sum())) for memory in memories]
+    def write(self, embeds, mask, max_new_tokens):
+        said.append(len(embeds))
+        return [str(float(row[own.bool()].sum())) for row, own in zip(embeds, mask, strict=True)]
 
     monkeypatch.setattr(rewriting.ClaraModel, "write", write)
     together = rewriting.rewritten(shared_model, passages)

@@ -30,12 +30,11 @@ def test_rank_correlation_by_hand():
 
 
 def test_readings_by_hand():
-    memory = torch.tensor([[[1.0, 0], [0, 1]], [[0.0, 1], [1, 0]], [[1.0, 0], [1, 0]]])
-    assert experiment.similarities(memory, "flattened")[0].tolist() == pytest.approx([1, 0, 0.5])
-    assert experiment.similarities(memory, "pooled")[0].tolist() == pytest.approx([1, 1, 0.5**0.5])
-    centred = memory.flatten(1) - memory.flatten(1).mean(0)
+    vectors = torch.tensor([[1.0, 0], [0, 1], [1, 1]])
+    assert experiment.similarities(vectors, "own")[0].tolist() == pytest.approx([1, 0, 0.5**0.5])
+    centred = vectors - vectors.mean(0)
     expected = torch.cosine_similarity(centred[0], centred[1], dim=0)
-    assert experiment.similarities(memory, "centred")[0, 1].item() == pytest.approx(expected.item())
+    assert experiment.similarities(vectors, "centred")[0, 1].item() == pytest.approx(expected.item())
 
 
 class LetterEncoder:
@@ -57,7 +56,7 @@ def test_the_whole_experiment(shared_model, tmp_path, monkeypatch):
     assert result["documents"] == len(DOCUMENTS)
     assert result["chance"] == {"1": 0.2, "5": 1.0}
     assert all(row["overlap"]["5"]["mean"] == 1 for row in result["readings"].values())
-    assert -1 <= result["readings"]["flattened"]["rank_correlation"] <= 1
+    assert -1 <= result["readings"]["own"]["rank_correlation"] <= 1
     assert "| by chance | 0 |  | 20.0 | 100.0 |" in experiment.render(result)
     pytest.importorskip("matplotlib")
     experiment.plot(json.loads(json.dumps(result)), tmp_path / "x.png")

@@ -10,20 +10,24 @@ from clara.data.bulk.plan import survey
 from clara.evaluation.speed import bulk
 from clara.evaluation.speed.bulk import Variant, bench_bulk, build_once, variants
 from clara.memory_clara import CorpusMemory
+from clara.store import CorpusStore
 from conftest import DOCUMENTS
-from test_bulk_build import Model
-from test_bulk_plan import make_plan, write
+from test_bulk_build import Model, make_plan
+from test_bulk_plan import write
 
 
 class Threaded(Model):
     """A model whose memories depend on the number of threads, as sums of floats may."""
 
-    def compress_texts(self, texts, batch_size):
-        return super().compress_texts(texts, batch_size) + torch.get_num_threads()
+    def compress_passages(self, passages, batch_size, dtype):
+        memory = super().compress_passages(passages, batch_size, dtype)
+        values = memory.values + torch.get_num_threads()
+        columns = (memory.texts, memory.document_ids, memory.metadata, memory.parents, memory.orders)
+        return CorpusMemory(values, memory.offsets, *columns, fingerprint="f", base=memory.base)
 
 
 class Failing(Model):
-    def compress_texts(self, texts, batch_size):
+    def compress_passages(self, passages, batch_size, dtype):
         raise ValueError("no memory today")
 
 
@@ -33,7 +37,7 @@ def cannot_open():
 
 @pytest.fixture
 def plan(tmp_path, monkeypatch):
-    """Ten documents in four shards; processes are forked, which starts them at once."""
+    """Ten documents in four parts; processes are forked, which starts them at once."""
     monkeypatch.setattr(bulk, "START", "fork")
     (tmp_path / "rows").mkdir()
     return make_plan(survey([write(tmp_path / "rows", 4, 6)], 3))
@@ -78,9 +82,9 @@ def test_the_store_is_whole_and_built_by_so_many_processes(plan, tmp_path):
         return Model()
 
     built = build_once(tmp_path / "store", plan, Variant(2, 1), open_model)
-    memory = CorpusMemory.from_pretrained(tmp_path / "store", fingerprint="f")
-    assert built.passages == len(memory) == 10
-    assert torch.equal(memory[:], Model().compress_texts(memory.texts, 4))
+    store = CorpusStore.open(tmp_path / "store", "f", create=False)
+    assert built.passages == len(store) == 10
+    assert list(store.document_ids) == [f"d{row}" for row in range(10)]
     assert len(list(tmp_path.glob("opened-*"))) == 2
     again = build_once(tmp_path / "again", plan, Variant(1, 1), Model)
     assert again.digest == built.digest
@@ -96,7 +100,7 @@ def test_failures_are_told(plan, tmp_path, model, message):
 
 @pytest.mark.parametrize("processes", [1, 5])
 def test_refuses_processes_that_compare_nothing(plan, tmp_path, processes):
-    with pytest.raises(ValueError, match=f"from 2 to the 4 shards of the plan, got {processes}"):
+    with pytest.raises(ValueError, match=f"from 2 to the 4 parts of the plan, got {processes}"):
         bench_bulk(plan, Model, tmp_path, processes)
 
 

@@ -27,11 +27,11 @@ def test_every_variant_makes_the_same_memories(shared_model, texts):
     short = encode(shared_model, texts, TINY.batch_size)
     wide = [widen(shared_model, batch, TINY.padded) for batch in short]
     plain = compress_all(shared_model, short, heads=False, states=False)
-    assert [len(memory) for memory in plain] == [2, 2, 1]
+    assert [len(memory.counts) for memory in plain] == [2, 2, 1]
     for heads, states, padded in VARIANTS.values():
         found = compress_all(shared_model, wide if padded else short, heads, states)
         for memory, expected in zip(found, plain, strict=True):
-            torch.testing.assert_close(memory, expected, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(memory.values, expected.values, atol=1e-4, rtol=1e-4)
 
 
 def test_batches_are_padded_to_their_longest_and_widened_on_the_left(shared_model, texts):

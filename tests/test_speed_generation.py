@@ -1,7 +1,6 @@
 """A batch and single questions give the same answers; every answer has the asked length."""
 
 import pytest
-import torch
 from clara.evaluation.speed.generation import bench_generation, generation_runs
 from clara.evaluation.speed.search import bench_search, random_memory, search_runs
 
@@ -49,17 +48,17 @@ def test_reports_tokens_a_second_for_unequal_numbers_of_questions(shared_model):
     assert found.minimum == pytest.approx(min(rounds)) and found.needed == 3.0
 
 
-def test_search_finds_the_memories_that_are_the_queries(shared_model):
+def test_search_finds_the_vectors_that_are_the_queries(shared_model):
     memory = random_memory(shared_model, 20)
-    assert memory[:].shape == (20, 4, 32) and memory.dtype == shared_model.dtype
+    assert memory.vectors.shape == (20, 32)
     found = []
     memory.search = lambda query, k: found.append(type(memory).search(memory, query, k))
-    for run in search_runs(memory, torch.device("cpu")).values():
+    for run in search_runs(memory).values():
         run(0)
     assert [indices[:, 0].tolist() for _, indices in found] == [[0], list(range(16))]
 
 
-def test_reports_the_bytes_of_the_memories(shared_model):
+def test_reports_the_bytes_of_the_vectors(shared_model):
     section = bench_search(shared_model, TINY, 1, ROOF)
     assert [item.name for item in section.lines] == ["20 passages, one question", "20 passages, 16 questions"]
-    assert section.facts == {"bytes of 20 memories": 20 * 4 * 32 * 4}
+    assert section.facts == {"bytes of 20 search vectors": 20 * 32 * 4}

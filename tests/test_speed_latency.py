@@ -55,7 +55,7 @@ def test_text_is_read_as_the_baseline_of_the_evaluation_reads_it(shared_model):
 
 
 def test_tokens_read_are_the_prompts_of_both_paths(shared_model, memory):
-    template = shared_model.processor.encode_prompts(QUESTIONS[:1], 1)["input_ids"].shape[1] - 4
+    template = shared_model.processor.encode_prompts(QUESTIONS[:1], [[4]])["input_ids"].shape[1] - 4
     found = [4, 0]
     assert tokens_read(shared_model, QUESTIONS[0], memory, found, "memories") == template + 2 * 4 + 1
     ids = text_prompt_ids(shared_model.processor.tokenizer, QUESTIONS[0], [DOCUMENTS[4], DOCUMENTS[0]])

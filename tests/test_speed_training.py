@@ -50,9 +50,11 @@ def test_recompressing_gives_the_stored_memories_and_the_same_loss(still):
     records = fitted(still, ROWS.questions)
     collate, groups = end_to_end_collator(still, records), grouped(records, TINY.questions)
     assert len(groups) == 2
-    stored = collate(groups[1])["memory"]
+    places = collate(groups[1])["candidate_indices"]
+    stored = collate.candidates.batch(places, 4)
     for compress in (compress_pools, compress_buckets):
-        torch.testing.assert_close(compress(still, groups[1]), stored, atol=1e-4, rtol=1e-4)
+        found = compress(still, groups[1]).batch(torch.arange(places.numel()).view_as(places), 4)
+        torch.testing.assert_close(found, stored, atol=1e-4, rtol=1e-4)
     runs = end_to_end_runs(step, collate, groups)
     losses = {name: run(1) for name, run in runs.items()}
     assert losses[RECOMPRESSED] == pytest.approx(losses[STORED], rel=1e-4)
@@ -123,7 +125,7 @@ def test_a_step_computes_gradients_but_changes_nothing(still, stage, monkeypatch
         step(collator(still)(grouped(ROWS.rich, 2)[0]))
     else:
         records = fitted(still, ROWS.questions)
-        step(end_to_end_collator(still, records)(grouped(records, 2)[0]))
+        end_to_end_runs(step, end_to_end_collator(still, records), grouped(records, 2))[STORED](0)
     assert still.training and float(norms[0]) > 0
     assert all(torch.equal(parameter, before[name]) for name, parameter in state(still).items())
     assert all(parameter.grad is None for parameter in still.parameters())

@@ -121,11 +121,12 @@ def test_settings_name_what_a_system_depends_on(tokenizer):
 
 def test_stored_bytes(tokenizer):
     _, _, bench = make_workbench(tokenizer)
-    memory = 2 * 64 * 4
+    memory, vector = 2 * 64 * 4, 64 * 4
     text = sum(len(t.encode()) for t in bench.passages.texts) / len(bench.passages.texts)
-    assert bench.bytes_per_passage("clara") == memory
+    assert bench.bytes_per_passage("clara") == memory + vector
+    assert bench.bytes_per_passage("clara_given") == memory
     assert bench.bytes_per_passage("text") == pytest.approx(text)
-    assert bench.bytes_per_passage("text_clara") == pytest.approx(text + memory)
+    assert bench.bytes_per_passage("text_clara") == pytest.approx(text + vector)
     assert bench.bytes_per_passage("closed_book") == 0
     assert 0 < bench.bytes_per_passage("cut") < text / 8
 
@@ -140,6 +141,10 @@ def test_tokens_read_are_those_of_the_prompt(tokenizer):
     assert closed < cut < text
 
 
+def same(first, second):
+    return all(map(torch.equal, first, second))
+
+
 def test_the_control_reads_passages_from_outside_the_pool(tokenizer):
     benchmark, model, bench = make_workbench(tokenizer, "oracle")
     read = []
@@ -149,11 +154,11 @@ def test_the_control_reads_passages_from_outside_the_pool(tokenizer):
     together, read[:] = list(read), []
     for example in benchmark.examples:
         system.answer([example])
-    assert all((first == second).all() for first, second in zip(together, read, strict=True))
+    assert all(map(same, together, read))
     for example, memory in zip(benchmark.examples, read, strict=True):
-        own = bench.memory.gather(torch.tensor(example.pool))
+        own = bench.memory.gather(example.pool)
         assert len(memory) == 3
-        assert not any((row == other).all() for row in memory for other in own)
+        assert not any(torch.equal(row, other) for row in memory for other in own)
 
 
 def test_the_control_needs_other_passages(tokenizer):

@@ -1,10 +1,9 @@
 """Information kept against the compression rate, for dates, numbers and names apart.
 
 The same questions are answered from the memories of their gold documents at several rates, with no memory,
-and by the base from the documents' text. A model with mean pooling makes any number of memory tokens; one
-with trained memory tokens uses the first of them; `--checkpoints` adds models trained at other rates. Beside
-the answers, the documents are written out again from their memories, and the dates, numbers and names that
-survive are counted.
+and by the base from the documents' text. A model reads its memories at multiples of its own rate, the mean
+of neighbouring vectors; `--checkpoints` adds models trained at other rates. Beside the answers, the documents
+are written out again from their memories, and the dates, numbers and names that survive are counted.
 """
 
 import argparse
@@ -13,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from clara.data.records import QuestionRecord
+from clara.memory_clara import CorpusMemory
 from clara.modeling_clara import ClaraForRetrievalGeneration
 from clara.tokens_clara import plain_ids
 
 from ..preservation import answer_kind
-from ..rates import at_rate
+from ..rates import coarser, rate_factor
 from ..readings import LOSS, base_of, score_readings, score_text_readings
 from ..reports import Scores
 from ..rewriting import KEPT, kept_in_rewriting
@@ -26,7 +26,6 @@ from ..summaries import SHOWN, error_bars, means_table, summarize
 from ..tables import markdown_table, percent
 
 NEEDS_MODEL = True
-SIZES = (64, 32, 16, 8, 4, 2, 1)
 KINDS = ("date", "number", "name", "other", "all")
 NONE, TEXT = "no memory", "text, read by the base"
 
@@ -36,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--files", nargs="+", help="question rows with positives (default: samples)")
     parser.add_argument("--limit", type=int, default=100, metavar="N", help="questions a file (default: 100)")
     parser.add_argument(
-        "--memory-tokens", type=int, nargs="+", metavar="M", help="of a passage (default: 64 to 1, as it can)"
+        "--rates", type=int, nargs="+", metavar="R", help="tokens a vector (default: the model's, doubled on)"
     )
     parser.add_argument("--checkpoints", nargs="+", default=[], metavar="PATH", help="more, at their rates")
     parser.add_argument("--rewrites", type=int, default=24, metavar="N", help="documents written out again")
@@ -56,10 +55,14 @@ def measure(arguments: argparse.Namespace, model: ClaraForRetrievalGeneration) -
     documents = gold_documents(records)[: arguments.rewrites]
     conditions: dict[str, Scores] = {}
     rates, kept = {}, {}
-    for name, (other, size) in conditions_of(model, arguments).items():
-        with at_rate(other, size):
-            conditions[name], rates[name] = read_at_rate(other, records, arguments, name)
-            kept[name] = kept_in_rewriting(other, documents, arguments.seed)
+    memories: dict[ClaraForRetrievalGeneration, CorpusMemory] = {}
+    for name, (other, factor) in conditions_of(model, arguments).items():
+        if other not in memories:
+            memories = {other: gold_memory(other, records, arguments.batch_size)}
+        memory = coarser(memories[other], factor)
+        conditions[name] = read_gold(other, memory, records, arguments, name)
+        rates[name] = tokens_a_vector(other, memory)
+        kept[name] = kept_in_rewriting(other, documents, arguments.seed, factor)
     conditions[NONE] = read_nothing(model, records, arguments)
     conditions[TEXT] = read_text(model, records, arguments)
     return {
@@ -78,18 +81,20 @@ def measure(arguments: argparse.Namespace, model: ClaraForRetrievalGeneration) -
 def conditions_of(
     model: ClaraForRetrievalGeneration, arguments: argparse.Namespace
 ) -> dict[str, tuple[ClaraForRetrievalGeneration, int]]:
-    """Name -> model and memory tokens: the model at each rate, then the other checkpoints at their own."""
-    own = model.config.num_memory_tokens
-    longest = model.config.doc_max_length
-    most = own if model.config.pooling == "memory_tokens" else longest
-    sizes = arguments.memory_tokens or [n for n in SIZES if n <= most and not longest % n]
-    found = {f"{size} memory tokens{' (trained)' if size == own else ''}": (model, size) for size in sizes}
+    """Name -> model and factor of its rate: the model at each rate, then the other checkpoints at their own.
+
+    Raises:
+        ValueError: If a rate is no multiple of the model's.
+    """
+    own, longest = model.config.compression_rate, model.config.doc_max_length
+    doubled = [own << step for step in range(longest.bit_length()) if own << step <= longest]
+    found = {
+        f"rate {rate}{' (trained)' if rate == own else ''}": (model, rate_factor(model.config, rate))
+        for rate in arguments.rates or doubled
+    }
     for path in arguments.checkpoints:
         other = ClaraForRetrievalGeneration.from_pretrained(path).to(model.device)
-        found[f"{other.config.num_memory_tokens} memory tokens, {Path(path).name}"] = (
-            other,
-            other.config.num_memory_tokens,
-        )
+        found[f"rate {other.config.compression_rate}, {Path(path).name}"] = (other, 1)
     return found
 
 
@@ -98,20 +103,40 @@ def gold_documents(records: Sequence[QuestionRecord]) -> list[str]:
     return list(dict.fromkeys(record.documents[place] for record in records for place in record.positives))
 
 
-def read_at_rate(
+def gold_memory(
+    model: ClaraForRetrievalGeneration, records: Sequence[QuestionRecord], batch_size: int
+) -> CorpusMemory:
+    """The memories of the gold documents, at the model's own rate."""
+    return model.build_memory(gold_documents(records), batch_size=batch_size)
+
+
+def tokens_a_vector(model: ClaraForRetrievalGeneration, memory: CorpusMemory) -> float:
+    """Text tokens for each memory vector, measured."""
+    return sum(map(len, plain_ids(model.processor.tokenizer, memory.texts))) / int(memory.offsets[-1])
+
+
+def read_gold(
     model: ClaraForRetrievalGeneration,
+    memory: CorpusMemory,
     records: Sequence[QuestionRecord],
     arguments: argparse.Namespace,
     name: str,
-) -> tuple[Scores, float]:
-    """Scores from the memories of the gold documents, and the measured tokens for each memory token."""
+) -> Scores:
+    """Scores from the memories of each question's gold documents.
+
+    Args:
+        model: Reads.
+        memory: Of `gold_memory`, at any rate.
+        records: The questions.
+        arguments: Of the experiment.
+        name: What the progress bar says.
+    """
     texts = gold_documents(records)
-    memory = model.build_memory(texts, batch_size=arguments.batch_size)
     parts: dict[str, list[int]] = {}
     for passage, parent in enumerate(memory.parents):
         parts.setdefault(texts[int(parent)], []).append(passage)
     chosen = [[p for place in r.positives for p in parts[r.documents[place]]] for r in records]
-    scores = score_readings(
+    return score_readings(
         model,
         memory,
         [record.question for record in records],
@@ -121,8 +146,6 @@ def read_at_rate(
         arguments.batch_size,
         name,
     )
-    tokens = sum(map(len, plain_ids(model.processor.tokenizer, texts)))
-    return scores, tokens / (len(memory) * memory.num_memory_tokens)
 
 
 def read_nothing(
@@ -170,7 +193,7 @@ def render(result: Mapping[str, Any]) -> str:
         f"Questions of {result['source']}, each read from its gold documents; percent (loss: nats a token of "
         f"the gold answer) with 95 % bootstrap intervals, seed {result['seed']}. The kind of a question is "
         "that of its first gold answer.",
-        "Text tokens for each memory token, measured: "
+        "Text tokens for each memory vector, measured: "
         + ", ".join(f"{name} {rate:.1f}" for name, rate in result["rates"].items())
         + ".",
     ]

@@ -1,8 +1,8 @@
 """How many documents to read at test time (paper figure 8): recall and answers over k, with one model.
 
-Candidates are ranked once by the cosine of memories; for each k the best k are read. Loss and scores are of
-the same questions for every k, so each is compared with the k that the model was trained for by a paired
-test.
+Candidates are ranked once by the cosine of search vectors; for each k the best k are read. Loss and scores
+are of the same questions for every k, so each is compared with the k that the model was trained for by a
+paired test.
 """
 
 import argparse

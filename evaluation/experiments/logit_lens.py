@@ -1,6 +1,6 @@
 """Which words a question's memory decodes to (paper figure 4, made quantitative).
 
-Each of the M memory tokens of a question goes through the base's own output head; the words of its 50
+Each of the M memory vectors of a question goes through the base's own output head; the words of its 50
 likeliest tokens are collected. Counted is how many words of four texts are among them: the question, its
 gold answer, its positive documents without the question's words, and, as a control, another question's
 positive documents treated alike.
@@ -11,9 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from clara.data.records import QuestionRecord
-from clara.inspecting_clara import likeliest_tokens
 from clara.modeling_clara import ClaraForRetrievalGeneration
 
 from ..metrics import normalize_answer
@@ -100,7 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the experiment's options."""
     parser.add_argument("--file", help="question rows with positives (default: sample corpus)")
     parser.add_argument("--limit", type=int, default=100, metavar="N", help="questions (default: 100)")
-    parser.add_argument("--top", type=int, default=50, help="tokens of each memory token (default: 50)")
+    parser.add_argument("--top", type=int, default=50, help="tokens of each memory vector (default: 50)")
     parser.add_argument("--seed", type=int, default=0, help="of the intervals")
 
 
@@ -139,13 +137,8 @@ def measure(arguments: argparse.Namespace, model: ClaraForRetrievalGeneration) -
 
 
 def decode(model: ClaraForRetrievalGeneration, question: str, top: int) -> list[list[str]]:
-    """For each of a question's M memory tokens the distinct words of its likeliest tokens, best first."""
-    batch = model.processor.encode_questions([question]).to(model.device)
-    with torch.no_grad():
-        memory = model.reason(**batch)[0]
-        tokens, _ = likeliest_tokens(model, memory, top)
-    tokenizer = model.processor.tokenizer
-    return [words_of([tokenizer.decode([token]) for token in row]) for row in tokens.tolist()]
+    """For each of a question's M memory vectors the distinct words of its likeliest tokens, best first."""
+    return [words_of([token for token, _ in row]) for row in model.logit_lens(question, top)]
 
 
 def words_of(pieces: Sequence[str]) -> list[str]:
@@ -175,7 +168,7 @@ def render(result: Mapping[str, Any]) -> str:
     table = markdown_table(["words of", "found (%)", "questions"], rows)
     note = (
         f"{result['questions']} questions of {result['file']}, the {result['top']} likeliest tokens of each "
-        f"memory token, 95 % bootstrap intervals, seed {result['seed']}. Answer and documents without the "
+        f"memory vector, 95 % bootstrap intervals, seed {result['seed']}. Answer and documents without the "
         "question's words."
     )
     examples = [
@@ -204,7 +197,7 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
 
 
 def _first_words(slots: Sequence[Sequence[str]]) -> list[str]:
-    """The best words over all memory tokens, those of rank 1 first."""
+    """The best words over all memory vectors, those of rank 1 first."""
     longest = max(map(len, slots))
     ranked = (words[rank] for rank in range(longest) for words in slots if rank < len(words))
     return list(dict.fromkeys(ranked))[:SHOWN_WORDS]

@@ -1,9 +1,8 @@
 """Several compression rates trained at once against one rate: checkpoints read at each rate.
 
-Checkpoints that were trained from one start, on the same rows for as many steps, with one number of memory
-tokens or with several (`clara train … --num_memory_tokens 16 8`), answer the same questions from the memories
-of their gold documents at each number of memory tokens. At each of them the others are compared with the
-first checkpoint, paired.
+Checkpoints that were trained from one start, on the same rows for as many steps, at one compression rate or
+at several (`clara train … --compression_rates 4 8 16`), answer the same questions from the memories of their
+gold documents at each rate. At each of them the others are compared with the first checkpoint, paired.
 """
 
 import argparse
@@ -14,12 +13,12 @@ from typing import Any
 from clara.modeling_clara import ClaraForRetrievalGeneration
 
 from ..devices import choose_device
-from ..rates import at_rate
+from ..rates import coarser, rate_factor
 from ..readings import LOSS
 from ..reports import Scores
 from ..sample_rows import gold_rows
 from ..summaries import COLUMNS, SHOWN, differences_table, error_bars, means_table, summarize
-from .facts_by_rate import read_at_rate
+from .facts_by_rate import gold_memory, read_gold
 
 NEEDS_MODEL = False
 
@@ -30,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--models", nargs="+", required=True, metavar="NAME=PATH", help="checkpoints, the reference first"
     )
     parser.add_argument(
-        "--memory-tokens", type=int, nargs="+", default=[16, 8, 4], metavar="M", help="(default: 16 8 4)"
+        "--rates", type=int, nargs="+", default=[4, 8, 16], metavar="R", help="(default: 4 8 16)"
     )
     parser.add_argument("--files", nargs="+", help="question rows with positives (default: samples)")
     parser.add_argument("--limit", type=int, default=100, metavar="N", help="questions a file (default: 100)")
@@ -63,31 +62,34 @@ def parse_models(models: Sequence[str]) -> dict[str, str]:
 
 
 def measure(arguments: argparse.Namespace, model: None = None) -> dict[str, Any]:
-    """Scores of every checkpoint at every number of memory tokens, as JSON values.
+    """Scores of every checkpoint at every rate, as JSON values.
 
     Raises:
-        ValueError: If no question names positives, a rate is not possible, or `--models` is wrong.
+        ValueError: If no question names positives, a rate is no multiple of a checkpoint's, or `--models` is
+            wrong.
     """
     models = parse_models(arguments.models)
     records, source = gold_rows(arguments.files, arguments.limit)
     device = choose_device(arguments.device)
-    scores: dict[int, dict[str, Scores]] = {size: {} for size in arguments.memory_tokens}
+    scores: dict[int, dict[str, Scores]] = {rate: {} for rate in arguments.rates}
     for name, path in models.items():
         checkpoint = ClaraForRetrievalGeneration.from_pretrained(path).to(device).eval()
-        for size, found in scores.items():
-            with at_rate(checkpoint, size):
-                found[name] = read_at_rate(checkpoint, records, arguments, f"{name}, {size} tokens")[0]
+        factors = {rate: rate_factor(checkpoint.config, rate) for rate in scores}
+        memory = gold_memory(checkpoint, records, arguments.batch_size)
+        for rate, found in scores.items():
+            read = coarser(memory, factors[rate])
+            found[name] = read_gold(checkpoint, read, records, arguments, f"{name}, rate {rate}")
     reference = next(iter(models))
     return {
         "source": source,
         "questions": len(records),
         "seed": arguments.seed,
-        "rates": {str(size): summarize(found, reference, arguments.seed) for size, found in scores.items()},
+        "rates": {str(rate): summarize(found, reference, arguments.seed) for rate, found in scores.items()},
     }
 
 
 def render(result: Mapping[str, Any]) -> str:
-    """The result as a page, a section for each number of memory tokens."""
+    """The result as a page, a section for each rate."""
     note = (
         f"{result['questions']} questions of {result['source']}, each read from its gold documents. Percent "
         "(loss: nats a token of the gold answer) with 95 % bootstrap intervals over questions, seed "
@@ -95,17 +97,17 @@ def render(result: Mapping[str, Any]) -> str:
         "seeds is not in the intervals."
     )
     parts = ["# Several rates trained at once, against one", note]
-    for size, summary in result["rates"].items():
-        parts.append(f"## {size} memory tokens a passage")
+    for rate, summary in result["rates"].items():
+        parts.append(f"## {rate} tokens a vector")
         parts += [means_table(summary, SHOWN, "checkpoint"), differences_table(summary, SHOWN, "checkpoint")]
     return "\n\n".join(parts) + "\n"
 
 
 def plot(result: Mapping[str, Any], path: Path) -> None:
-    """Loss and scores over the number of memory tokens, a line for each checkpoint."""
+    """Loss and scores over the rate, a line for each checkpoint."""
     from matplotlib.figure import Figure
 
-    rates = {int(size): summary["means"] for size, summary in result["rates"].items()}
+    rates = {int(rate): summary["means"] for rate, summary in result["rates"].items()}
     names = list(next(iter(rates.values())))
     shown = [metric for metric in SHOWN if metric in next(iter(rates.values()))[names[0]]]
     figure = Figure(figsize=(4 * len(shown), 4), layout="constrained")
@@ -114,8 +116,8 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
             intervals = [means[name][metric] for means in rates.values()]
             heights, bars = error_bars(intervals, 1 if metric == LOSS else 100)
             axes.errorbar(list(rates), heights, yerr=bars, marker="o", capsize=3, label=name)
-        axes.set(xscale="log", xlabel="memory tokens a passage", ylabel=COLUMNS.get(metric, metric))
-        axes.set_xticks(list(rates), [str(size) for size in rates])
+        axes.set(xscale="log", xlabel="tokens a memory vector", ylabel=COLUMNS.get(metric, metric))
+        axes.set_xticks(list(rates), [str(rate) for rate in rates])
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     figure.savefig(path, dpi=150)

@@ -169,8 +169,8 @@ def time_model(width: int, repeats: int) -> dict[str, float]:
     model.set_trainable(["compressor"], memory_tokens=True)
     base = sum(p.numel() for p in model.decoder.parameters() if not p.requires_grad)
     tokens = ids.numel() + 4 * model.config.num_memory_tokens
-    seconds = median_seconds(torch.no_grad()(lambda: model.compress(ids)), repeats)
-    step_seconds = median_seconds(lambda: model.compress(ids).square().mean().backward(), repeats)
+    seconds = median_seconds(torch.no_grad()(lambda: model.compress(ids).values), repeats)
+    step_seconds = median_seconds(lambda: model.compress(ids).values.square().mean().backward(), repeats)
     return {
         "width": width,
         "base": base,

@@ -21,7 +21,7 @@ from ..reports import Scores
 from ..sample_rows import gold_rows
 from ..summaries import COLUMNS, SHOWN, error_bars, means_table, summarize
 from ..tables import markdown_table, nats, percent
-from .facts_by_rate import read_at_rate
+from .facts_by_rate import gold_memory, read_gold
 
 NEEDS_MODEL = False
 RESAMPLES = 10_000
@@ -72,7 +72,8 @@ def measure(arguments: argparse.Namespace, model: None = None) -> dict[str, Any]
     conditions: dict[str, Scores] = {}
     for count, path in points.items():
         checkpoint = ClaraForRetrievalGeneration.from_pretrained(path).to(device).eval()
-        conditions[f"{count:,}"] = read_at_rate(checkpoint, records, arguments, f"{count} examples")[0]
+        memory = gold_memory(checkpoint, records, arguments.batch_size)
+        conditions[f"{count:,}"] = read_gold(checkpoint, memory, records, arguments, f"{count} examples")
     seen, ahead = list(points), [factor * max(points) for factor in arguments.ahead]
     last = list(conditions)[-1]
     return {

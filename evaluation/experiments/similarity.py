@@ -1,9 +1,9 @@
 """Do memories keep the semantic similarity of their documents?
 
-The neighbours of each document by the cosine of memories are compared with those by a sentence encoder:
-overlap of the k nearest, and rank correlation over all pairs. Three readings of a memory are compared:
-`flattened` (the model's own score), `centred` (the mean memory of the corpus is taken off first, since
-hidden states share a large common direction) and `pooled` (the mean of the M memory tokens).
+The neighbours of each document by the cosine of search vectors are compared with those by a sentence encoder:
+overlap of the k nearest, and rank correlation over all pairs. Two readings are compared: `own` (the model's
+own score) and `centred` (the mean vector of the corpus is taken off first, since hidden states share a large
+common direction).
 """
 
 import argparse
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from clara.modeling_clara import ClaraForRetrievalGeneration
 from torch import Tensor
 from torch.nn import functional
@@ -23,7 +22,7 @@ from ..statistics import bootstrap_interval
 from ..tables import markdown_table
 
 NEEDS_MODEL = True
-READINGS = ("flattened", "centred", "pooled")
+READINGS = ("own", "centred")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,12 +39,11 @@ def measure(arguments: argparse.Namespace, model: ClaraForRetrievalGeneration) -
     texts, source = drawn_documents(arguments.file, arguments.documents, arguments.seed)
     memory = model.build_memory(texts)
     firsts = [row for row, order in enumerate(memory.orders) if order == 0]
-    memories = memory.gather(torch.tensor(firsts)).float()
     embeddings = load_sentence_encoder(arguments.encoder).encode(
         texts, batch_size=32, normalize_embeddings=True, show_progress_bar=True
     )
     reference = embeddings @ embeddings.T
-    readings = {name: similarities(memories, name).numpy() for name in READINGS}
+    readings = {name: similarities(memory.vectors[firsts], name).numpy() for name in READINGS}
     return {
         "documents": len(texts),
         "file": source,
@@ -81,14 +79,13 @@ def drawn_documents(file: str | None, count: int, seed: int) -> tuple[list[str],
     return [texts[index] for index in sorted(order)], source
 
 
-def similarities(memory: Tensor, reading: str) -> Tensor:
-    """Cosines between memories: (N, M, H) -> (N, N).
+def similarities(vectors: Tensor, reading: str) -> Tensor:
+    """Cosines between search vectors: (N, D) -> (N, N).
 
     Args:
-        memory: (N, M, H) in float32.
+        vectors: (N, D) in float32.
         reading: one of `READINGS`.
     """
-    vectors = memory.mean(dim=1) if reading == "pooled" else memory.flatten(1)
     if reading == "centred":
         vectors = vectors - vectors.mean(dim=0)
     vectors = functional.normalize(vectors, dim=-1)

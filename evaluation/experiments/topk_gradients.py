@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from clara.modeling_clara import ClaraForRetrievalGeneration
-from clara.retrieval_clara import select, soft_topk
+from clara.retrieval_clara import Memories, select, soft_topk
 from torch import Tensor
 
 from ..tables import markdown_table
@@ -139,8 +139,8 @@ def drawn_gradients(
         total = (advantage * slot_log_probabilities(rows / temperature, choices).sum(-1)).sum()
     else:
         weights, choices = soft_topk(rows, k, temperature, estimator)
-        chosen = select(weights, memory.expand(draws, -1, -1).unsqueeze(2)).squeeze(2)
-        total = loss(chosen, target).sum()
+        single = Memories(memory.expand(draws, -1, -1).unsqueeze(2), torch.ones(draws, len(memory)).long())
+        total = loss(select(weights, choices, single).values.squeeze(2), target).sum()
     return torch.autograd.grad(total, rows)[0], choices
 
 

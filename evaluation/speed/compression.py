@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from clara.encoding_clara import length_buckets
+from clara.retrieval_clara import Memories
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -41,10 +42,12 @@ def bench_compression(model: Any, sizes: Sizes, repeats: int, roof: Roof) -> Sec
     texts = sample_passages(model.processor.tokenizer, sizes.passages, sizes.passage_tokens)
     runs = compression_runs(model, texts, sizes)
     seconds = {name: marks[WALL] for name, marks in measure(runs, repeats, model.device).items()}
-    lengths = [int(row.sum()) for _, mask in encode(model, texts, sizes.batch_size) for row in mask]
+    masks = [mask for _, mask in encode(model, texts, sizes.batch_size)]
+    lengths = [int(row.sum()) for mask in masks for row in mask]
+    vectors = sum(sum(model.processor.memory_counts(mask)) for mask in masks)
     units = {"passages": float(len(texts)), "tokens": float(sum(lengths))}
-    memory_tokens = model.config.num_memory_tokens
-    work = [shape_of(model).read([length + memory_tokens for length in lengths], logits=0)]
+    more = added_tokens(model)
+    work = [shape_of(model).read([length + more for length in lengths], logits=0)]
     ratios = [ratio("all three burdens against none", seconds[REFERENCE], seconds[OURS], NEEDED)]
     alone = [name for name in VARIANTS if name not in (OURS, REFERENCE)]
     ratios += [ratio(f"{name} alone against none", seconds[name], seconds[OURS]) for name in alone]
@@ -55,12 +58,18 @@ def bench_compression(model: Any, sizes: Sizes, repeats: int, roof: Roof) -> Sec
         [line(name, values, units, work, roof) for name, values in seconds.items()],
         ratios,
         {
-            "bytes a document": memory_tokens
+            "bytes a document": vectors
             * model.config.get_text_config().hidden_size
-            * model.dtype.itemsize,
+            * model.dtype.itemsize
+            / len(texts),
             "bytes of its text": sum(len(text.encode()) for text in texts) / len(texts),
         },
     )
+
+
+def added_tokens(model: Any) -> int:
+    """Memory tokens that the compressor reads after each text."""
+    return model.config.num_memory_tokens if model.config.pooling == "memory_tokens" else 0
 
 
 def compression_runs(model: Any, texts: Sequence[str], sizes: Sizes) -> dict[str, Callable[[int], None]]:
@@ -95,7 +104,7 @@ def widen(model: Any, batch: Batch, width: int) -> Batch:
 
 
 @torch.no_grad()
-def compress_all(model: Any, batches: Sequence[Batch], heads: bool, states: bool) -> list[Tensor]:
+def compress_all(model: Any, batches: Sequence[Batch], heads: bool, states: bool) -> list[Memories]:
     """Memories (N, M, H) of every batch; with `heads` or `states` the pass computes more than it needs."""
     memories = []
     for ids, mask in batches:

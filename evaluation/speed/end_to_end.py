@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from clara.data.collation import Item
 from clara.data.records import QuestionRecord
-from clara.encoding_clara import evaluating, length_buckets
-from clara.train.memories import EndToEndCollator
+from clara.encoding_clara import evaluating
+from clara.train.memories import Candidates, EndToEndCollator
 from clara.train.throughput import StepFlops
-from torch import Tensor
+from torch.nn import functional
 
+from .compression import added_tokens
 from .report import Section, line
 from .roofline import Roof, Work, shape_of
 from .rows import Rows
@@ -23,6 +24,8 @@ STORED, RECOMPRESSED, BUCKETED = "stored memories", "recompressed", "recompresse
 NEEDED = {RECOMPRESSED: 10.0}
 COMPRESS_BATCH = 32
 
+Compress = Callable[[Any, Sequence[Item]], Candidates]
+
 
 def bench_end_to_end(model: Any, rows: Rows, sizes: Sizes, repeats: int, roof: Roof) -> Section:
     """An end-to-end step from stored memories against one that compresses the candidates again."""
@@ -33,9 +36,9 @@ def bench_end_to_end(model: Any, rows: Rows, sizes: Sizes, repeats: int, roof: R
     seconds = times(end_to_end_runs(step, collate, groups), repeats, model)
     flops, batch = StepFlops(model), collate(groups[0])
     lengths = candidate_lengths(model, groups[0])
-    memory_tokens = model.config.num_memory_tokens
+    more = added_tokens(model)
     trained = Work(flops(batch), 0.0)
-    again = [trained, shape_of(model).read([length + memory_tokens for length in lengths], logits=0)]
+    again = [trained, shape_of(model).read([length + more for length in lengths], logits=0)]
     work = {STORED: [trained], RECOMPRESSED: again, BUCKETED: again}
     units = {"questions": float(sizes.questions)}
     return Section(
@@ -50,7 +53,7 @@ def bench_end_to_end(model: Any, rows: Rows, sizes: Sizes, repeats: int, roof: R
             "rows": rows.source,
             "tokens of a candidate, mean": sum(lengths) / len(lengths),
             "tokens that train a step": flops.tokens(batch),
-            "tokens compressed a step": sum(lengths) + len(lengths) * memory_tokens,
+            "tokens compressed a step": sum(lengths) + len(lengths) * more,
             "ratio of the required operations": (trained.flops + again[1].flops) / trained.flops,
             **utilisation(model, trained.flops, seconds[STORED], roof),
         },
@@ -75,47 +78,51 @@ def fitted(model: Any, records: Sequence[QuestionRecord]) -> list[QuestionRecord
 def end_to_end_collator(model: Any, records: Sequence[QuestionRecord]) -> EndToEndCollator:
     """The trainer's collator over memories of all candidates."""
     texts = list(dict.fromkeys(text for record in records for text in record.documents))
-    memory = model.build_memory(texts, batch_size=COMPRESS_BATCH, show_progress=False)
     places = {text: index for index, text in enumerate(texts)}
-    return EndToEndCollator(model.processor, memory, places, model.config.retrieval_top_k)
+    candidates = Candidates(*model.compress_texts(texts, COMPRESS_BATCH), places, texts).to(model.device)
+    return EndToEndCollator(model.processor, candidates, model.config.retrieval_top_k)
 
 
 def end_to_end_runs(
     step: Stepper, collate: EndToEndCollator, groups: Sequence[Sequence[Item]]
 ) -> dict[str, Callable[[int], float]]:
     """One step of each variant, from rows to updated weights."""
+    length = step.model.config.num_memory_tokens
 
-    def again(compress: Callable[[Any, Sequence[Item]], Tensor], number: int) -> float:
+    def stored(number: int) -> float:
+        batch = collate(groups[number % len(groups)])
+        indices = batch.pop("candidate_indices")
+        return step({**batch, **collate.candidates.batch(indices, length)})
+
+    def again(compress: Compress, number: int) -> float:
         items = groups[number % len(groups)]
-        return step({**collate(items), "memory": compress(step.model, items)})
+        batch = collate(items)
+        indices = torch.arange(batch.pop("candidate_indices").numel()).view(len(items), -1)
+        return step({**batch, **compress(step.model, items).batch(indices, length)})
 
     return {
-        STORED: lambda number: step(collate(groups[number % len(groups)])),
+        STORED: stored,
         RECOMPRESSED: lambda number: again(compress_pools, number),
         BUCKETED: lambda number: again(compress_buckets, number),
     }
 
 
 @torch.no_grad()
-def compress_pools(model: Any, items: Sequence[Item]) -> Tensor:
-    """Memories (B, N, M, H), one pass a pool, padded to its longest document."""
+def compress_pools(model: Any, items: Sequence[Item]) -> Candidates:
+    """Memories of all candidates, one pass a pool, padded to its longest document."""
+    rows, counts, vectors = [], [], []
     with evaluating(model):
-        return torch.stack([compress_texts(model, item.record.documents) for item in items])
+        for item in items:
+            encoded = model.processor.encode_documents(list(item.record.documents)).to(model.device)
+            memories = model.compress(**encoded)
+            rows.append(memories.rows())
+            counts.append(memories.counts)
+            vectors.append(model.search_vectors(memories))
+    offsets = functional.pad(torch.cat(counts).cumsum(0), (1, 0))
+    return Candidates(torch.cat(rows), offsets, torch.cat(vectors), {}, [])
 
 
-@torch.no_grad()
-def compress_buckets(model: Any, items: Sequence[Item]) -> Tensor:
-    """Memories (B, N, M, H), all pools together in batches of similar length."""
+def compress_buckets(model: Any, items: Sequence[Item]) -> Candidates:
+    """Memories of all candidates, all pools together in batches of similar length."""
     texts = [text for item in items for text in item.record.documents]
-    places, found = [], []
-    with evaluating(model):
-        for chosen in length_buckets(texts, COMPRESS_BATCH):
-            places += chosen
-            found.append(compress_texts(model, [texts[place] for place in chosen]))
-    memory = torch.cat(found)[torch.tensor(places).argsort().to(model.device)]
-    return memory.unflatten(0, (len(items), -1))
-
-
-def compress_texts(model: Any, texts: Sequence[str]) -> Tensor:
-    """Memories (N, M, H) of texts in one pass."""
-    return model.compress(**model.processor.encode_documents(texts).to(model.device))
+    return Candidates(*model.compress_texts(texts, COMPRESS_BATCH), {}, texts)

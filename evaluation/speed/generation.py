@@ -31,7 +31,9 @@ def bench_generation(model: Any, sizes: Sizes, repeats: int, roof: Roof) -> Sect
     batch, single = seconds
     counts = {batch: len(questions), single: sizes.alone}
     tokens = {name: count * sizes.answer_tokens for name, count in counts.items()}
-    lengths = model.processor.encode_prompts(questions, 5)["attention_mask"].sum(-1).tolist()
+    found = model.retrieve(questions, memory, 5).indices
+    slots = [[len(rows) for rows in memory.gather(row)] for row in found]
+    lengths = model.processor.encode_prompts(questions, slots)["attention_mask"].sum(-1).tolist()
     shape = shape_of(model)
     work = {
         batch: [shape.read(lengths, len(lengths)), *shape.write(lengths, sizes.answer_tokens - 1)],

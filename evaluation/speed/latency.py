@@ -125,7 +125,8 @@ def read_text(
 def tokens_read(model: Any, question: str, memory: CorpusMemory, found: Sequence[int], path: str) -> int:
     """Length of the generator's prompt, memory slots included."""
     if path != "text":
-        return model.processor.encode_prompts([question], len(found))["input_ids"].shape[1]
+        slots = [[len(rows) for rows in memory.gather(found)]]
+        return model.processor.encode_prompts([question], slots)["input_ids"].shape[1]
     return len(text_prompt_ids(model.processor.tokenizer, question, _texts(memory, found)))
 
 
@@ -135,8 +136,8 @@ def part_runs(
     """The parts of the path from memories that come before the generator, each alone."""
     processor = model.processor
     encoded = [processor.encode_questions([question]).to(model.device) for question in questions]
-    with torch.no_grad():
-        query = model.reason(**encoded[0])
+    query = model.question_vectors(questions[:1])
+    slots = [[len(rows) for rows in memory.gather(memory.search(query, count)[1][0])]]
 
     @torch.no_grad()
     def reason(number: int) -> None:
@@ -147,7 +148,7 @@ def part_runs(
         "part: question to ids": lambda number: nothing(processor.encode_questions([questions[number]])),
         "part: query reasoner": reason,
         "part: search": lambda _: nothing(memory.search(query, count)),
-        "part: prompt to ids": lambda number: nothing(processor.encode_prompts([questions[number]], count)),
+        "part: prompt to ids": lambda number: nothing(processor.encode_prompts([questions[number]], slots)),
     }
 
 

@@ -1,11 +1,10 @@
-"""Exact search: seconds a question over stored memories, and the bytes that they take."""
+"""Exact search: seconds a question over search vectors, and the bytes that they take."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from clara.memory_clara import CorpusMemory
-from torch import Tensor
 
 from .report import Section, line
 from .roofline import Roof, Work
@@ -16,10 +15,10 @@ BATCH = 16
 
 
 def bench_search(model: Any, sizes: Sizes, repeats: int, roof: Roof) -> Section:
-    """Times the search for five of N passages, one question and a batch of them, over random memories in RAM.
+    """Times the search for five of N passages, one question and a batch of them, over random vectors in RAM.
 
     Args:
-        model: A CLaRa model; its width and memory tokens decide the shape, its dtype that of the memories.
+        model: A CLaRa model; the width of its search vectors is that of the random ones.
         sizes: How many passages.
         repeats: Rounds.
         roof: The machine's peak.
@@ -27,32 +26,33 @@ def bench_search(model: Any, sizes: Sizes, repeats: int, roof: Roof) -> Section:
     lines, facts = [], {}
     for count in sizes.searched:
         memory = random_memory(model, count)
-        seconds = measure(search_runs(memory, model.device), repeats, model.device)
-        size = memory[:].numel() * memory[:].element_size()
+        seconds = measure(search_runs(memory), repeats, model.device)
+        vectors = memory.vectors
+        size = vectors.numel() * vectors.element_size()
         for (name, marks), questions in zip(seconds.items(), (1, min(BATCH, count)), strict=True):
-            work = [Work(2.0 * questions * memory[:].numel(), float(size))]
+            work = [Work(2.0 * questions * vectors.numel(), float(size))]
             lines.append(
                 line(f"{count:,} passages, {name}", marks[WALL], {"questions": questions}, work, roof)
             )
-        facts[f"bytes of {count:,} memories"] = size
-    return Section("search", "Exact search for the five nearest memories", lines, [], facts)
+        facts[f"bytes of {count:,} search vectors"] = size
+    return Section("search", "Exact search for the five nearest passages", lines, [], facts)
 
 
 def random_memory(model: Any, count: int) -> CorpusMemory:
-    """N memories of random numbers in the model's shape and dtype."""
-    values = torch.randn(count, *model.memory_shape(), generator=torch.Generator().manual_seed(0)).to(
-        model.dtype
-    )
-    return CorpusMemory(values, [str(index) for index in range(count)])
+    """N memories of one random vector, with search vectors of the model's width."""
+    seed = torch.Generator().manual_seed(0)
+    config = model.config
+    width = config.get_text_config().hidden_size
+    values = torch.randn(count, width, generator=seed)
+    flat = config.num_memory_tokens if config.retrieval_pooling == "flatten" else 1
+    vectors = values if flat == 1 else torch.randn(count, flat * width, generator=seed)
+    texts = [str(index) for index in range(count)]
+    return CorpusMemory(values, torch.arange(count + 1), texts, vectors=vectors)
 
 
-def search_runs(memory: CorpusMemory, device: torch.device) -> dict[str, Callable[[int], None]]:
-    """One question, and a batch; the queries lie where the model would put them."""
-
-    def query(count: int) -> Tensor:
-        return memory[:count].float().to(device)
-
-    one, many = query(1), query(min(BATCH, len(memory)))
+def search_runs(memory: CorpusMemory) -> dict[str, Callable[[int], None]]:
+    """One question, and a batch, on the CPU, where `generate` puts its questions' vectors."""
+    one, many = memory.vectors[:1], memory.vectors[: min(BATCH, len(memory))]
     return {
         "one question": lambda _: nothing(memory.search(one, 5)),
         f"{len(many)} questions": lambda _: nothing(memory.search(many, 5)),

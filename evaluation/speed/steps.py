@@ -12,6 +12,7 @@ import torch
 from clara.adapters_clara import wearing
 from clara.data.collation import Item
 from clara.encoding_clara import positions
+from clara.retrieval_clara import Memories
 from clara.train.optimizer import MasterAdamW
 from clara.train.stages import get_stage, prepare_stage
 from clara.train.throughput import device_peak_tflops
@@ -20,6 +21,7 @@ from torch import Tensor
 from .roofline import Roof
 from .timing import WALL, measure
 
+UNREAD = ("positives", "query_texts")  # of a batch, by the model
 LOW = (torch.bfloat16, torch.float16)
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -43,7 +45,7 @@ class Stepper:
 
     def __call__(self, batch: Mapping[str, Any]) -> float:
         """One step over a collator's batch; returns the answers' loss."""
-        inputs = {name: value for name, value in self.moved(batch).items() if name != "positives"}
+        inputs = {name: value for name, value in self.moved(batch).items() if name not in UNREAD}
         outputs = self.model(**inputs)
         loss = outputs.loss
         if outputs.alignment_loss is not None:
@@ -67,7 +69,9 @@ class Stepper:
         """The same step with logits of every position and the base's own loss over them."""
         inputs = self.moved(batch)
         memory = self.model.compress(inputs["document_input_ids"], inputs["document_attention_mask"])
-        embeds = self.model.fill_slots(inputs["input_ids"], memory[inputs["document_indices"]])
+        places = inputs["document_indices"]
+        rows = Memories(memory.values[places], memory.counts[places]).rows()
+        embeds = self.model.fill_slots(inputs["input_ids"], rows)
         mask = inputs["attention_mask"]
         with self.model.lock, wearing(self.model.decoder, "generator"):
             loss = self.model.decoder(
