@@ -6,6 +6,7 @@ base. PEFT's `set_adapter` is never called inside a step, since it flips `requir
 
 import copy
 import os
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -26,6 +27,14 @@ PEFT_PREFIX = "base_model.model."
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+MAX_RANK = 4096
+# A name of layers; PEFT writes those of experts with a leading wildcard.
+LAYER_NAME = re.compile(r"(\.\*\\\.)?\w+(\.\w+)*")
+PLAIN_FIELDS = ("r", "lora_alpha", "lora_dropout", "target_modules", "rank_pattern", "alpha_pattern")
+BESIDE_FIELDS = (
+    "auto_mapping", "base_model_name_or_path", "fan_in_fan_out", "inference_mode", "init_lora_weights",
+    "peft_type", "peft_version", "revision", "runtime_config", "target_parameters", "task_type", "use_rslora",
+)  # fmt: skip
 
 
 def tuner_layers(decoder: nn.Module) -> Iterator[BaseTunerLayer]:
@@ -107,6 +116,8 @@ def lora_config(config: ClaraConfig) -> LoraConfig:
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
         target_modules=config.lora_target_modules,
+        rank_pattern=config.lora_rank_pattern or {},
+        alpha_pattern=config.lora_alpha_pattern or {},
         task_type="CAUSAL_LM",
         base_model_name_or_path=config.base_model_name_or_path,
         revision=config.base_model_revision,
@@ -256,5 +267,31 @@ def load_adapter(decoder: nn.Module, path: str, name: str, **hub_kwargs: object)
         tensors = load_file(files[WEIGHTS_FILE])
     except SafetensorError as error:
         raise ValueError(f"{files[WEIGHTS_FILE]} is damaged or cut short: {error}") from error
-    add_adapter(decoder, name, PeftConfig.from_pretrained(os.path.dirname(files[CONFIG_FILE])))
+    peft_config = PeftConfig.from_pretrained(os.path.dirname(files[CONFIG_FILE]))
+    check_plain(peft_config, files[CONFIG_FILE])
+    add_adapter(decoder, name, peft_config)
     load_adapter_state(decoder, name, tensors, where=files[WEIGHTS_FILE])
+
+
+def check_plain(peft_config: PeftConfig, where: str) -> None:
+    """Checks that an adapter is a plain LoRA, as we write it: names of layers, ranks, scale, dropout.
+
+    Raises:
+        ValueError: Naming the first field that is not.
+    """
+    rule = f"must be that of a plain LoRA ({', '.join(PLAIN_FIELDS)}; layers by name)"
+    if type(peft_config) is not LoraConfig:
+        raise ValueError(f"{where} {rule}, got peft_type {peft_config.peft_type!r}.")
+    plain, given = LoraConfig().to_dict(), peft_config.to_dict()
+    for name, value in given.items():
+        if name not in (*PLAIN_FIELDS, *BESIDE_FIELDS) and value != plain.get(name):
+            raise ValueError(f"{where} {rule}, got `{name}` {value!r}.")
+    ranks = {"r": peft_config.r, **peft_config.rank_pattern}
+    for name, rank in ranks.items():
+        if type(rank) is not int or not 1 <= rank <= MAX_RANK:
+            raise ValueError(f"{where}: the rank of `{name}` must be from 1 to {MAX_RANK}, got {rank!r}.")
+    modules = peft_config.target_modules
+    names = [*(modules if not isinstance(modules, str) else []), *peft_config.rank_pattern]
+    odd = [name for name in [*names, *peft_config.alpha_pattern] if not LAYER_NAME.fullmatch(name)]
+    if (isinstance(modules, str) and modules != "all-linear") or odd or modules is None:
+        raise ValueError(f"{where} {rule}, got `target_modules` {odd or modules!r}.")

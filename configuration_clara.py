@@ -76,6 +76,8 @@ class ClaraConfig(PreTrainedConfig):
         lora_alpha: LoRA scale numerator.
         lora_dropout: Dropout on the adapters' inputs while training.
         lora_target_modules: "all-linear" (the paper) or the names of the adapted linear layers.
+        lora_rank_pattern: Ranks of layers that differ from `lora_r`, by name, such as {"down_proj": 32}.
+        lora_alpha_pattern: Numerators of layers that differ from `lora_alpha`, by name.
         base_model_name_or_path: Where the frozen base comes from, for a checkpoint without base weights.
         base_model_revision: Revision of that base on the Hub.
         base_is_changed: The base's weights are not those of `base_model_name_or_path` (its embedding was
@@ -127,6 +129,8 @@ class ClaraConfig(PreTrainedConfig):
     lora_alpha: int = 32
     lora_dropout: float = 0.1
     lora_target_modules: str | list[str] = "all-linear"
+    lora_rank_pattern: dict | None = None
+    lora_alpha_pattern: dict | None = None
     base_model_name_or_path: str | None = None
     base_model_revision: str | None = None
     base_is_changed: bool = False
@@ -149,6 +153,7 @@ class ClaraConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         self._check_counts()
         self._check_rates()
+        self._check_patterns()
         self._check_choices()
         self._check_texts()
 
@@ -175,6 +180,16 @@ class ClaraConfig(PreTrainedConfig):
             raise ValueError(f"`retrieval_temperature` must be above 0, got {self.retrieval_temperature}.")
         if not 0 <= self.lora_dropout < 1:
             raise ValueError(f"`lora_dropout` must be in [0, 1), got {self.lora_dropout}.")
+
+    def _check_patterns(self) -> None:
+        for name in ("lora_rank_pattern", "lora_alpha_pattern"):
+            value = getattr(self, name) or {}
+            if not isinstance(value, dict) or not all(
+                isinstance(key, str) and type(number) is int and number > 0 for key, number in value.items()
+            ):
+                raise ValueError(
+                    f"`{name}` must map names of layers to whole numbers above 0, got {value!r}."
+                )
 
     def _check_choices(self) -> None:
         choices = {

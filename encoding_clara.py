@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
+
 class ModelLock:
     """One re-entrant lock a model, since wearing an adapter changes shared layers; a copy gets its own."""
 
@@ -111,20 +112,26 @@ def segment_positions(segments: Tensor) -> Tensor:
     return found
 
 
-def alignment_loss(states: Tensor, attention_mask: Tensor, vectors: Tensor) -> Tensor:
+def alignment_loss(
+    states: Tensor, attention_mask: Tensor, vectors: Tensor, counts: Tensor | None = None
+) -> Tensor:
     """Squared difference of a document's mean state and its mean memory, a mean over N and H (paper eq. 2.3).
 
     Args:
         states: (N, L, H) token states of the documents.
         attention_mask: (N, L).
         vectors: (N, H) mean memories, float32.
+        counts: (N,) how often each document counts in the mean; once by default.
 
     Returns:
         Scalar in float32.
     """
     mask = attention_mask.unsqueeze(-1).float()
     document = (states.float() * mask).sum(dim=1) / mask.sum(dim=1)
-    return functional.mse_loss(vectors, document)
+    if counts is None:
+        return functional.mse_loss(vectors, document)
+    errors = (vectors - document).pow(2).mean(dim=-1)
+    return (errors * counts).sum() / counts.sum()
 
 
 def length_buckets(texts: Sequence[str], batch_size: int) -> Iterator[list[int]]:

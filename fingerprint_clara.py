@@ -1,6 +1,7 @@
 """The fingerprint of what makes memories: base, compressor, memory tokens and pooling."""
 
 import hashlib
+import json
 from collections.abc import Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -8,11 +9,20 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from .adapters_clara import adapter_parameters
+from .adapters_clara import adapter_parameters, tuner_layers
 
-SAMPLES = 64
 # Float16 holds every bfloat16 value of half this size or more; smaller ones it rounds, but never up to this.
 SMALLEST = 2.0**-16
+# Fields of the base's configuration that change no state: names, files, generation, kind of attention.
+BESIDE_THE_MATHS = {
+    "_name_or_path", "architectures", "attn_implementation", "bos_token_id", "dtype", "eos_token_id",
+    "gradient_checkpointing", "id2label", "initializer_range", "label2id", "model_type", "output_attentions",
+    "output_hidden_states", "output_router_logits", "pad_token_id", "problem_type", "quantization_config",
+    "return_dict", "router_aux_loss_coef", "task_specific_params", "tie_word_embeddings", "torch_dtype",
+    "transformers_version", "use_cache",
+}  # fmt: skip
+# Elements that are summed at once.
+CHUNK = 2**22
 # Fields that change what a memory is; only values other than the default count.
 MEMORY_FIELDS = ("text_prefix", "text_suffix", "encoder_length", "encoder_positions", "encoder_attention")
 _known: WeakKeyDictionary = WeakKeyDictionary()
@@ -21,10 +31,10 @@ _known: WeakKeyDictionary = WeakKeyDictionary()
 def model_fingerprint(model: nn.Module) -> str:
     """SHA-256 over what decides a memory, the same in every dtype and on every device.
 
-    The compressor and memory tokens count in full, rounded to bfloat16 and with values below 2^-16 as zero;
-    of each base weight count its name, shape and 64 evenly spaced values. The query reasoner and the
-    generator do not count: they may change under a store. A quantised base is another base. Weights offloaded
-    to disk count by name and shape alone.
+    The compressor with its scaling, the memory tokens, the base and its configuration count in full, rounded
+    to bfloat16 and with values below 2^-16 as zero; of each base weight its name, shape and two sums that
+    every value enters. The query reasoner and the generator do not count: they may change under a store. A
+    quantised base is another base. Weights offloaded to disk count by name and shape alone.
 
     Float16 agrees where the files hold bfloat16 values, as those of released bases and of `final_dtype:
     bfloat16` do. Float32 files loaded in float16 are rounded twice, to other values: another base.
@@ -37,7 +47,7 @@ def model_fingerprint(model: nn.Module) -> str:
     """
     own = [p for name, p in model.own_parameters().items() if name == "memory_tokens"]
     compressor = adapter_parameters(model.decoder, ["compressor"]) + own
-    head = _head(model.config)
+    head = _head(model.config) + repr(_scalings(model.decoder))
     state = (head, *((p.data_ptr(), 0 if p.is_inference() else p._version) for p in compressor))
     known = _known.get(model)
     if known is None or known[0] != state:
@@ -54,19 +64,23 @@ def _head(config: Any) -> str:
         for name in MEMORY_FIELDS
         if getattr(config, name) != getattr(type(config), name)
     }
-    return repr(head) + (repr(changed) if changed else "")
+    base = config.text_config.to_diff_dict()
+    maths = {name: base[name] for name in sorted(base.keys() - BESIDE_THE_MATHS) if not name.startswith("_")}
+    return repr(head) + (repr(changed) if changed else "") + json.dumps(maths, sort_keys=True, default=str)
+
+
+def _scalings(decoder: nn.Module) -> list[float]:
+    """What each adapted layer multiplies the compressor's product by (alpha over rank, as a rule)."""
+    return [layer.scaling["compressor"] for layer in tuner_layers(decoder) if "compressor" in layer.scaling]
 
 
 @torch.no_grad()
 def _digest(model: nn.Module, head: str, compressor: list[Tensor]) -> str:
     digest = hashlib.sha256(head.encode())
-    names, samples = [], []
     for name, parameter in _base_parameters(model.decoder):
-        names.append(f"{name}{tuple(parameter.shape)}")
-        if parameter.device.type != "meta":
-            samples.append(_sample(parameter))
-    digest.update("\n".join(names).encode())
-    for tensor in [*samples, *compressor]:
+        known = "" if parameter.device.type == "meta" else _sums(parameter.detach())
+        digest.update(f"{name}{tuple(parameter.shape)}{known}\n".encode())
+    for tensor in compressor:
         digest.update(_rounded(tensor.detach()).cpu().contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()
 
@@ -83,7 +97,13 @@ def _base_parameters(decoder: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name.replace("base_layer.", ""), parameter
 
 
-def _sample(parameter: Tensor) -> Tensor:
-    flat = parameter.detach().reshape(-1)
-    places = torch.linspace(0, len(flat) - 1, min(SAMPLES, len(flat)), dtype=torch.float64).round().long()
-    return flat[places.to(flat.device)].float()
+def _sums(weight: Tensor) -> tuple[int, int]:
+    """Sums of the bits of all values, plain and by place: whole numbers, so the same on every device."""
+    flat, plain, placed = weight.reshape(-1), 0, 0
+    for start in range(0, len(flat), CHUNK):
+        part = flat[start : start + CHUNK]
+        bits = (_rounded(part).view(torch.int16) if part.is_floating_point() else part).int()
+        places = torch.arange(start, start + len(part), device=part.device).remainder_(32749).int()
+        plain += int(bits.sum())
+        placed += int((bits * places).sum())
+    return plain, placed

@@ -11,8 +11,9 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-# Attributes of an adapted layer: its merged weights by adapter, and its own weight while another lies there.
-MERGED, OWN = "clara_merged", "clara_own_weight"
+# Attributes of an adapted layer: its merged weights by adapter, the states of the adapters they were made of,
+# and its own weight while another lies there.
+MERGED, VERSIONS, OWN = "clara_merged", "clara_merged_versions", "clara_own_weight"
 
 
 def merge(layers: Iterable[BaseTunerLayer], names: Iterable[str]) -> None:
@@ -37,8 +38,21 @@ def merge(layers: Iterable[BaseTunerLayer], names: Iterable[str]) -> None:
                 "`merge_adapters` out for this base."
             )
     for layer in layers:
-        kept = layer.__dict__.setdefault(MERGED, {})
-        kept.update({name: merged_weight(layer, name) for name in names})
+        for name in names:
+            _make_copy(layer, name)
+
+
+def _make_copy(layer: BaseTunerLayer, name: str) -> Tensor:
+    """Keeps a merged copy of one adapter, with the state of the adapter that it is made from."""
+    layer.__dict__.setdefault(VERSIONS, {})[name] = _adapter_version(layer, name)
+    layer.__dict__.setdefault(MERGED, {})[name] = merged_weight(layer, name)
+    return layer.__dict__[MERGED][name]
+
+
+def _adapter_version(layer: BaseTunerLayer, name: str) -> tuple:
+    weights = (layer.lora_A[name].weight, layer.lora_B[name].weight)
+    counted = ((w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights)
+    return (layer.scaling[name], *counted)
 
 
 @torch.no_grad()
@@ -63,6 +77,8 @@ def forget(layers: Iterable[BaseTunerLayer], names: Iterable[str] | None = None)
 def wear_layer(layer: BaseTunerLayer, names: list[str]) -> None:
     """Activates adapters in one layer, merged where there is a copy and nothing is to be differentiated.
 
+    A copy of an adapter that has changed in the meantime is made anew.
+
     Raises:
         RuntimeError: If the model was moved or cast since the adapter was merged.
     """
@@ -80,6 +96,8 @@ def wear_layer(layer: BaseTunerLayer, names: list[str]) -> None:
             f"The adapter {names[0]!r} was merged on {copy.device} in {copy.dtype}, the model is on "
             f"{weight.device} in {weight.dtype} now: call `merge_adapters` again."
         )
+    if layer.__dict__[VERSIONS][names[0]] != _adapter_version(layer, names[0]):
+        copy = _make_copy(layer, names[0])
     layer.__dict__[OWN] = weight.data
     weight.data = copy
     layer.merged_adapters.append(names[0])

@@ -153,6 +153,7 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
         document_input_ids: Tensor | None = None,
         document_attention_mask: Tensor | None = None,
         document_indices: Tensor | None = None,
+        document_counts: Tensor | None = None,
         match_input_ids: Tensor | None = None,
         match_attention_mask: Tensor | None = None,
         rate_factor: int = 1,
@@ -182,6 +183,8 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
             document_input_ids: (D, Ld) passages to compress in this step, in place of `memory`.
             document_attention_mask: (D, Ld).
             document_indices: (B, N) which passage is which candidate; (B, 1) counting up by default.
+            document_counts: (D,) how often each passage counts in the alignment loss, where several questions
+                share it; once by default.
             match_input_ids: (Q, Lm) questions that the compressor encodes too, to be scored against all D
                 passages (in-batch contrastive training of the space).
             match_attention_mask: (Q, Lm).
@@ -194,15 +197,16 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
             A `ClaraOutput`.
 
         Raises:
-            ValueError: If slots and memories do not match, or labels hold no label at all.
+            ValueError: If slots and memories do not match, labels hold no label at all, or questions have
+                nothing to be scored against.
         """
+        check_sources(query_input_ids, match_input_ids, memory, document_input_ids)
         if memory is None and document_input_ids is None:
             plain = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, **kwargs}
-            with self.lock:
-                return self.decoder(position_ids=position_ids, **plain)
+            return self._plain({**plain, "position_ids": position_ids}, num_items_in_batch)
         found: dict[str, Tensor] = {}
         if memory is None:
-            documents = (document_input_ids, document_attention_mask, document_indices)
+            documents = (document_input_ids, document_attention_mask, document_indices, document_counts)
             memories, found = self._compress_candidates(documents, (match_input_ids, match_attention_mask))
         else:
             counts = torch.full(memory.shape[:-2], memory.shape[-2], device=memory.device)
@@ -225,16 +229,22 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
         loss, logits = self._answer(embeds, mask, labels, segments, num_items_in_batch, **kwargs)
         return ClaraOutput(loss=loss, logits=logits, **found)
 
+    def _plain(self, kwargs: dict[str, object], num_items: Tensor | int | None) -> ClaraOutput:
+        """The base's own forward pass; it divides its summed loss by the number of items if it is given."""
+        divisor = {} if num_items is None else {"num_items_in_batch": num_items}
+        with self.lock:
+            return self.decoder(**kwargs, **divisor)
+
     def _compress_candidates(
         self,
-        documents: tuple[Tensor, Tensor | None, Tensor | None],
+        documents: tuple[Tensor, Tensor | None, Tensor | None, Tensor | None],
         questions: tuple[Tensor | None, Tensor | None],
     ) -> tuple[Memories, dict[str, Tensor]]:
         """Memories (B, N, M, H), their alignment loss, and scores (Q, D) of questions to match, if any."""
-        input_ids, mask, indices = documents
+        input_ids, mask, indices, counts = documents
         mask = torch.ones_like(input_ids) if mask is None else mask
         memories, states = self._encode("compressor", input_ids, mask)
-        found = {"alignment_loss": alignment_loss(states, mask, pool(memories))}
+        found = {"alignment_loss": alignment_loss(states, mask, pool(memories), counts)}
         if questions[0] is not None:
             vectors = self.search_vectors(self.compress(*questions))
             found["match_scores"] = cosine_scores(vectors, self.search_vectors(memories))
@@ -264,13 +274,14 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
     def _answer(
         self,
         embeds: Tensor,
-        mask: Tensor,
+        mask: Tensor | None,
         labels: Tensor | None,
         segments: Tensor | None,
         num_items: Tensor | int | None,
         **kwargs: object,
     ) -> tuple[Tensor | None, Tensor]:
         """Loss and logits, wearing the generator: logits of the labelled tokens, or of all without labels."""
+        mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device) if mask is None else mask
         with self.lock, wearing(self.decoder, "generator"):
             if labels is not None:
                 logits = self._labelled_logits(embeds, mask, labels, segments, **kwargs)
@@ -359,6 +370,25 @@ def _without_empty(input_ids: Tensor, mask: Tensor | None, chosen: Memories) -> 
     """(B, L) attention mask that leaves out the slots beyond the end of each chosen memory (B, K, M, H)."""
     mask = torch.ones_like(input_ids) if mask is None else mask
     return mask.masked_scatter(input_ids == SLOT_ID, chosen.mask.flatten().to(mask.dtype))
+
+
+def check_sources(
+    query: Tensor | None, match: Tensor | None, memory: Tensor | None, documents: Tensor | None
+) -> None:
+    """Checks that questions have something to be scored against.
+
+    Raises:
+        ValueError: If they have not.
+    """
+    if query is not None and memory is None and documents is None:
+        raise ValueError(
+            "`query_input_ids` has nothing to choose from: give `memory` or `document_input_ids` too."
+        )
+    if match is not None and (memory is not None or documents is None):
+        raise ValueError(
+            "`match_input_ids` are scored against passages that are compressed in this step: give "
+            "`document_input_ids` and no `memory`."
+        )
 
 
 def next_token_loss(logits: Tensor, labels: Tensor, num_items: Tensor | int | None = None) -> Tensor:

@@ -74,7 +74,9 @@ def span_means(states: Tensor, attention_mask: Tensor, rate: int) -> Memories:
     spans = torch.arange(-(-states.shape[1] // rate), device=states.device)
     inside = ((span.unsqueeze(1) == spans.unsqueeze(-1)) & mask.unsqueeze(1)).float()
     weights = inside / inside.sum(dim=-1, keepdim=True).clamp(min=1)
-    return Memories((weights @ states.float()).to(states.dtype), counts)
+    with torch.autocast(states.device.type, enabled=False):
+        means = weights @ states.float()
+    return Memories(means.to(states.dtype), counts)
 
 
 def average_neighbours(memories: Memories, factor: int) -> Memories:
@@ -236,5 +238,6 @@ def select(weights: Tensor, indices: Tensor, memories: Memories) -> Memories:
         (B, K, M, H) chosen memories in the memories' dtype.
     """
     values = memories.values
-    chosen = torch.einsum("bkn,bnd->bkd", weights.to(values.dtype), values.flatten(-2))
+    with torch.autocast(values.device.type, enabled=False):
+        chosen = torch.einsum("bkn,bnd->bkd", weights.to(values.dtype), values.flatten(-2))
     return Memories(chosen.unflatten(-1, values.shape[-2:]), memories.counts.gather(-1, indices))

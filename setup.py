@@ -78,7 +78,7 @@ setup(
     package_data={
         "clara": ["py.typed", "model_card.md", "LICENSE", *SHIPPED],
         "clara.data": ["samples/*"],
-        "clara.train": ["recipes/*"],
+        "clara.train": ["recipes/*", "accelerate/*"],
     },
     install_requires=[
         "torch>=2.8",

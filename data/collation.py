@@ -216,7 +216,12 @@ class InstructionCollator:
     seed: int = 0
 
     def __call__(self, items: Sequence[Item]) -> dict[str, Any]:
-        """Makes a batch: documents (D, Ld), `document_indices` (B, K), prompts and labels (B, L)."""
+        """Makes a batch of documents, each once, and the prompts that show them.
+
+        Returns:
+            `document_input_ids` and its mask (D, Ld), `document_indices` (B, K), `document_counts` (D,), and
+            `input_ids`, `attention_mask`, `labels` (B, L).
+        """
         draws = [random.Random(f"{self.seed}-{item.epoch}-{item.index}") for item in items]
         chosen = [self.documents(item.record, draw) for item, draw in zip(items, draws, strict=True)]
         counts = {len(texts) for texts in chosen}
@@ -236,14 +241,14 @@ class InstructionCollator:
             [item.record.target for item in items],
         )
         indices = torch.tensor([[place[text] for text in texts] for texts in chosen])
-        found = {**documents_batch(documents), "document_indices": indices, "rate_factor": factor}
-        return {**found, **prompts}
+        counts = torch.bincount(indices.flatten(), minlength=len(unique))
+        found = {**documents_batch(documents), "document_indices": indices, "document_counts": counts}
+        return {**found, "rate_factor": factor, **prompts}
 
     def documents(self, record: QuestionRecord, draw: random.Random) -> list[str]:
-        """The documents shown with a question, in the order that `draw` gives."""
+        """The documents shown with a question, none twice, in the order that `draw` gives."""
         gold = [record.documents[i] for i in record.positives]
-        others = [text for i, text in enumerate(record.documents) if i not in record.positives]
-        texts = (gold + others)[: self.documents_per_question]
+        texts = list(dict.fromkeys([*gold, *record.documents]))[: self.documents_per_question]
         draw.shuffle(texts)
         return texts
 

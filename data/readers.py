@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 
 import pyarrow.parquet as parquet
 
+from .joining import join_documents
 from .records import CorpusRecord, PretrainingRecord, QuestionRecord
 from .rows import to_corpus, to_pretraining, to_questions
 
 Source = str | Path | Sequence[str | Path]
 Record = TypeVar("Record")
-JOINS = ("all", "adjacent", "none")
 _SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".parquet")
 _DATASET = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 
@@ -49,10 +49,7 @@ def read_pretraining(
     Raises:
         ValueError: if `source` or `join` is unknown, or a row is bad (the message says file and line).
     """
-    if join not in JOINS:
-        raise ValueError(f"`join` must be one of {', '.join(JOINS)}, got {join!r}.")
-    records = _read(source, lambda row: [to_pretraining(row)], split, streaming)
-    return {"all": _join_all, "adjacent": _join_adjacent, "none": iter}[join](records)
+    return join_documents(_read(source, lambda row: [to_pretraining(row)], split, streaming), join)
 
 
 def read_questions(source: Source, split: str = "train", streaming: bool = False) -> Iterator[QuestionRecord]:
@@ -183,42 +180,3 @@ def _hub_rows(name: str, split: str, streaming: bool) -> Iterator[tuple[str, dic
     rows = load_dataset(repository, configuration or None, split=split, streaming=streaming)
     for number, row in enumerate(rows):
         yield f"{name} {split} row {number}", {key: value for key, value in row.items() if value is not None}
-
-
-def _join_all(records: Iterable[PretrainingRecord]) -> Iterator[PretrainingRecord]:
-    groups: dict[str, list[PretrainingRecord]] = {}
-    for record in records:
-        groups.setdefault(record.document, []).append(record)
-    return map(_joined, groups.values())
-
-
-def _join_adjacent(records: Iterable[PretrainingRecord]) -> Iterator[PretrainingRecord]:
-    group: list[PretrainingRecord] = []
-    for record in records:
-        if group and record.document != group[0].document:
-            yield _joined(group)
-            group = []
-        group.append(record)
-    if group:
-        yield _joined(group)
-
-
-def _joined(group: list[PretrainingRecord]) -> PretrainingRecord:
-    """Joins the records of one document: answers by question, paraphrases in order, nothing twice."""
-    if len(group) == 1:
-        return group[0]
-    answers: dict[str, dict[str, None]] = {}
-    for record in group:
-        for question, accepted in zip(record.questions, record.answers, strict=True):
-            answers.setdefault(question, {}).update(dict.fromkeys(accepted))
-    paraphrases = dict.fromkeys(text for record in group for text in record.paraphrases)
-    found = {question for record in group for question in record.findable_questions}
-    flags = tuple(question in found for question in answers)
-    return PretrainingRecord(
-        document=group[0].document,
-        questions=tuple(answers),
-        answers=tuple(tuple(accepted) for accepted in answers.values()),
-        paraphrases=tuple(paraphrases),
-        findable=() if all(flags) else flags,
-        id=next((record.id for record in group if record.id is not None), None),
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 def _texts(name: str, values: Sequence[str], allow_none: bool = True) -> tuple[str, ...]:
@@ -132,6 +132,15 @@ class QuestionRecord:
             _text("generated", self.generated)
         if self.generated == self.answers[0]:
             object.__setattr__(self, "generated", None)
+
+    def without_copies(self) -> QuestionRecord:
+        """The record with each document once; it is positive if one of its copies is."""
+        kept = list(dict.fromkeys(self.documents))
+        if len(kept) == len(self.documents):
+            return self
+        place = {text: index for index, text in enumerate(kept)}
+        positives = dict.fromkeys(place[self.documents[index]] for index in self.positives)
+        return replace(self, documents=tuple(kept), positives=tuple(positives))
 
     @property
     def target(self) -> str:

@@ -22,6 +22,7 @@ from clara.adapters_clara import (
     worn_adapters,
 )
 from clara.configuration_clara import ADAPTERS, ClaraConfig
+from clara.modeling_clara import ClaraForRetrievalGeneration
 from conftest import make_model, stir
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -274,3 +275,23 @@ def test_targets_may_be_named(base):
     keys = adapter_state(model.decoder, "compressor")
     assert len(keys) == 2 * 2 * 2
     assert all("q_proj" in key or "v_proj" in key for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"use_dora": True}, "got `use_dora` True"),
+        ({"target_modules": r".*_proj"}, r"got `target_modules` '\.\*_proj'"),
+        ({"target_modules": ["q_proj", "(a+)+$"]}, r"got `target_modules` \['\(a\+\)\+\$'\]"),
+        ({"r": 10**9}, "the rank of `r` must be from 1 to 4096, got 1000000000"),
+        ({"rank_pattern": {"q_proj": 0}}, "the rank of `q_proj` must be from 1 to 4096, got 0"),
+        ({"modules_to_save": ["lm_head"]}, r"got `modules_to_save` \['lm_head'\]"),
+        ({"peft_type": "LOHA"}, "peft_type"),
+    ],
+)
+def test_an_adapter_that_is_no_plain_lora_is_refused(checkpoint, tmp_path, changes, told):
+    folder = shutil.copytree(checkpoint, tmp_path / "copy")
+    file = folder / "compressor" / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    with pytest.raises(ValueError, match=rf"compressor.adapter_config.json.*{told}"):
+        ClaraForRetrievalGeneration.from_pretrained(str(folder))

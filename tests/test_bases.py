@@ -1,5 +1,6 @@
 """Any decoder-only base: tiny models of many architectures, tied or not, float32, bfloat16, quantised."""
 
+import json
 from collections import Counter
 from itertools import product
 
@@ -9,8 +10,10 @@ from clara.adapters_clara import adapter_parameters, wearing
 from clara.configuration_clara import ADAPTERS
 from clara.modeling_clara import ClaraForRetrievalGeneration
 from clara.processing_clara import IGNORE_INDEX
+from clara.train.stages import STAGES
 from conftest import DOCUMENTS, QUESTIONS, SMALL, make_tokenizer, save_base, stir
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, BitsAndBytesConfig
+from training_helpers import make_trainer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, BitsAndBytesConfig, MixtralConfig
 
 Model = ClaraForRetrievalGeneration
 FIELDS = {"doc_max_length": 64, "lora_r": 4, "lora_alpha": 8}
@@ -258,3 +261,35 @@ def test_a_base_stored_in_8_bit(base, tmp_path):
     model.save_pretrained(tmp_path / "model", save_base=False)
     _, found = generated(Model.from_pretrained(tmp_path / "model"), memory)
     assert torch.equal(found, logits)
+
+
+@pytest.fixture(scope="module")
+def experts_base(tmp_path_factory):
+    """A tiny Mixtral, whose expert weights are not linear layers."""
+    folder = tmp_path_factory.mktemp("experts")
+    config = MixtralConfig(**SMALL, num_local_experts=4, num_experts_per_tok=2)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_base_of_experts_trains_at_default_settings(experts_base, tmp_path, stage):
+    model = Model.from_base(experts_base, **FIELDS)
+    assert model.config.lora_dropout == 0.0
+    trainer = make_trainer(model, tmp_path / "run", stage, max_steps=1)
+    trainer.train()
+    model.save_pretrained(tmp_path / "saved")
+    loaded = Model.from_pretrained(tmp_path / "saved")
+    memory = loaded.build_memory(DOCUMENTS, show_progress=False)
+    assert loaded.generate(QUESTIONS[:1], memory, max_new_tokens=2)
+    with pytest.raises(ValueError, match="`lora_dropout` must be 0 for a base with experts .*got 0.1"):
+        Model.from_base(experts_base, lora_dropout=0.1, **FIELDS)
+
+
+def test_a_tokenizer_without_an_end_token_is_named_at_once(tmp_path):
+    base = save_base(tmp_path)
+    config = tmp_path / "tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "eos_token": None}))
+    with pytest.raises(ValueError, match=r"tokenizer has no end token \(`eos_token`\)"):
+        Model.from_base(base, **FIELDS)

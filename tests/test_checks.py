@@ -3,6 +3,7 @@
 import pytest
 from clara.data.records import PretrainingRecord, QuestionRecord
 from clara.train.checks import check_rows
+from conftest import make_model
 from training_helpers import PRETRAINING, QUESTION_ROWS, make_args
 
 
@@ -66,3 +67,32 @@ def test_what_passes_the_check_is_never_refused_by_the_collator(check, model, wo
         except ValueError:
             outcomes.append("refused")
     assert outcomes == ["good" if words <= 289 else "refused"] * 2
+
+
+class Settings:
+    stage, contrastive_weight, target_max_length, pool_size = "pretraining", 0.3, 64, None
+
+
+def test_questions_that_are_to_be_matched_are_checked(base):
+    model = make_model(base, question_max_length=64)
+    long = PretrainingRecord("Basalt cools.", ("Why " + "does it cool so quickly " * 10,), (("iron",),))
+    with pytest.raises(ValueError, match=r"Row 1: `questions\[0\]` has \d+ tokens, the limit is 64"):
+        check_rows(model, Settings, [PretrainingRecord("Basalt cools."), long])
+    Settings.contrastive_weight = 0.0
+    check_rows(model, Settings, [long])
+
+
+def test_the_longest_target_must_fit_a_prompt(base):
+    class TooLong(Settings):
+        target_max_length = 1000
+
+    with pytest.raises(ValueError, match="`target_max_length` must be from 1 to .*, got 1000: a prompt has"):
+        check_rows(make_model(base), TooLong, [PretrainingRecord("Basalt cools.")])
+
+
+def test_copies_do_not_count_as_documents(base):
+    class Instruction(Settings):
+        stage, documents_per_question = "instruction_tuning", 2
+
+    with pytest.raises(ValueError, match="Row 0 has 1 documents, fewer than `documents_per_question` = 2"):
+        check_rows(make_model(base), Instruction, [QuestionRecord("Q?", ("a",), ("one", "one"))])

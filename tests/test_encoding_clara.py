@@ -94,3 +94,10 @@ def test_evaluating_restores_the_mode_of_every_module():
     with pytest.raises(KeyError), evaluating(model):
         raise KeyError
     assert [module.training for module in model.modules()] == before
+
+
+def test_alignment_counts_a_document_as_often_as_it_is_shown():
+    states, vectors, mask = torch.randn(2, 3, 4), torch.randn(2, 4), torch.ones(2, 3)
+    each = [alignment_loss(states[i : i + 1], mask[i : i + 1], vectors[i : i + 1]) for i in range(2)]
+    found = alignment_loss(states, mask, vectors, torch.tensor([3, 1]))
+    torch.testing.assert_close(found, (3 * each[0] + each[1]) / 4)

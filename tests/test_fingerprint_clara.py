@@ -1,9 +1,12 @@
 """The fingerprint: moves with what makes memories, stays with what does not."""
 
+import json
+import shutil
+
 import pytest
 import torch
 from clara.adapters_clara import adapter_parameters
-from clara.fingerprint_clara import model_fingerprint
+from clara.fingerprint_clara import _known, model_fingerprint
 from clara.modeling_clara import ClaraForRetrievalGeneration
 from conftest import DOCUMENTS, make_model, save_base
 
@@ -115,3 +118,47 @@ def test_a_tied_base_keeps_it_through_files(tmp_path):
     model.save_pretrained(tmp_path / "model")
     again = ClaraForRetrievalGeneration.from_pretrained(tmp_path / "model")
     assert model_fingerprint(again) == model_fingerprint(model)
+
+
+def test_every_base_weight_counts_at_every_place(model):
+    seen = {model_fingerprint(model)}
+    weight = model.decoder.base_model.layers[0].mlp.down_proj.base_layer.weight
+    with torch.no_grad():
+        for place in (0, 7, 1001, weight.numel() - 1):
+            weight.view(-1)[place] += 0.25
+            seen.add(fresh_fingerprint(model))
+        flat = weight.view(-1)
+        flat[[3, 5]] = flat[[5, 3]].clone()  # the same values in other places
+        seen.add(fresh_fingerprint(model))
+    assert len(seen) == 6
+
+
+def fresh_fingerprint(model):
+    _known.pop(model, None)
+    return model_fingerprint(model)
+
+
+def test_the_compressors_scaling_counts(checkpoint, shared_model, tmp_path):
+    folder = shutil.copytree(checkpoint, tmp_path / "copy")
+    for adapter, moves in (("generator", False), ("compressor", True)):
+        file = folder / adapter / "adapter_config.json"
+        fields = json.loads(file.read_text())
+        file.write_text(json.dumps({**fields, "lora_alpha": 64}))
+        loaded = ClaraForRetrievalGeneration.from_pretrained(str(folder))
+        assert (model_fingerprint(loaded) != model_fingerprint(shared_model)) is moves
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "moves"),
+    [("rms_norm_eps", 1e-2, True), ("rope_parameters", {"rope_theta": 500.0, "rope_type": "default"}, True),
+     ("use_cache", False, False)],
+)  # fmt: skip
+def test_the_bases_configuration_counts_where_it_changes_states(
+    checkpoint, shared_model, tmp_path, field, value, moves
+):
+    folder = shutil.copytree(checkpoint, tmp_path / "copy")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"][field] = value
+    (folder / "config.json").write_text(json.dumps(config))
+    loaded = ClaraForRetrievalGeneration.from_pretrained(str(folder))
+    assert (model_fingerprint(loaded) != model_fingerprint(shared_model)) is moves

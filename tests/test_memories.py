@@ -104,3 +104,10 @@ def test_as_retrieved_pools_without_gold_documents_train_too(shared_model, tmp_p
     batch = EndToEndCollator(shared_model.processor, memory, places, 2)([Item(0, 0, rows[0])])
     assert not batch.pop("positives").any()
     assert shared_model(**batch).loss.isfinite()
+
+
+def test_a_copy_of_a_positive_is_in_the_pool_once_and_positive():
+    record = QuestionRecord("Who found Titan?", ("Huygens",), ("basalt", "titan", "titan", "rhine"), (2,))
+    places, mask, positives = pools([record], {"basalt": 7, "titan": 3, "rhine": 5})
+    assert places.tolist() == [[7, 3, 5]] and mask.all()
+    assert positives.tolist() == [[False, True, False]]

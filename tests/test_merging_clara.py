@@ -110,3 +110,15 @@ def test_what_cannot_be_merged_is_refused(merged):
     with pytest.raises(ValueError, match="plain linear layers only, got Linear with a weight of torch.int8"):
         merge(tuner_layers(merged.decoder), ["generator"])
     assert not any(MERGED in other.__dict__ for other in tuner_layers(merged.decoder))
+
+
+def test_a_copy_follows_its_adapter(merged):
+    """Weights changed in place, as by an optimizer or a state dict, are merged anew when worn."""
+    merged.merge_adapters()
+    with torch.no_grad():
+        for parameter in adapter_parameters(merged.decoder, ["query_reasoner"]):
+            parameter.add_(0.3)
+        found = merged.reason(torch.arange(3, 20).unsqueeze(0))
+        merged.unmerge_adapters()
+        expected = merged.reason(torch.arange(3, 20).unsqueeze(0))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)

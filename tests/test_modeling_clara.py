@@ -497,3 +497,19 @@ def test_memory_is_in_the_models_dtype(base, encoded):
     assert memory.dtype == torch.bfloat16 == model.dtype
     model.memory_tokens.data = model.memory_tokens.data.float()
     assert model.dtype == compress(model, **encoded["documents"]).dtype == torch.bfloat16
+
+
+def test_the_plain_forward_divides_by_the_items_given(shared_model):
+    ids = torch.randint(3, 500, (2, 9))
+    mean = shared_model(input_ids=ids, labels=ids).loss
+    found = shared_model(input_ids=ids, labels=ids, num_items_in_batch=160).loss
+    torch.testing.assert_close(found, mean * 16 / 160)
+    torch.testing.assert_close(found, shared_model.decoder(ids, labels=ids, num_items_in_batch=160).loss)
+
+
+def test_questions_without_anything_to_score_are_refused(shared_model):
+    ids = torch.randint(3, 500, (1, 5))
+    with pytest.raises(ValueError, match="`query_input_ids` has nothing to choose from"):
+        shared_model(input_ids=ids, query_input_ids=ids)
+    with pytest.raises(ValueError, match="`match_input_ids` are scored against passages"):
+        shared_model(input_ids=ids, match_input_ids=ids, memory=torch.zeros(1, 1, 4, 32))

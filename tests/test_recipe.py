@@ -122,7 +122,7 @@ def variables(monkeypatch):
 def test_every_recipe_parses_and_holds_no_machines_path(variables, recipe, tmp_path):
     script, args = parse_arguments(["--config", str(recipe), "--output_dir", str(tmp_path), "--use_cpu"])
     assert args.stage in STAGES
-    assert recipe.stem == "tiny" or recipe.stem.endswith(args.stage)
+    assert recipe.stem == "tiny" or recipe.stem.removesuffix("-1gpu").endswith(args.stage)
     assert (script.model is None) == (args.stage == "pretraining")
     stated = yaml.safe_load(recipe.read_text())
     assert not any(
@@ -137,7 +137,9 @@ def test_every_recipe_parses_and_holds_no_machines_path(variables, recipe, tmp_p
 def test_recipes_of_the_paper_hold_its_numbers(variables, recipe, tmp_path):
     script, args = parse_arguments(["--config", str(recipe), "--output_dir", str(tmp_path), "--use_cpu"])
     stage = get_stage(args.stage)
-    assert 8 * args.per_device_train_batch_size * args.gradient_accumulation_steps == stage.batch_size
+    devices = 1 if recipe.stem.endswith("-1gpu") else 8
+    assert devices * args.per_device_train_batch_size * args.gradient_accumulation_steps == stage.batch_size
+    assert script.load_in_4bit == (devices == 1)
     assert args.learning_rate == stage.learning_rate and args.alignment_weight == stage.alignment_weight
     assert (args.lr_scheduler_type, args.warmup_steps, args.max_grad_norm) == ("cosine", 0.03, 1.0)
     assert args.num_train_epochs == 1 and args.activation_checkpointing and args.bf16

@@ -5,7 +5,7 @@ from itertools import permutations
 
 import pytest
 import torch
-from clara.retrieval_clara import Memories, cosine_scores, select, soft_topk
+from clara.retrieval_clara import Memories, cosine_scores, select, soft_topk, span_means
 from torch import tensor
 
 
@@ -209,3 +209,24 @@ def test_select_takes_what_was_chosen_and_carries_the_gradient():
     chosen.values.square().sum().backward()
     assert scores.grad.abs().sum() > 0
     assert select(weights, indices, Memories(memory.bfloat16(), counts)).values.dtype == torch.bfloat16
+
+
+def test_products_keep_their_dtype_under_autocast():
+    """bfloat16 would give one score to several near documents, and cut a float32 memory."""
+    query = torch.randn(2, 64)
+    vectors = query.mean(0) + 0.2 * torch.randn(2, 5, 64)
+    memories = Memories(torch.randn(2, 5, 4, 64), torch.full((2, 5), 4))
+    weights, indices = torch.nn.functional.one_hot(torch.tensor([[1], [3]]), 5).float(), tensor([[1], [3]])
+    states, mask = torch.randn(2, 12, 8), torch.ones(2, 12)
+
+    def products():
+        yield cosine_scores(query, vectors)
+        yield cosine_scores(query, vectors[0])
+        yield select(weights, indices, memories).values
+        yield span_means(states, mask, 4).values
+
+    plain = list(products())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = list(products())
+    for found, expected in zip(cast, plain, strict=True):
+        assert found.dtype == torch.float32 and torch.equal(found, expected)

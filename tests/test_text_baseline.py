@@ -3,6 +3,7 @@
 import argparse
 import json
 import random
+import shutil
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from clara.data.records import QuestionRecord
 from clara.data.rows import question_row
 from clara.data.text_prompts import text_prompt_ids
 from clara.train.recipe import ScriptArguments
-from clara.train.text_baseline import TextCollator, fields_of, make_trainer, run
+from clara.train.text_baseline import TextCollator, check_lengths, fields_of, make_trainer, run
 from conftest import DOCUMENTS, make_tokenizer
 from training_helpers import QUESTION_ROWS, make_args
 from transformers import AutoModelForCausalLM
@@ -102,3 +103,27 @@ def test_the_command_trains_with_a_recipe(base, rows, tmp_path):
         argparse.Namespace(stage="text_baseline", options=["--config", str(recipe), "--max_steps", "1"])
     )
     assert (tmp_path / "run" / "final" / "adapter_model.safetensors").is_file()
+
+
+def test_goes_on_from_complete_checkpoints_of_its_own_run_alone(base, rows, tmp_path):
+    fields = {"max_steps": 3, "save_strategy": "steps", "save_steps": 1, "per_device_train_batch_size": 2}
+    whole = run(script(base, rows), make_args(tmp_path / "whole", "instruction_tuning", **fields))
+    run(script(base, rows), make_args(tmp_path / "cut", "instruction_tuning", **fields))
+    shutil.rmtree(tmp_path / "cut" / "checkpoint-3")
+    half = tmp_path / "cut" / "checkpoint-3"
+    half.mkdir()
+    (half / "adapter_model.safetensors").write_bytes(b"half")
+    again = run(script(base, rows), make_args(tmp_path / "cut", "instruction_tuning", **fields))
+    found, expected = (dict(trainer.model.named_parameters()) for trainer in (again, whole))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    with pytest.raises(ValueError, match="is of another run: its `seed` is 42, not 1"):
+        run(script(base, rows), make_args(tmp_path / "cut", "instruction_tuning", **fields, seed=1))
+
+
+def test_a_row_that_is_too_long_is_named_before_training(base, tmp_path):
+    tokenizer = make_tokenizer()
+    long = QuestionRecord("Q?", ("word " * 900,), ("one", "two"))
+    collator = TextCollator(tokenizer, 2, 64, 512)
+    check_lengths(collator, QUESTION_ROWS)
+    with pytest.raises(ValueError, match="Row 8: a prompt with its answer has .* the limit is 512"):
+        check_lengths(collator, [*QUESTION_ROWS, long])

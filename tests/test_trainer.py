@@ -1,18 +1,20 @@
 """The trainer: its loss, accumulation, checkpointing, resuming, metrics, and what stops it."""
 
+import dataclasses
 import errno
 import json
 import shutil
 
 import pytest
 import torch
-from clara.data.records import QuestionRecord
+from clara.data.records import PretrainingRecord, QuestionRecord
 from clara.train.checkpoints import complete_checkpoints
 from clara.train.stages import STAGES
 from clara.train.trainer import ClaraTrainer
 from conftest import make_model
 from safetensors.torch import load_file
 from training_helpers import (
+    BASALT,
     PRETRAINING,
     QUESTION_ROWS,
     ROWS,
@@ -50,7 +52,9 @@ def test_the_loss_is_cross_entropy_and_a_tenth_of_the_alignment(base, tmp_path, 
     ids, mask = batch["document_input_ids"], batch["document_attention_mask"]
     memory, states = model._encode("compressor", ids, mask)
     means = torch.stack([s[m.bool()].mean(0) for s, m in zip(states, mask, strict=True)])
-    alignment = ((means - memory.mean(1)) ** 2).mean()
+    errors = ((means - memory.mean(1)) ** 2).mean(-1)
+    shown = torch.bincount(batch["document_indices"].flatten())  # a document of two questions counts twice
+    alignment = errors.mean() if stage == "pretraining" else (errors * shown).sum() / shown.sum()
     logits = model(
         input_ids=batch["input_ids"],
         attention_mask=batch["attention_mask"],
@@ -122,6 +126,88 @@ def test_one_batch_of_eight_is_eight_of_one(base, tmp_path, stage):
     )
     assert_close(parts, whole, atol=2e-5, rtol=1e-3)
     assert max(g.abs().max() for g in whole.values()) > 1e-3
+
+
+GROUPS = {
+    "rows without positives": (
+        "end_to_end",
+        [
+            dataclasses.replace(row, positives=()) if place in (1, 2, 5) else row
+            for place, row in enumerate(QUESTION_ROWS)
+        ],
+        {"contrastive_weight": 1.0, "generation_weight": 0.5},
+        (8, 1),
+        (1, 8),
+    ),
+    "a short last batch": ("pretraining", PRETRAINING[:5], {"alignment_weight": 1.0}, (5, 1), (4, 2)),
+    "questions that share documents": (
+        "instruction_tuning",
+        QUESTION_ROWS,
+        {"alignment_weight": 1.0},
+        (8, 1),
+        (2, 4),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", GROUPS)
+def test_a_group_of_batches_is_one_batch_whatever_its_rows_hold(base, tmp_path, case):
+    stage, rows, fields, *sizes = GROUPS[case]
+    found = [
+        gradients(
+            make_trainer(
+                plain(base), tmp_path / str(size), stage, rows, per_device_train_batch_size=size,
+                gradient_accumulation_steps=steps, max_grad_norm=0.0, bucket_by_length=False, max_steps=1,
+                **fields,
+            )
+        )
+        for size, steps in sizes
+    ]  # fmt: skip
+    assert_close(found[1], found[0], atol=2e-5, rtol=1e-3)
+    assert max(g.abs().max() for g in found[0].values()) > 1e-3
+
+
+def test_scores_are_float32_under_mixed_precision(base, tmp_path, monkeypatch):
+    """In bfloat16 near candidates have one score, and the choice among them is arbitrary."""
+    trainer = make_trainer(plain(base), tmp_path, "end_to_end", bf16=True, max_steps=1)
+    dtypes, compute = [], trainer._other_losses
+
+    def note(inputs, outputs, *rest):
+        dtypes.append(outputs.scores.dtype)
+        return compute(inputs, outputs, *rest)
+
+    monkeypatch.setattr(trainer, "_other_losses", note)
+    trainer.train()
+    assert dtypes == [torch.float32]
+
+
+def test_a_document_that_occurs_twice_in_a_batch_is_no_negative(base, tmp_path):
+    rows = [
+        PretrainingRecord(BASALT, (question,), (("iron",),))
+        for question in ("What is basalt?", "How does basalt cool?")
+    ]
+    trainer = make_trainer(plain(base), tmp_path, rows=rows, contrastive_weight=1.0)
+    batch = batch_of(trainer, (0, 1))
+    without = {key: value for key, value in batch.items() if not key.startswith("match_")}
+    expected = trainer.compute_loss(trainer.model, without)
+    torch.testing.assert_close(trainer.compute_loss(trainer.model, dict(batch)), expected)
+    assert trainer._means["eval"].pop()["match_recall@5"] == 1.0
+
+
+def test_the_order_of_rows_follows_data_seed(base, tmp_path):
+    orders = [
+        list(make_trainer(plain(base), tmp_path, **fields)._get_train_sampler())
+        for fields in ({"data_seed": 1}, {"data_seed": 2}, {"seed": 1}, {"seed": 1, "data_seed": 2})
+    ]
+    assert orders[0] == orders[2] != orders[1] == orders[3]
+
+
+def test_an_optimizer_is_used_or_refused(base, tmp_path):
+    trainer = make_trainer(plain(base), tmp_path, optim="sgd")
+    assert type(trainer.create_optimizer()) is torch.optim.SGD
+    half = make_trainer(plain(base).bfloat16(), tmp_path, optim="sgd")
+    with pytest.raises(ValueError, match="`optim` 'sgd' .* adapters in torch.bfloat16"):
+        half.create_optimizer()
 
 
 def test_the_logged_loss_is_that_of_the_whole_batch(base, tmp_path):
@@ -306,7 +392,7 @@ def test_an_error_of_a_batch_names_its_rows(model, tmp_path):
 
 
 def test_what_a_run_needs(model, tmp_path):
-    with pytest.raises(ValueError, match="`records` is empty"):
+    with pytest.raises(ValueError, match="`train_dataset` is empty"):
         make_trainer(model, tmp_path, rows=[])
     args = make_args(tmp_path)
     args._n_gpu = 2

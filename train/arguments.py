@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 
 from ..data.collation import SIGNALS
 from .losses import CANDIDATES, POSITIVES
+from .options import check_options
 from .stages import STAGES, get_stage
 
 
@@ -16,14 +17,18 @@ from .stages import STAGES, get_stage
 class ClaraTrainingConfig(TrainingArguments):
     r"""Configuration of [`ClaraTrainer`].
 
-    Unset values of `learning_rate`, `alignment_weight` and the batch size come from the stage's row in
-    `train/stages.py`, the paper's. Defaults that differ from `TrainingArguments`: `lr_scheduler_type`
-    "cosine", `warmup_steps` 0.03 (a share of the steps), `num_train_epochs` 1, `logging_steps` 10,
-    `save_steps` 100, `save_total_limit` 2, `remove_unused_columns` False, `report_to` "none",
-    `ddp_find_unused_parameters` False.
+    Unset values of `learning_rate` and `alignment_weight` come from the stage's row in `train/stages.py`, the
+    paper's. The batch is that of `TrainingArguments`: `per_device_train_batch_size` 8 on each device, times
+    `gradient_accumulation_steps` 1; the paper's is 128 rows a step (32 in end_to_end).
+
+    Defaults that differ from `TrainingArguments`: `lr_scheduler_type` "cosine", `warmup_steps` 0.03 (a share
+    of the steps), `num_train_epochs` 1, `logging_steps` 10, `save_steps` 100, `save_total_limit` 2,
+    `remove_unused_columns` False, `report_to` "none", `ddp_find_unused_parameters` False.
 
     Parameters:
         stage: One of "pretraining", "instruction_tuning", "end_to_end".
+        model_init_kwargs: Where the trainer is given a model's name: fields of `ClaraConfig` and arguments of
+            `from_pretrained` (dtype, attn_implementation, …), a mapping.
         starts: Adapter to "kept", "fresh" or "compressor", over the stage's own starts.
         frozen: Adapters of the stage that are not to train (with the compressor its memory tokens).
         alignment_weight: Weight of the alignment loss (lambda, paper equation 2.4); None: the stage's.
@@ -66,6 +71,7 @@ class ClaraTrainingConfig(TrainingArguments):
     """
 
     stage: str = field(default="pretraining", metadata={"help": f"One of {tuple(STAGES)}."})
+    model_init_kwargs: dict | str | None = field(default=None, metadata={"help": "For a model's name."})
     starts: dict | None = field(default=None, metadata={"help": "Adapter to kept, fresh or compressor."})
     frozen: list[str] = field(default_factory=list, metadata={"help": "Adapters that are not to train."})
     alignment_weight: float | None = field(default=None, metadata={"help": "Weight of the alignment loss."})
@@ -112,6 +118,8 @@ class ClaraTrainingConfig(TrainingArguments):
     def __post_init__(self) -> None:
         """Fills what the stage decides, then checks."""
         stage = get_stage(self.stage)
+        check_options(self)
+        self.model_init_kwargs = as_mapping("model_init_kwargs", self.model_init_kwargs)
         if self.learning_rate is None:
             self.learning_rate = stage.learning_rate
         if self.alignment_weight is None:
@@ -123,7 +131,7 @@ class ClaraTrainingConfig(TrainingArguments):
         self._check_rates()
         super().__post_init__()
         self._refuse_fsdp_checkpointing()
-        self.prediction_loss_only = True
+        self.prediction_loss_only = True  # logits are never gathered; answers are generated
         self.label_names = ["labels"]
         self.disable_tqdm = self.disable_tqdm or self.rich_progress
 

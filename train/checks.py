@@ -1,16 +1,22 @@
 """Checks every row before training begins, so that a bad one does not stop a run after hours."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ..data.records import PretrainingRecord, QuestionRecord
+from ..prompts_clara import (
+    paraphrase_prompt,
+    questions_and_answers_prompt,
+    questions_and_answers_target,
+    reconstruction_prompt,
+)
 from .arguments import ClaraTrainingConfig
 
 MARGIN = 16
 
 
 def check_rows(model: Any, args: ClaraTrainingConfig, records: Sequence[Any]) -> None:
-    """Checks the number of documents, and the lengths of questions and answers.
+    """Checks the number of documents, and the lengths of questions, answers and targets.
 
     No token is shorter than a byte, so only texts of more bytes than the limit has tokens are encoded.
 
@@ -23,7 +29,9 @@ def check_rows(model: Any, args: ClaraTrainingConfig, records: Sequence[Any]) ->
         ValueError: Naming the first bad row, the rule and the way out.
     """
     if args.stage == "pretraining":
-        _check_prompts(model.processor, 1, _pretraining_prompts(records), in_query=False)
+        _check_targets(model.processor, args.target_max_length)
+        prompts = _pretraining_prompts(records)
+        _check_prompts(model.processor, 1, prompts, bool(args.contrastive_weight), in_target=True)
         return
     if args.stage == "instruction_tuning":
         needed, name = args.documents_per_question, "documents_per_question"
@@ -36,11 +44,26 @@ def check_rows(model: Any, args: ClaraTrainingConfig, records: Sequence[Any]) ->
 
 def _check_documents(records: Sequence[QuestionRecord], needed: int, name: str) -> None:
     for row, record in enumerate(records):
-        if len(record.documents) < needed:
+        count = len(set(record.documents))
+        if count < needed:
             raise ValueError(
-                f"Row {row} has {len(record.documents)} documents, fewer than `{name}` = {needed}: lower it, "
+                f"Row {row} has {count} documents, fewer than `{name}` = {needed}: lower it, "
                 "fill the row's documents (`clara.data.synthesis.pools`), or leave the row out."
             )
+
+
+def _check_targets(processor: Any, longest: int) -> None:
+    """Checks that the longest target of pretraining fits behind each of its prompts."""
+    style = processor.prompt_style
+    prompts = [reconstruction_prompt(), paraphrase_prompt(style), questions_and_answers_prompt()]
+    slots = [[processor.num_memory_tokens]] * len(prompts)
+    frame = processor.encode_messages(prompts, slots, None, ["."] * len(prompts))["input_ids"].shape[-1]
+    room = processor.prompt_max_length - frame
+    if not 1 <= longest <= room:
+        raise ValueError(
+            f"`target_max_length` must be from 1 to {room}, got {longest}: a prompt has {frame} tokens and "
+            f"`prompt_max_length` is {processor.prompt_max_length}."
+        )
 
 
 def _pretraining_prompts(records: Sequence[PretrainingRecord]) -> Iterator[tuple[int, str, str]]:
@@ -49,16 +72,22 @@ def _pretraining_prompts(records: Sequence[PretrainingRecord]) -> Iterator[tuple
             yield row, question, answers[0]
 
 
-def _check_prompts(processor: Any, k: int, prompts: Iterator[tuple[int, str, str]], in_query: bool) -> None:
+def _check_prompts(
+    processor: Any, k: int, prompts: Iterable[tuple[int, str, str]], in_query: bool, in_target: bool = False
+) -> None:
+    """Encodes what may be too long: questions with answers, questions alone, both together as a target."""
     slots = [[processor.num_memory_tokens] * k]
     frame = processor.encode_prompts(["?"], slots, ["."])["input_ids"].shape[-1]
     room = processor.prompt_max_length - frame - MARGIN
-    longest = processor.question_max_length - MARGIN
+    longest = (processor.encoder_length or processor.question_max_length) - MARGIN
     for row, question, answer in prompts:
         query = len(question.encode())
         try:
             if query + len(answer.encode()) > room:
                 processor.encode_prompts([question], slots, [answer])
+                if in_target:
+                    pair = questions_and_answers_target([question], [answer])
+                    processor.encode_messages([questions_and_answers_prompt()], slots, None, [pair])
             if in_query and query > longest:
                 processor.encode_questions([question])
         except ValueError as error:

@@ -34,7 +34,11 @@ class RowCollator:
 
 
 def make_collator(
-    model: Any, args: ClaraTrainingConfig, records: Sequence[Any], corpus: Sequence[str] = ()
+    model: Any,
+    args: ClaraTrainingConfig,
+    records: Sequence[Any],
+    corpus: Sequence[str] = (),
+    stored: bool = True,
 ) -> Callable:
     """The stage's collator; end to end it compresses every candidate first, once.
 
@@ -43,6 +47,7 @@ def make_collator(
         args: The configuration.
         records: Every row of training and evaluation.
         corpus: End to end: passages beside the rows' candidates.
+        stored: End to end: keep the candidates' memories in the run's folder; else in memory alone.
     """
     shared = {"rate_factors": rate_factors(args, model.config), "seed": args.seed}
     if args.stage == "pretraining":
@@ -57,7 +62,8 @@ def make_collator(
         )
     if args.stage == "instruction_tuning":
         return InstructionCollator(model.processor, args.documents_per_question, **shared)
-    return _end_to_end(model, args, records, corpus, pool_size=args.pool_size, **shared)
+    folder = (args.memory_folder or os.path.join(args.output_dir, "memory")) if stored else None
+    return _end_to_end(model, args, records, corpus, folder, pool_size=args.pool_size, **shared)
 
 
 def _end_to_end(
@@ -65,10 +71,10 @@ def _end_to_end(
     args: ClaraTrainingConfig,
     records: Sequence[QuestionRecord],
     corpus: Sequence[str],
+    folder: str | None,
     **shared: Any,
 ) -> EndToEndCollator:
     """One process compresses, on its device; the others open what it stored."""
-    folder = args.memory_folder or os.path.join(args.output_dir, "memory")
     if getattr(model, "hf_device_map", None) is None and not is_deepspeed_zero3_enabled():
         model.to(args.device)
     with args.main_process_first(local=False, desc="compressing the candidates"):

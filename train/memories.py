@@ -62,7 +62,7 @@ class Candidates(NamedTuple):
 def store_candidates(
     model: Any,
     records: Iterable[QuestionRecord],
-    folder: str | os.PathLike,
+    folder: str | os.PathLike | None,
     batch_size: int = 32,
     others: Sequence[str] = (),
 ) -> Candidates:
@@ -74,7 +74,7 @@ def store_candidates(
     Args:
         model: The model whose (frozen) compressor makes the memories.
         records: Questions with their candidates.
-        folder: Where the memories are kept.
+        folder: Where the memories are kept (None: in memory alone).
         batch_size: Passages compressed at once.
         others: Further passages of the corpus, beside the records' candidates.
 
@@ -83,6 +83,10 @@ def store_candidates(
     """
     first = first_passages(model.processor, [text for record in records for text in record.documents], others)
     texts = list(dict.fromkeys(first.values()))
+    known = {text: place for place, text in enumerate(texts)}
+    places = {text: known[part] for text, part in first.items()}
+    if folder is None:
+        return Candidates(**compressed(model, texts, batch_size), places=places, texts=texts)
     file = os.path.join(folder, "candidates.safetensors")
     identity = {"fingerprint": model.memory_fingerprint(), "texts": text_digest(texts)}
     if not os.path.isfile(file):
@@ -97,8 +101,7 @@ def store_candidates(
             f"{file} holds the memories of another compressor or of other candidates: name another "
             "`memory_folder`, or remove it."
         )
-    known = {text: place for place, text in enumerate(texts)}
-    return Candidates(**tensors, places={text: known[part] for text, part in first.items()}, texts=texts)
+    return Candidates(**tensors, places=places, texts=texts)
 
 
 def text_digest(texts: Sequence[str]) -> str:
@@ -169,13 +172,13 @@ class EndToEndCollator:
             ValueError: If a question has fewer than K candidates.
         """
         records = [item.record for item in items]
-        fewest = min(len(record.documents) for record in records)
+        places, mask, positives = pools(records, self.candidates.places)
+        fewest = int(mask.sum(dim=-1).min())
         if (self.pool_size or fewest) < self.retrieval_top_k:
             raise ValueError(
                 f"A question has {fewest} candidates, fewer than `retrieval_top_k` = {self.retrieval_top_k}: "
                 "lower it, fill the pools, or set `pool_size`."
             )
-        places, mask, positives = pools(records, self.candidates.places)
         factor = draw_rate(self.rate_factors, items, self.seed)
         slots = -(-self.processor.num_memory_tokens // factor)
         questions = [record.question for record in records]
@@ -221,13 +224,18 @@ def filled(
 
 
 def pools(records: Sequence[QuestionRecord], places: Mapping[str, int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Places in the store, mask and positives of each record's pool, (B, N) each, padded at the end."""
-    width = max(len(record.documents) for record in records)
+    """Places in the store, mask and positives of each record's pool, (B, N) each, padded at the end.
+
+    A memory is in a pool once, and positive if one of its documents is.
+    """
+    kept = [list(dict.fromkeys(places[text] for text in record.documents)) for record in records]
+    width = max(map(len, kept))
     found = torch.zeros(len(records), width, dtype=torch.long)
     mask = torch.zeros(len(records), width, dtype=torch.bool)
     positives = torch.zeros(len(records), width, dtype=torch.bool)
-    for row, record in enumerate(records):
-        found[row, : len(record.documents)] = torch.tensor([places[text] for text in record.documents])
-        mask[row, : len(record.documents)] = True
-        positives[row, list(record.positives)] = True
+    for row, (record, pool) in enumerate(zip(records, kept, strict=True)):
+        gold = {places[record.documents[index]] for index in record.positives}
+        found[row, : len(pool)] = torch.tensor(pool)
+        mask[row, : len(pool)] = True
+        positives[row, : len(pool)] = torch.tensor([place in gold for place in pool])
     return found, mask, positives

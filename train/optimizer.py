@@ -8,8 +8,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.adamw import adamw
+from transformers import TrainingArguments
+
+LOW_PRECISION = (torch.bfloat16, torch.float16)
+ADAMW = ("adamw_torch", "adamw_torch_fused")
 
 
 class MasterAdamW(torch.optim.Optimizer):
@@ -89,3 +93,25 @@ class MasterAdamW(torch.optim.Optimizer):
             for name, value in state_dict["state"].get(index, {}).items():
                 device = value.device if name == "step" else param.device
                 self.state[param][name] = value.detach().to(device, torch.float32).clone()
+
+
+def master_adamw(
+    model: nn.Module, args: TrainingArguments
+) -> tuple[type[torch.optim.Optimizer], dict[str, Any]] | None:
+    """`MasterAdamW` with its options if a parameter that trains is in bfloat16 or float16, else None.
+
+    Raises:
+        ValueError: If `optim` is another optimizer then, or has `optim_args`.
+    """
+    low = {p.dtype for p in model.parameters() if p.requires_grad and p.dtype in LOW_PRECISION}
+    if not low:
+        return None
+    optim = str(getattr(args.optim, "value", args.optim))
+    if optim not in ADAMW or args.optim_args:
+        raise ValueError(
+            f"`optim` {optim!r} with `optim_args` {args.optim_args!r} would update adapters in "
+            f"{min(map(str, low))}, where most updates are lost to rounding: leave both out for AdamW with "
+            "float32 masters, or load the model with dtype float32 (and `bf16: true` for speed)."
+        )
+    betas = (args.adam_beta1, args.adam_beta2)
+    return MasterAdamW, {"lr": args.learning_rate, "betas": betas, "eps": args.adam_epsilon}

@@ -1,18 +1,13 @@
 """Recipes: YAML files that hold the fields of a run; an option of the command line wins over its field."""
 
 import argparse
-import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import yaml
 from transformers import HfArgumentParser
 
 from .arguments import ClaraTrainingConfig, as_mapping
-
-VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+from .foresight import read_recipe
 
 
 @dataclass
@@ -25,6 +20,8 @@ class ScriptArguments:
         model_fields: Fields of `ClaraConfig`, of a new model or over a checkpoint's (such as
             retrieval_temperature).
         dtype: Dtype the model is loaded in, such as "bfloat16"; the checkpoint's by default.
+        load_in_4bit: Load the base in 4 bits (NF4, twice quantised) by bitsandbytes; adapters are in `dtype`.
+        load_in_8bit: Load the base in 8 bits by bitsandbytes.
         attn_implementation: Attention of transformers, such as "eager" or "sdpa"; its own choice by default.
         train_files: Files or a `datasets` name with configuration, read in this order.
         corpus_files: Unlabelled documents (`id`, `text`). Pretraining: beside the rows, for reconstruction. End
@@ -44,6 +41,8 @@ class ScriptArguments:
     base: str | None = field(default=None, metadata={"help": "Base of a new model."})
     model_fields: dict | str | None = field(default=None, metadata={"help": "Fields of ClaraConfig."})
     dtype: str | None = field(default=None, metadata={"help": "Dtype of the model."})
+    load_in_4bit: bool = field(default=False, metadata={"help": "Base in 4 bits."})
+    load_in_8bit: bool = field(default=False, metadata={"help": "Base in 8 bits."})
     attn_implementation: str | None = field(default=None, metadata={"help": "Attention of the base."})
     train_files: list[str] = field(default_factory=list, metadata={"help": "Training rows."})
     corpus_files: list[str] = field(default_factory=list, metadata={"help": "Unlabelled documents."})
@@ -64,45 +63,10 @@ class ScriptArguments:
         self.model_fields = as_mapping("model_fields", self.model_fields)
         if (self.model is None) == (self.base is None):
             raise ValueError(f"Set `model` or `base`, and only one: got {self.model!r} and {self.base!r}.")
+        if self.load_in_4bit and self.load_in_8bit:
+            raise ValueError("`load_in_4bit` and `load_in_8bit` are both true: set one of them.")
         if not self.train_files and not self.corpus_files:
             raise ValueError("`train_files` is empty: name at least one file or data set of training rows.")
-
-
-def read_recipe(file: str) -> dict[str, Any]:
-    """Reads a recipe. `${NAME}` in a value is that environment variable, `${NAME:-text}` has a default.
-
-    A value that is nothing but a variable is read as YAML, so that it can be a number. `${RECIPE}` is the
-    folder of the recipe.
-
-    Raises:
-        ValueError: If the file holds no mapping, or a variable without a default is not set.
-    """
-    with open(file, encoding="utf-8") as opened:
-        recipe = yaml.safe_load(opened)
-    if not isinstance(recipe, dict):
-        raise ValueError(f"{file} must hold a YAML mapping of fields, got {type(recipe).__name__}.")
-    variables = {**os.environ, "RECIPE": os.path.dirname(os.path.abspath(file))}
-    return {name: _expand(value, variables, file) for name, value in recipe.items()}
-
-
-def _expand(value: Any, variables: Mapping[str, str], file: str) -> Any:
-    if isinstance(value, list):
-        return [_expand(item, variables, file) for item in value]
-    if isinstance(value, dict):
-        return {key: _expand(item, variables, file) for key, item in value.items()}
-    if not isinstance(value, str) or not VARIABLE.search(value):
-        return value
-
-    def look_up(match: re.Match) -> str:
-        found = variables.get(match[1], match[2])
-        if found is None:
-            raise ValueError(
-                f"{file} needs the environment variable {match[1]}: export {match[1]}=... first."
-            )
-        return found
-
-    text = VARIABLE.sub(look_up, value)
-    return yaml.safe_load(text) if VARIABLE.fullmatch(value) else text
 
 
 def parse_arguments(arguments: Sequence[str]) -> tuple[ScriptArguments, ClaraTrainingConfig]:

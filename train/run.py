@@ -22,13 +22,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from transformers import BitsAndBytesConfig
 from transformers.trainer_utils import set_seed
 
+from ..data.joining import join_documents
 from ..data.readers import read_corpus, read_pretraining, read_questions
 from ..data.records import PretrainingRecord, QuestionRecord
 from ..modeling_clara import ClaraForRetrievalGeneration
 from .arguments import ClaraTrainingConfig
 from .recipe import ScriptArguments, parse_arguments
+from .resolving import cast_adapters
+from .resuming import start_digest
 from .sampling import draw
 from .trainer import ClaraTrainer
 
@@ -40,12 +45,30 @@ def load_model(script: ScriptArguments) -> ClaraForRetrievalGeneration:
     fields = script.model_fields or {}
     chosen = {"dtype": script.dtype, "attn_implementation": script.attn_implementation}
     kwargs = {name: value for name, value in chosen.items() if value is not None}
+    if script.load_in_4bit or script.load_in_8bit:
+        kwargs |= quantized(script)
     if script.model is not None:
-        return ClaraForRetrievalGeneration.from_pretrained(
-            os.path.expanduser(script.model), **fields, **kwargs
-        )
-    base = os.path.expanduser(script.base)
-    return ClaraForRetrievalGeneration.from_base(base, **fields, **kwargs)
+        folder = os.path.expanduser(script.model)
+        model = ClaraForRetrievalGeneration.from_pretrained(folder, **fields, **kwargs)
+    else:
+        model = ClaraForRetrievalGeneration.from_base(os.path.expanduser(script.base), **fields, **kwargs)
+    if script.load_in_4bit or script.load_in_8bit:
+        cast_adapters(model, kwargs["dtype"])
+    return model
+
+
+def quantized(script: ScriptArguments) -> dict[str, Any]:
+    """Arguments of loading for a base in 4 or 8 bits, on this process's device; adapters are cast apart."""
+    dtype = getattr(torch, script.dtype or "bfloat16")
+    config = BitsAndBytesConfig(
+        load_in_4bit=script.load_in_4bit,
+        load_in_8bit=script.load_in_8bit,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    device = PartialState().device
+    return {"quantization_config": config, "dtype": dtype, "device_map": {"": device}}
 
 
 def load_records(script: ScriptArguments, stage: str) -> list[PretrainingRecord] | list[QuestionRecord]:
@@ -60,9 +83,9 @@ def load_records(script: ScriptArguments, stage: str) -> list[PretrainingRecord]
         questions = read_questions(sources, streaming=script.streaming)
         wide = (question for question in questions if len(question.documents) >= script.fewest_documents)
         return at_most(script.train_limit, wide, script.streaming)
-    join = "adjacent" if script.streaming else "all"
-    records: Iterable[PretrainingRecord] = read_pretraining(sources, join, streaming=script.streaming)
+    records: Iterable[PretrainingRecord] = read_pretraining(sources, "none", streaming=script.streaming)
     records = itertools.chain(records, gold_documents(script.question_files, script.streaming))
+    records = join_documents(records, "adjacent" if script.streaming else "all")
     longest = script.max_document_characters
     if longest is not None:
         records = (record for record in records if len(record.document) <= longest)
@@ -86,7 +109,7 @@ def load_held_out(script: ScriptArguments, stage: str) -> list[PretrainingRecord
     if not script.eval_files:
         return []
     if stage == "pretraining":
-        return list(itertools.islice(gold_documents(script.eval_files), script.eval_limit))
+        return list(itertools.islice(join_documents(gold_documents(script.eval_files)), script.eval_limit))
     sources = [os.path.expanduser(file) for file in script.eval_files]
     return list(itertools.islice(read_questions(sources), script.eval_limit))
 
@@ -122,19 +145,25 @@ def run(script: ScriptArguments, args: ClaraTrainingConfig, command: str | None 
     ]
     names = dict.fromkeys("/".join(Path(file).parts[-2:]) for file in files)
     trainer.origin = {"command": command, "data": list(names)}
+    trainer.run_facts = {"start": start_digest(model)}
     logger.info("%d rows to train on, %d held out", len(train), len(held_out or ()))
     if not script.prepare_only:
-        trainer.train(resume_from_checkpoint=True)
+        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or True)
         dtype = None if script.final_dtype is None else getattr(torch, script.final_dtype)
         trainer.save_final(os.path.join(args.output_dir, "final"), dtype)
     return trainer
 
 
-def main(arguments: Sequence[str] | None = None, command: str | None = None) -> None:
-    """Parses the options of `python -m clara.train.run`, trains, and leaves the other processes."""
+def main(arguments: Sequence[str] | None = None, command: str | None = None) -> str | None:
+    """Parses the options of `python -m clara.train.run`, trains, and leaves the other processes.
+
+    Returns:
+        The run's folder; None if it was only prepared.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     script, args = parse_arguments(given)
     run(script, args, command or shlex.join(["python", "-m", "clara.train.run", *given])).end()
+    return None if script.prepare_only else args.output_dir
 
 
 if __name__ == "__main__":

@@ -18,6 +18,11 @@ def draw(rows: Sequence[Any], count: int | None, seed: int = 0) -> list[Any]:
     return [rows[place] for place in sorted(random.Random(seed).sample(range(len(rows)), kept))]
 
 
+def order_seed(args: TrainingArguments) -> int:
+    """The seed of the order of rows: `data_seed`, or `seed` where there is none."""
+    return args.seed if args.data_seed is None else args.data_seed
+
+
 class EpochSampler(Sampler[int]):
     """Draws the key of every row once an epoch.
 

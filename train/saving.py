@@ -1,7 +1,5 @@
 """What a trainer writes and goes on from: adapter checkpoints, the final model, the model card."""
 
-import json
-import logging
 import os
 import shutil
 from pathlib import Path
@@ -10,28 +8,18 @@ from typing import Any
 import torch
 from accelerate.utils import save_fsdp_optimizer
 from torch import Tensor
-from transformers import Trainer
 from transformers.trainer import SCHEDULER_NAME
 
 from ..checkpoint_clara import base_is_own
 from .card import render_card
-from .checkpoints import (
-    is_complete,
-    last_complete_checkpoint,
-    load_trained,
-    mark_complete,
-    rotate,
-    save_trained,
-    trained_state,
-)
+from .checkpoints import load_trained, save_trained, trained_state
+from .resuming import ResumableTrainer
 from .stages import get_stage
-
-logger = logging.getLogger(__name__)
 
 CARD = "README.md"
 
 
-class SavingMixin(Trainer):
+class SavingMixin(ResumableTrainer):
     """Checkpoints of adapters and own parameters, complete or not there at all; the base is not in them.
 
     Attributes:
@@ -39,22 +27,6 @@ class SavingMixin(Trainer):
     """
 
     origin: dict[str, Any] = {}
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """Trains; `resume_from_checkpoint=True` goes on from the newest complete checkpoint, if any.
-
-        Raises:
-            ValueError: If the named checkpoint is not complete.
-        """
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
-            logger.info("going on from %s", resume_from_checkpoint or "the start")
-        elif resume_from_checkpoint and not is_complete(resume_from_checkpoint):
-            raise ValueError(
-                f"`resume_from_checkpoint` {resume_from_checkpoint} is no complete checkpoint: a run was cut "
-                "off while writing it; pass True to go on from the newest complete one."
-            )
-        return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_trained(self.model, resume_from_checkpoint)
@@ -80,35 +52,8 @@ class SavingMixin(Trainer):
             else:
                 self.model.save_pretrained(folder, state_dict=state_dict, save_base=False)
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Writes a checkpoint, marks it complete, then removes the oldest above `save_total_limit`.
-
-        Raises:
-            OSError: If it cannot be written (disk full); earlier checkpoints stay, the half one is removed.
-        """
-        folder = Path(self.args.output_dir, f"checkpoint-{self.state.global_step}")
-        self._remove(folder)
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
-            super()._save_checkpoint(model, trial)
-        except OSError:
-            self._remove(folder)
-            raise
-        finally:
-            self.args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            text = json.dumps(self.args.to_dict(), indent=2, default=str)
-            Path(folder, "training_args.json").write_text(text, encoding="utf-8")
-            mark_complete(folder, self.state.global_step)
-            rotate(self.args.output_dir, limit, keep=self.state.best_model_checkpoint)
-            self.create_model_card()
-
-    def _remove(self, folder: Path) -> None:
-        """Removes what a run that was cut off, or an earlier one, left in a checkpoint's place."""
-        if self.args.should_save:
-            shutil.rmtree(folder, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
+    def _checkpoint_is_complete(self) -> None:
+        self.create_model_card()
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """As in `Trainer`, but FSDP's copy of the whole model, base included, is left out."""

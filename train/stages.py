@@ -24,7 +24,7 @@ class Stage:
         starts: Where adapters start from, if not from the checkpoint.
         alignment_weight: Weight of the alignment loss beside the cross-entropy (lambda, paper equation 2.4).
         learning_rate: Peak learning rate (paper table 10).
-        batch_size: Examples an optimizer step (paper table 10).
+        batch_size: Examples an optimizer step (paper table 10), which the recipes of its bases follow.
     """
 
     adapters: tuple[str, ...]

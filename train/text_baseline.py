@@ -19,21 +19,22 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedTokenizerBase,
-    Trainer,
 )
-from transformers.trainer_utils import get_last_checkpoint, set_seed
+from transformers.trainer_utils import set_seed
 
 from ..checkpoint_clara import base_path
 from ..configuration_clara import ClaraConfig
 from ..data.collation import InstructionCollator, Item, RecordDataset
+from ..data.records import QuestionRecord
 from ..data.text_prompts import text_prompt_ids
 from ..processing_clara import IGNORE_INDEX
 from ..tokens_clara import plain_ids, plain_offsets
 from .arguments import ClaraTrainingConfig
-from .optimizer import MasterAdamW
+from .optimizer import master_adamw
 from .recipe import ScriptArguments, parse_arguments
+from .resuming import ResumableTrainer
 from .run import load_records
-from .sampling import EpochCallback, EpochSampler
+from .sampling import EpochCallback, EpochSampler, order_seed
 
 LORA_FIELDS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "doc_max_length")
 
@@ -91,19 +92,43 @@ class TextCollator:
         return text if len(offsets) <= self.doc_max_length else text[: offsets[self.doc_max_length - 1][1]]
 
 
+def check_lengths(collator: TextCollator, records: Sequence[QuestionRecord]) -> None:
+    """Checks every row before training; only those that may be too long are encoded.
+
+    Raises:
+        ValueError: Naming the first row that is too long, or has fewer documents than are shown.
+    """
+    frame = 64 + 16 * collator.documents_per_question
+    for row, record in enumerate(records):
+        longest = sum(
+            sorted((len(text.encode()) for text in set(record.documents)), reverse=True)[
+                : collator.documents_per_question
+            ]
+        )
+        longest = min(longest, collator.documents_per_question * collator.doc_max_length)
+        if (
+            frame + longest + len(record.question.encode()) + len(record.target.encode())
+            > collator.prompt_limit
+        ):
+            try:
+                collator([Item(row, 0, record)])
+            except ValueError as error:
+                raise ValueError(f"Row {row}: {error}") from error
+
+
 def _left(rows: Sequence[list[int]], value: int) -> Tensor:
     width = max(len(row) for row in rows)
     return torch.tensor([[value] * (width - len(row)) + row for row in rows])
 
 
-class TextTrainer(Trainer):
-    """`Trainer` with CLaRa's order of rows, its optimizer, and logits of the answers alone."""
+class TextTrainer(ResumableTrainer):
+    """`Trainer` with CLaRa's order of rows, optimizer and checkpoints, and logits of the answers alone."""
 
     def _get_train_sampler(self, train_dataset: RecordDataset | None = None) -> EpochSampler:
         args = self.args
         step = args.train_batch_size * args.gradient_accumulation_steps * max(1, args.world_size)
         dataset = train_dataset or self.train_dataset
-        sampler = EpochSampler(dataset, step, args.bucket_by_length, args.seed)
+        sampler = EpochSampler(dataset, step, args.bucket_by_length, order_seed(args))
         for callback in self.callback_handler.callbacks:
             if type(callback) is EpochCallback:
                 callback.sampler = sampler
@@ -159,26 +184,21 @@ def make_trainer(script: ScriptArguments, args: ClaraTrainingConfig) -> TextTrai
     )
     model = get_peft_model(base, lora, autocast_adapter_dtype=False)
     tokenizer = AutoTokenizer.from_pretrained(path)
-    limit = base.config.max_position_embeddings
+    limit = getattr(base.config, "max_position_embeddings", None) or 2048
     collator = TextCollator(
         tokenizer, args.documents_per_question, fields["doc_max_length"], limit, args.seed
     )
     args.output_dir, args.eval_strategy = os.path.expanduser(args.output_dir), "no"
+    records = load_records(script, args.stage)
+    check_lengths(collator, records)
     return TextTrainer(
         model=model,
         args=args,
         data_collator=collator,
-        train_dataset=RecordDataset(load_records(script, args.stage)),
+        train_dataset=RecordDataset(records),
         callbacks=[EpochCallback()],
         processing_class=tokenizer,
-        optimizer_cls_and_kwargs=(
-            MasterAdamW,
-            {
-                "lr": args.learning_rate,
-                "betas": (args.adam_beta1, args.adam_beta2),
-                "eps": args.adam_epsilon,
-            },
-        ),
+        optimizer_cls_and_kwargs=master_adamw(model, args),
     )
 
 
@@ -200,12 +220,11 @@ def run(script: ScriptArguments, args: ClaraTrainingConfig) -> TextTrainer:
     """Trains and writes the PEFT adapter with its tokenizer into `output_dir`/final; goes on after a cut."""
     set_seed(args.seed)
     trainer = make_trainer(script, args)
-    last = get_last_checkpoint(args.output_dir) if os.path.isdir(args.output_dir) else None
-    trainer.train(resume_from_checkpoint=last)
+    trainer.train(resume_from_checkpoint=True)
     trainer.save_model(os.path.join(args.output_dir, "final"))
     return trainer
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> TextTrainer:
     """Parses the options of `clara train text_baseline` and trains."""
-    run(*parse_arguments([*arguments, "--stage", "instruction_tuning"]))
+    return run(*parse_arguments([*arguments, "--stage", "instruction_tuning"]))

@@ -2,32 +2,38 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
-from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Sampler
-from transformers import Trainer, TrainerCallback
+from transformers import EvalPrediction, TrainerCallback
+from transformers.trainer_utils import PredictionOutput
 
 from ..data.collation import RecordDataset
 from ..data.records import PretrainingRecord, QuestionRecord
 from ..retrieval_clara import cosine_scores
+from .answers import answer_all, asked_questions
 from .arguments import ClaraTrainingConfig
 from .checkpoints import last_complete_checkpoint
 from .checks import check_rows
 from .collators import RowCollator, make_collator, rate_factors
 from .controls import control_rows, memory_controls, sample_answers, write_rows
 from .curves import CurveCallback
+from .groups import WHOLE, Group, counts, own_documents
+from .inputs import as_dataset
 from .limits import TimedCosine, TimeLimitCallback
 from .losses import contrastive_loss, retrieval_distillation
 from .memories import filled
 from .metrics import RunningMeans, recall
-from .optimizer import MasterAdamW
-from .sampling import EpochCallback, EpochSampler
+from .optimizer import master_adamw
+from .resolving import resolve_model
+from .sampling import EpochCallback, EpochSampler, order_seed
 from .saving import SavingMixin
 from .stages import adapter_gradient_norms, prepare_stage
 from .teachers import RetrievalTeacher
@@ -36,26 +42,39 @@ from .throughput import Throughput, device_peak_tflops
 Records = Sequence[PretrainingRecord] | Sequence[QuestionRecord]
 ANSWER = ("input_ids", "attention_mask", "labels")
 TEXTS = ("match_texts", "document_texts", "query_texts")
-LOW_PRECISION = (torch.bfloat16, torch.float16)
+REFUSED_ARGUMENTS: Mapping[str, str] = MappingProxyType(
+    {
+        "model_init": "give `model`; a search over settings makes a trainer for each",
+        "compute_loss_func": "the stage's losses are the trainer's, weighted by its configuration",
+        "preprocess_logits_for_metrics": "no logits are gathered; `compute_metrics` gets generated answers",
+        "processing_class": "the model has its processor",
+    }
+)
 
 
-class ClaraTrainer(SavingMixin, Trainer):
+class ClaraTrainer(SavingMixin):
     """Trains one stage of a CLaRa model.
 
     Args:
-        model: A model of `ClaraForRetrievalGeneration` with its processor. It is put at the start of the
-            stage.
-        args: The configuration; its `stage` decides what trains.
-        train_dataset: Records: `PretrainingRecord`s in pretraining, `QuestionRecord`s in the other stages.
-        eval_dataset: Records of the same kind, or a mapping of names to them.
+        model: A model of `ClaraForRetrievalGeneration` with its processor; or the folder or Hub id of a CLaRa
+            checkpoint, or of a causal LM for a new model. It is put at the start of the stage.
+        args: The configuration; its `stage` decides what trains. Default: pretraining, into "clara-output".
+        train_dataset: A `datasets.Dataset` or `IterableDataset`, a list of dictionaries, or records. Columns:
+            see `train/inputs.py`; pretraining rows of one document are joined.
+        eval_dataset: Rows of the same kind, or a mapping of names to them.
         data_collator: Default: the stage's.
+        compute_metrics: Called at each evaluation with an `EvalPrediction` of the generated answers (a
+            list of texts) and the accepted ones (a list of lists); gives a mapping of names to numbers.
         callbacks: As in `Trainer`; curves are added.
         corpus: End to end: passages that belong to the corpus beside the rows' candidates.
-        **kwargs: As in `Trainer` (optimizers, …).
+        peft_config: A `peft.LoraConfig` for the adapters of a new model.
+        quantization_config: For a model that is given by its name, as in `from_pretrained`.
+        **kwargs: As in `Trainer` (optimizers, optimizer_cls_and_kwargs).
 
     Raises:
-        ValueError: If the model has no processor, lacks an adapter of the stage, a row is bad, or one process
-            would drive several GPUs.
+        ValueError: If the model has no processor, lacks an adapter of the stage, a row is bad, an argument
+            does not work with CLaRa, or one process would drive several GPUs.
+        TypeError: If rows are of no kind that is known.
         FloatingPointError: While training, if a loss or a gradient is not finite; the message names the rows.
     """
 
@@ -64,50 +83,58 @@ class ClaraTrainer(SavingMixin, Trainer):
     def __init__(
         self,
         model: Any,
-        args: ClaraTrainingConfig,
-        train_dataset: Records | None = None,
-        eval_dataset: Records | Mapping[str, Records] | None = None,
+        args: ClaraTrainingConfig | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
         data_collator: Callable | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
         callbacks: list[TrainerCallback] | None = None,
         corpus: Sequence[str] = (),
+        peft_config: Any = None,
+        quantization_config: Any = None,
         **kwargs: Any,
     ) -> None:
+        args = ClaraTrainingConfig("clara-output") if args is None else args
+        check_arguments(args, kwargs, compute_metrics)
+        train = as_dataset(train_dataset, args.stage, "train_dataset", row_limit(args))
+        held_out = as_dataset(eval_dataset, args.stage, "eval_dataset")
+        model = resolve_model(model, args.model_init_kwargs, peft_config, quantization_config)
         check_model(model, args)
         self._ranks_only = args.stage == "end_to_end" and not args.generation_weight
         frozen = {*args.frozen, "generator"} if self._ranks_only else args.frozen
         prepare_stage(model, args.stage, args.starts, args.seed, sorted(frozen))
-        train, evaluation = as_dataset(train_dataset), as_dataset(eval_dataset)
-        if data_collator is None:
-            records = [record for rows in every_dataset(train, evaluation) for record in rows.records]
-            check_rows(model, args, records)
-            data_collator = make_collator(model, args, records, corpus)
-        self._candidates = getattr(data_collator, "candidates", None)
+        self._own_collator = data_collator is None
+        collator = data_collator or checked_collator(model, args, every_dataset(train, held_out), corpus)
+        self._candidates = getattr(collator, "candidates", None)
         self._teacher, self._teacher_vectors = None, None
         self._means = {"train": RunningMeans(), "eval": RunningMeans()}
-        self._throughput = Throughput(model)
-        self._rows: list[int] = []
-        self._epochs = EpochCallback()
-        super().__init__(
-            model=model,
-            args=args,
-            data_collator=RowCollator(data_collator),
-            train_dataset=train,
-            eval_dataset=evaluation,
-            callbacks=[self._epochs, CurveCallback(), *own_callbacks(args), *(callbacks or [])],
-            **kwargs,
-        )
+        self._throughput, self._epochs = Throughput(model), EpochCallback()
+        self._rows, self._group, self._answering = [], Group({}), False
+        with adapters_known(model):
+            super().__init__(
+                model=model,
+                args=args,
+                data_collator=RowCollator(collator),
+                train_dataset=train,
+                eval_dataset=held_out,
+                compute_metrics=compute_metrics,
+                callbacks=[self._epochs, CurveCallback(), *own_callbacks(args), *(callbacks or [])],
+                **kwargs,
+            )
         self._prepare_retrieval()
         self.model.add_model_tags(list(self._tag_names))
         del self.model.config.use_cache  # set by Trainer; ClaraConfig has no such field, and passes say it
 
     def _prepare_retrieval(self) -> None:
         """Stored memories and the teacher go to the device; of a whole corpus the teacher's vectors stay."""
-        args = self.args
+        if self.args.retrieval_teacher:
+            self._teacher = RetrievalTeacher(self.args.retrieval_teacher, self.args.device)
+        self._place_candidates()
+
+    def _place_candidates(self) -> None:
         if self._candidates is not None:
-            self._candidates = self._candidates.to(args.device)
-        if args.retrieval_teacher:
-            self._teacher = RetrievalTeacher(args.retrieval_teacher, args.device)
-            if args.stage == "end_to_end":
+            self._candidates = self._candidates.to(self.args.device)
+            if self._teacher is not None:
                 self._teacher_vectors = self._teacher.embed(self._candidates.texts)
 
     # Data and optimizer
@@ -116,19 +143,19 @@ class ClaraTrainer(SavingMixin, Trainer):
         args = self.args
         step = args.train_batch_size * args.gradient_accumulation_steps * max(1, args.world_size)
         dataset = train_dataset or self.train_dataset
-        self._epochs.sampler = EpochSampler(dataset, step, args.bucket_by_length, args.seed)
+        self._epochs.sampler = EpochSampler(dataset, step, args.bucket_by_length, order_seed(args))
         return self._epochs.sampler
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW; with float32 masters for parameters of a lower precision (DeepSpeed has its own)."""
-        low = not self.is_deepspeed_enabled and any(
-            p.requires_grad and p.dtype in LOW_PRECISION for p in self.model.parameters()
-        )
-        if low and self.optimizer is None and self.optimizer_cls_and_kwargs is None:
-            args = self.args
-            betas = (args.adam_beta1, args.adam_beta2)
-            options = {"lr": args.learning_rate, "betas": betas, "eps": args.adam_epsilon}
-            self.optimizer_cls_and_kwargs = (MasterAdamW, options)
+        """The one of `optim`; AdamW has float32 masters for parameters of a lower precision.
+
+        DeepSpeed has its own masters.
+
+        Raises:
+            ValueError: If `optim` is no AdamW and would lose updates of parameters of a lower precision.
+        """
+        if not self.is_deepspeed_enabled and self.optimizer is None and self.optimizer_cls_and_kwargs is None:
+            self.optimizer_cls_and_kwargs = master_adamw(self.model, self.args)
         return super().create_optimizer(model)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -153,8 +180,8 @@ class ClaraTrainer(SavingMixin, Trainer):
         """The stage's weighted loss; see `ClaraTrainingConfig`.
 
         The answer's loss is divided by the labels of the whole optimizer step on all devices
-        (`num_items_in_batch`); losses that are means over documents or questions are divided by the
-        accumulation steps, so 1 x 8 equals 8 x 1.
+        (`num_items_in_batch`); losses that are means over documents or questions count by the share of the
+        step's documents or questions that this batch has, so 1 x 8 equals 8 x 1.
         """
         rows, positives = inputs.pop("rows").tolist(), inputs.pop("positives", None)
         own = inputs.pop("match_indices", None)
@@ -166,10 +193,10 @@ class ClaraTrainer(SavingMixin, Trainer):
             inputs = {key: inputs[key] for key in inputs if key not in ANSWER}
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
         if own is not None:
-            positives = functional.one_hot(own, outputs.match_scores.shape[-1]).bool()
-        others = self._other_losses(inputs, outputs, positives, (texts, indices))
-        if self.model.training and num_items_in_batch is not None:
-            others = others / self.current_gradient_accumulation_steps
+            positives = own_documents(own, inputs["document_input_ids"], inputs["document_attention_mask"])
+        grouped = self.model.training and num_items_in_batch is not None
+        shares = self._group.shares(inputs, positives) if grouped else WHOLE
+        others = self._other_losses(inputs, outputs, positives, (texts, indices), shares)
         loss = self._answer_loss(outputs, num_items_in_batch) + others
         if not torch.isfinite(loss):
             self._stop(f"The loss is {loss.item()}", rows)
@@ -200,12 +227,26 @@ class ClaraTrainer(SavingMixin, Trainer):
         everywhere = num_items is not None and self.args.average_tokens_across_devices
         return self.args.generation_weight * outputs.loss * (self.args.world_size if everywhere else 1)
 
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, Tensor | int | None]:
+        """As in `Trainer`; counts also the documents and questions of the optimizer step."""
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        everywhere = self.args.world_size > 1 and self.args.average_tokens_across_devices
+        self._group = Group.of(batches, device, self.accelerator if everywhere else None)
+        return batches, num_items
+
     def _other_losses(
-        self, inputs: dict, outputs: Any, positives: Tensor | None, given: tuple[dict, Tensor | None]
+        self,
+        inputs: dict,
+        outputs: Any,
+        positives: Tensor | None,
+        given: tuple[dict, Tensor | None],
+        shares: Mapping[str, float],
     ) -> Tensor | float:
         args, total = self.args, 0.0
         if outputs.alignment_loss is not None:
-            total = total + args.alignment_weight * outputs.alignment_loss
+            total = total + shares["documents"] * args.alignment_weight * outputs.alignment_loss
         if not args.contrastive_weight:
             return total
         scores = outputs.scores if outputs.match_scores is None else outputs.match_scores
@@ -218,7 +259,7 @@ class ClaraTrainer(SavingMixin, Trainer):
             scores = cosine_scores(outputs.query_vectors, self._candidates.vectors)
             positives, mask = self._corpus_positives(indices, positives, scores.shape), None
         extra = contrastive_loss(scores, positives, temperature, mask, args.contrastive_positives)
-        total = total + args.contrastive_weight * extra
+        total = total + shares["questions"] * args.contrastive_weight * extra
         if teacher is not None:
             if mask is not None:
                 scores, teacher = (part.masked_fill(~mask, -1e4) for part in (scores, teacher))
@@ -226,7 +267,7 @@ class ClaraTrainer(SavingMixin, Trainer):
             self._note_means(
                 {"contrastive_loss": float(extra.detach()), "teacher_loss": float(divergence.detach())}
             )
-            total = total + args.retrieval_teacher_weight * divergence
+            total = total + shares["rows"] * args.retrieval_teacher_weight * divergence
         return total
 
     def _teacher_scores(self, texts: dict[str, list[str] | None], indices: Tensor | None) -> Tensor | None:
@@ -265,7 +306,7 @@ class ClaraTrainer(SavingMixin, Trainer):
     def _note(self, inputs: dict, outputs: Any, positives: Tensor | None) -> None:
         means = self._means["train" if self.model.training else "eval"]
         if outputs.alignment_loss is not None:
-            means.add({"alignment_loss": float(outputs.alignment_loss.detach())})
+            means.add({"alignment_loss": float(outputs.alignment_loss.detach())}, counts(inputs)["documents"])
         if outputs.match_scores is not None:
             values, count = recall(outputs.match_scores, positives)
             means.add({f"match_{name}": value for name, value in values.items()}, count)
@@ -307,15 +348,71 @@ class ClaraTrainer(SavingMixin, Trainer):
     def _gather(self, values: list) -> list:
         return gather_object(values) if self.args.world_size > 1 else values
 
+    # Evaluation
+
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As in `Trainer`; `eval_dataset` may be rows of any kind that the trainer takes."""
+        with self._reading(eval_dataset, "eval_dataset") as rows:
+            return super().evaluate(rows, *args, **kwargs)
+
+    def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> PredictionOutput:
+        """Generated answers as `predictions`, the accepted ones as `label_ids`, and the metrics."""
+        check_answers(self.args, "predict")
+        with self._reading(test_dataset, "test_dataset") as rows:
+            self._answering = True
+            try:
+                return super().predict(rows, *args, **kwargs)
+            finally:
+                self._answering = False
+
+    @contextmanager
+    def _reading(self, rows: Any, name: str) -> Iterator[Any]:
+        """Rows as a dataset; new ones are checked, and their candidates compressed."""
+        known = every_dataset(self.train_dataset, self.eval_dataset)
+        plain = rows is None or isinstance(rows, (str, Mapping)) or any(rows is one for one in known)
+        if plain or not self._own_collator:
+            yield rows if plain else as_dataset(rows, self.args.stage, name)
+            return
+        dataset = as_dataset(rows, self.args.stage, name)
+        collator = checked_collator(self.model, self.args, [dataset], stored=False)
+        before = self.data_collator, self._candidates, self._teacher_vectors
+        self.data_collator = RowCollator(collator)
+        self._candidates = getattr(collator, "candidates", None)
+        self._place_candidates()
+        try:
+            yield dataset
+        finally:
+            self.data_collator, self._candidates, self._teacher_vectors = before
+
     def evaluation_loop(
         self, dataloader: Any, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
     ) -> Any:
-        """As in `Trainer`, with the stage's metrics, the memory controls and sample answers."""
-        with self._throughput.paused():
-            output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
-            found = {**self._means["eval"].pop(self._gather), **self._controls(dataloader.dataset.records)}
+        """As in `Trainer`, with the stage's metrics, controls, sample answers and `compute_metrics`."""
+        records = dataloader.dataset.records
+        compute, self.compute_metrics = self.compute_metrics, None
+        try:
+            with self._throughput.paused():
+                output = super().evaluation_loop(
+                    dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs
+                )
+                found = {**self._means["eval"].pop(self._gather), **self._controls(records)}
+                if self._answering or compute is not None:
+                    answers, accepted = self._answers(records)
+                    output = output._replace(predictions=answers, label_ids=accepted)
+                    found |= {} if compute is None else compute(EvalPrediction(answers, accepted))
+        finally:
+            self.compute_metrics = compute
         output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in found.items()})
         return output
+
+    def _answers(self, records: Records) -> tuple[list[str], list[list[str]]]:
+        """Generated and accepted answers to every question of the records; each process answers its share."""
+        args = self.args
+        asked = asked_questions(records, args.stage, args.documents_per_question)
+        places = range(args.process_index, len(asked), max(1, args.world_size))
+        own = answer_all(self.model, [asked[i] for i in places], args.stage, args.per_device_eval_batch_size)
+        answers = dict(self._gather(list(zip(places, own, strict=True))))
+        return [answers[i] for i in range(len(asked))], [one.answers for one in asked]
 
     def _controls(self, records: Records) -> dict[str, float]:
         """Answer loss by memory; writes `memory_controls.jsonl` and `samples.jsonl` in the output folder."""
@@ -345,13 +442,17 @@ def own_callbacks(args: ClaraTrainingConfig) -> list[TrainerCallback]:
     return callbacks
 
 
-def as_dataset(rows: Any) -> Any:
-    """Records as a `RecordDataset`, a mapping of records as a mapping of those; None and datasets as is."""
-    if rows is None or hasattr(rows, "lengths"):
-        return rows
-    if hasattr(rows, "items"):
-        return {name: as_dataset(part) for name, part in rows.items()}
-    return RecordDataset(rows)
+def checked_collator(
+    model: Any,
+    args: ClaraTrainingConfig,
+    datasets: Sequence[RecordDataset],
+    corpus: Sequence[str] = (),
+    stored: bool = True,
+) -> Callable:
+    """The stage's collator for rows that are checked first."""
+    records = [record for rows in datasets for record in rows.records]
+    check_rows(model, args, records)
+    return make_collator(model, args, records, corpus, stored)
 
 
 def every_dataset(train: RecordDataset | None, evaluation: Any) -> list[RecordDataset]:
@@ -375,3 +476,46 @@ def check_model(model: Any, args: ClaraTrainingConfig) -> None:
             f"One process would drive {args.n_gpu} GPUs: start one a GPU with `accelerate launch`, or make "
             "only one visible (CUDA_VISIBLE_DEVICES=0)."
         )
+
+
+def check_arguments(args: Any, kwargs: Mapping[str, Any], compute_metrics: Any) -> None:
+    """Checks the arguments of the trainer itself.
+
+    Raises:
+        TypeError: If the configuration is another trainer's.
+        ValueError: If an argument would change nothing.
+    """
+    if not hasattr(args, "stage"):
+        raise TypeError(
+            f"`args` must be a `ClaraTrainingConfig`, got {type(args).__name__}: it takes the same fields."
+        )
+    for name, value in kwargs.items():
+        if name in REFUSED_ARGUMENTS and value is not None:
+            raise ValueError(f"`{name}` does not work with CLaRa: {REFUSED_ARGUMENTS[name]}. Leave it out.")
+    if compute_metrics is not None:
+        check_answers(args, "compute_metrics")
+
+
+def check_answers(args: Any, name: str) -> None:
+    """Raises a `ValueError` if answers are asked for that a sharded model cannot generate."""
+    if args.fsdp or args.deepspeed or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true"):
+        raise ValueError(
+            f"`{name}` needs generated answers, which a sharded model cannot give: evaluate the final "
+            "checkpoint on one device."
+        )
+
+
+def row_limit(args: ClaraTrainingConfig) -> int | None:
+    """Rows that a run of `max_steps` can use, at most: of a stream no more are read."""
+    step = args.per_device_train_batch_size * args.gradient_accumulation_steps * max(1, args.world_size)
+    return args.max_steps * step if args.max_steps > 0 else None
+
+
+@contextmanager
+def adapters_known(model: Any) -> Iterator[None]:
+    """Lets `Trainer` see that a quantised model has adapters: it looks for a flag on the model itself."""
+    model._hf_peft_config_loaded = True
+    try:
+        yield
+    finally:
+        del model._hf_peft_config_loaded
