@@ -18,7 +18,7 @@ RECORDS = [
 
 
 def arguments(**kwargs):
-    fields = {"files": None, "limit": 3, "retrieval_top_k": 2, "max_passages": 60, "max_new_tokens": 2}
+    fields = {"files": None, "limit": 3, "retrieval_top_k": 2, "max_passages": 80, "max_new_tokens": 2}
     return argparse.Namespace(
         **{**fields, "per_document": None, "batch_size": 2, "no_text": False, "seed": 0, **kwargs}
     )
