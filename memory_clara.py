@@ -32,9 +32,11 @@ from .packing_clara import (
     check_kin,
     check_passages,
     check_ragged,
+    file_digest,
     format_name,
     json_text,
     pack,
+    sync,
     unpack,
 )
 from .ranking_clara import (
@@ -359,9 +361,8 @@ class CorpusMemory:
         if fingerprint is not None and facts["fingerprint"] != fingerprint:
             raise ValueError(
                 f"The memories in {folder} were made by another compressor or base (fingerprint "
-                f"{facts['fingerprint']}, expected {fingerprint}): build them again with this model, or "
-                "load the model "
-                "that made them."
+                f"{facts['fingerprint']}, expected {fingerprint}): build them again with this model, or load "
+                "the model that made them."
             )
         try:
             parts, table = _read_values(path, facts), _read_passages(path, facts)
@@ -406,24 +407,6 @@ class CorpusMemory:
             )
 
 
-def sync(path: Path) -> None:
-    """Waits until a file or folder is on the disk."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _settle(folder: Path) -> None:
     """Gives the new files of a memory their names if it is complete, and removes what a dead writer left."""
     sync(folder)
@@ -447,8 +430,7 @@ def read_facts(folder: Path) -> tuple[dict[str, Any], str]:
     if not path.is_file():
         raise FileNotFoundError(
             f"{folder} holds no {FACTS_FILE}: it is no stored corpus memory; make one with `build_memory` "
-            "and "
-            "`save_pretrained`."
+            "and `save_pretrained`."
         )
     with path.open("rb") as file:
         content = file.read(MOST_BYTES + 1)
@@ -480,16 +462,8 @@ def _read_values(folder: Path, facts: Mapping[str, Any]) -> dict[str, Tensor]:
         parts = load_file(path)
         offsets, vectors = parts["offsets"], parts["vectors"]
         values, packed = parts["values"], {name: part for name, part in parts.items() if name in PACKED}
-        right = (
-            offsets.dtype == torch.int64
-            and vectors.dtype == torch.float32
-            and set(packed)
-            | {
-                "offsets",
-                "vectors",
-            }
-            == set(parts)
-        )
+        right = offsets.dtype == torch.int64 and vectors.dtype == torch.float32
+        right = right and {*packed, "offsets", "vectors"} == set(parts)
         unpacked, kind = check_ragged(unpack(packed, facts["dtype"]), offsets)[0], values.dtype
         right = right and (kind, unpacked.shape[1]) == (PACKED_KINDS[facts["dtype"]], facts["hidden_size"])
         shape = (len(offsets) - 1, len(values))

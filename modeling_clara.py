@@ -263,7 +263,8 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
         k, rest = divmod(slots, memories.values.shape[-2])
         if rest or not k:
             raise ValueError(
-                f"`input_ids` has {slots} memory slots a row, not a multiple of M = {memories.values.shape[-2]}."
+                f"`input_ids` has {slots} memory slots a row, not a multiple of M = "
+                f"{memories.values.shape[-2]}."
             )
         config = self.config
         estimator = config.retrieval_estimator if self.training else "straight_through"
@@ -351,7 +352,7 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
 
 
 def _rows(input_ids: Tensor, memories: Memories, mask: Tensor | None) -> Tensor:
-    """(slots, H): the vectors of given memories, (B, N, M, H) or (N, M, H), that fill the prompts' slots in order.
+    """(slots, H): the vectors of given memories, (B, N, M, H) or (N, M, H), in the order of the slots.
 
     Raises:
         ValueError: If a row's memories do not fill its slots.

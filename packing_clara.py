@@ -1,12 +1,15 @@
-"""Packing of memories (int8, int4) and the checks of a memory's passages.
+"""Packing of memories (int8, int4), the checks of a memory's passages, and of its files.
 
 Letters of the shapes: N passages, T all vectors of all passages, H hidden width.
 """
 
+import hashlib
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -219,3 +222,21 @@ def check_kin(other: Any, fingerprint: str | None, hidden_size: int, width: int)
         raise ValueError(
             f"`other` has (H, D) = {got}, this memory {(hidden_size, width)}: they must be equal."
         )
+
+
+def sync(path: Path) -> None:
+    """Waits until a file or folder is on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

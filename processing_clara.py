@@ -127,7 +127,8 @@ class ClaraProcessor(ProcessorMixin):
         if self.pooling == "memory_tokens":
             return [-(-self.num_memory_tokens // factor)] * len(attention_mask)
         rate = self.doc_max_length // self.num_memory_tokens
-        return [-(-(-(-count // rate)) // factor) for count in attention_mask.sum(dim=-1).tolist()]
+        vectors = (attention_mask.sum(dim=-1) + rate - 1) // rate
+        return ((vectors + factor - 1) // factor).tolist()
 
     def split_documents(self, texts: Sequence[str], headers: Sequence[str] | None = None) -> list[list[str]]:
         """Cuts each text into passages of at most `doc_max_length` tokens; see `split_texts`.
@@ -328,7 +329,7 @@ class ClaraProcessor(ProcessorMixin):
                 raise ValueError(f"`{name}[{index}]` has {len(row)} tokens, the limit is {limit}: {way_out}.")
 
     def pad(self, ids: list[list[int]], width: int | None = None) -> BatchEncoding:
-        """Token ids as `input_ids` and `attention_mask`, (B, L), padded on the left to the longest or a width."""
+        """Ids as `input_ids` and `attention_mask` (B, L), padded on the left to the longest or to a width."""
         pad = self.tokenizer.pad_token_id
         rows = self._left(ids, self.tokenizer.eos_token_id if pad is None else pad, width)
         mask = self._left([[1] * len(row) for row in ids], 0, width)

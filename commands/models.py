@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..modeling_clara import ClaraForRetrievalGeneration
 
-SHIPPED = Path(__file__).resolve().parents[1] / "checkpoints" / "clara-smollm2-135m-4x"
+SHIPPED = Path(__file__).resolve().parents[1] / "checkpoints" / "clara-smollm2-135m"
 EMBEDDED = "smollm2-135m"
 UNTRAINED = (
     "These adapters are UNTRAINED: no training has taught this model to write or read memories. The answers "
@@ -98,8 +98,8 @@ def is_checkpoint(name: str) -> bool:
     """Whether `name` is a CLaRa checkpoint and not a plain causal LM."""
     from transformers import PretrainedConfig
 
-    from ..configuration_clara import ClaraConfig
     from ..bases.embedded import is_embedded
+    from ..configuration_clara import ClaraConfig
 
     if is_embedded(name):
         return False

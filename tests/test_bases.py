@@ -11,7 +11,7 @@ from clara.configuration_clara import ADAPTERS
 from clara.modeling_clara import ClaraForRetrievalGeneration
 from clara.processing_clara import IGNORE_INDEX
 from clara.train.stages import STAGES
-from conftest import DOCUMENTS, QUESTIONS, SMALL, make_tokenizer, save_base, stir
+from conftest import DOCUMENTS, QUESTIONS, SMALL, make_tokenizer, save_base, slots_of, stir
 from training_helpers import make_trainer
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, BitsAndBytesConfig, MixtralConfig
 
@@ -119,8 +119,11 @@ def test_plain_transformers_loads_the_root_as_the_base(case, tmp_path):
 
 def check_labelled_logits(model):
     """The labelled tokens' logits and loss are those of the full pass, for answers of unlike lengths."""
-    memory = model.build_memory(DOCUMENTS, show_progress=False).gather(torch.tensor([[0], [1], [2]]))
-    batch = model.processor.encode_prompts(["q", QUESTIONS[0], QUESTIONS[1]], 1, ANSWERS)
+    memory = model.build_memory(DOCUMENTS, show_progress=False).gather([0, 1, 2])
+    memory = torch.stack(memory)
+    batch = model.processor.encode_prompts(
+        ["q", QUESTIONS[0], QUESTIONS[1]], slots_of(range(3), 1, memory.shape[1]), ANSWERS
+    )
     keep = batch["labels"][:, 1:] != IGNORE_INDEX
     full = model(memory=memory, input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     out = model(memory=memory, **batch)
@@ -150,7 +153,7 @@ def test_padding_and_company_change_nothing(case):
         pytest.skip("rounding differs between shapes in bfloat16")
     memory = model.build_memory(DOCUMENTS, show_progress=False)
     alone = model.build_memory(DOCUMENTS[4:5], show_progress=False)
-    torch.testing.assert_close(memory[4:5], alone[:], atol=1e-5, rtol=0)
+    torch.testing.assert_close(memory.gather([4])[0], alone.values, atol=1e-5, rtol=0)
     _, together = generated(model, memory, [QUESTIONS[0], "Why?"])
     _, single = generated(model, memory, ["Why?"])
     torch.testing.assert_close(together[1], single[0], atol=1e-5, rtol=0)
@@ -234,7 +237,7 @@ def test_an_8_bit_base_answers_saves_and_loads(checkpoint, shared_model, tmp_pat
     model = Model.from_pretrained(checkpoint, **quantised(8))
     memory = model.build_memory(DOCUMENTS, show_progress=False)
     exact = shared_model.build_memory(DOCUMENTS, show_progress=False)
-    cosine = torch.nn.functional.cosine_similarity(memory[:].flatten(1), exact[:].flatten(1))
+    cosine = torch.nn.functional.cosine_similarity(memory.values, exact.values)
     assert cosine.min() > 0.98
     with pytest.raises(ValueError, match="another compressor or base"):
         shared_model.retrieve(QUESTIONS, memory)

@@ -2,11 +2,11 @@
 
 import json
 import shutil
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
-from clara import checkpoint_clara
 from clara.checkpoint_clara import (
     base_path,
     base_state,
@@ -46,11 +46,22 @@ def test_own_names_follow_the_configuration():
 
 def test_base_path_needs_a_name(monkeypatch):
     assert base_path("org/some-base") == "org/some-base"
-    monkeypatch.setattr(checkpoint_clara, "embedded_base_path", lambda name: f"/cache/{name}")
+    monkeypatch.setattr("clara.bases.embedded.embedded_base_path", lambda name: f"/cache/{name}")
     assert base_path("smollm2-135m") == "/cache/smollm2-135m"
     for nothing in (None, ""):
         with pytest.raises(ValueError, match="names none: set `base_model_name_or_path`"):
             base_path(nothing)
+
+
+def test_without_the_package_the_embedded_base_is_that_of_the_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("CLARA_CACHE", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "clara.bases.embedded", None)
+    with pytest.raises(ModuleNotFoundError, match="pip install clara-rag"):
+        base_path("smollm2-135m")
+    folder = tmp_path / "smollm2-135m-0123"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    assert base_path("smollm2-135m") == str(folder)
 
 
 def test_own_tensors_alone_are_read_and_beside_a_base_are_left(tmp_path):
@@ -195,7 +206,7 @@ def test_an_upload_needs_a_repository_and_passes_the_rest_on(monkeypatch):
         def upload_folder(self, **kwargs):
             calls.append(("upload", kwargs))
 
-    monkeypatch.setattr(checkpoint_clara, "HfApi", Api)
+    monkeypatch.setattr("clara.checkpoint_clara.HfApi", Api)
     with pytest.raises(ValueError, match="`repo_id` is needed"):
         upload("folder")
     upload("folder", "org/x", token="t", private=True, commit_message="new")

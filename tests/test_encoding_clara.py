@@ -27,22 +27,6 @@ def test_positions_of_columns_count_padding():
     assert positions(mask, "columns").tolist() == [[0, 1, 2, 3, 4]] * 2
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_spans_ignore_padding(side):
-    states = tensor([[[1.0], [3.0], [5.0], [9.0]]])
-    junk = torch.full((1, 3, 1), 1e6)
-    parts, masks = [states, junk], [torch.ones(1, 4), torch.zeros(1, 3)]
-    if side == "left":
-        parts, masks = parts[::-1], masks[::-1]
-    assert mean_spans(torch.cat(parts, 1), torch.cat(masks, 1), 2).tolist() == [[[2.0], [7.0]]]
-
-
-def test_spans_keep_the_dtype_but_add_up_in_float32():
-    states = torch.full((1, 256, 1), 1.0, dtype=torch.bfloat16)
-    pooled = mean_spans(states, torch.ones(1, 256), 1)
-    assert pooled.dtype == torch.bfloat16 and pooled.item() == 1.0
-
-
 def test_alignment_loss_by_hand():
     """Mean states (2, 4) and (1, 1), mean memories (1, 2) and (1, 3): (1 + 4 + 0 + 4) / 4."""
     states = tensor([[[1.0, 3.0], [3.0, 5.0]], [[1.0, 1.0], [50.0, 50.0]]])

@@ -10,12 +10,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 HUB_FILES = sorted(ROOT.glob("*_clara.py"))
-ROOMS = ("data", "train", "evaluation", "serving", "commands")
+ROOMS = ("bases", "store", "data", "train", "evaluation", "serving", "commands")
 MAY_IMPORT = {
-    "data": {"data"},
+    "bases": {"bases"},
+    "store": {"store"},
+    "data": {"data", "bases", "store"},
     "train": {"train", "data"},
-    "evaluation": {"evaluation", "data", "train"},
-    "serving": {"serving", "data"},
+    "evaluation": {"evaluation", "data", "train", "store"},
+    "serving": {"serving", "data", "store"},
     "commands": set(ROOMS),
 }
 SOURCES = sorted([*ROOT.glob("*.py"), *(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))])

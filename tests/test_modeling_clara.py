@@ -162,9 +162,7 @@ def test_each_documents_memory_lies_in_its_own_slots(shared_model):
 @pytest.mark.parametrize("shape", [(12, H), (6, H), (7, H), (9, H)])
 def test_slots_and_memories_must_match(shared_model, shape):
     batch = shared_model.processor.encode_prompts(QUESTIONS[:1], slots_of(QUESTIONS[:1], 2))
-    with pytest.raises(
-        ValueError, match=r"has \[8\] memory slots a row but \d+ memory vectors are given"
-    ):
+    with pytest.raises(ValueError, match=r"has \[8\] memory slots a row but \d+ memory vectors are given"):
         shared_model.fill_slots(batch["input_ids"], torch.zeros(shape))
 
 
@@ -314,7 +312,9 @@ def test_documents_compressed_on_the_way(shared_model, pools, encoded):
 def test_questions_to_match_are_scored_against_every_document_of_the_batch(shared_model, pools, encoded):
     documents = {f"document_{key}": value for key, value in encoded["documents"].items()}
     questions = {f"match_{key}": value[:2] for key, value in encoded["questions"].items()}
-    single = shared_model.processor.encode_prompts([*QUESTIONS, *QUESTIONS], slots_of(range(6), 1), [*ANSWERS, *ANSWERS])
+    single = shared_model.processor.encode_prompts(
+        [*QUESTIONS, *QUESTIONS], slots_of(range(6), 1), [*ANSWERS, *ANSWERS]
+    )
     out = shared_model(**documents, **questions, **single)
     as_documents = compress(shared_model, **{key: value[:2] for key, value in encoded["questions"].items()})
     torch.testing.assert_close(out.match_scores, cosine_scores(as_documents.mean(-2), pools[0].mean(-2)))

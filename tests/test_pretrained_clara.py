@@ -10,7 +10,7 @@ import torch
 from clara.adapters_clara import adapter_state, wearing, worn_adapters
 from clara.configuration_clara import ADAPTERS, ClaraConfig
 from clara.modeling_clara import ClaraForRetrievalGeneration
-from conftest import DOCUMENTS, QUESTIONS, make_model, save_base, text_config
+from conftest import DOCUMENTS, QUESTIONS, make_model, save_base, slots_of, text_config
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -458,8 +458,10 @@ def test_a_bare_model_says_that_it_lacks_adapters(base, tokenizer):
 
 def test_the_processor_is_the_checkpoints(checkpoint, shared_model):
     model = Model.from_pretrained(checkpoint)
-    expected = shared_model.processor.encode_prompts(QUESTIONS, 2)
-    assert torch.equal(model.processor.encode_prompts(QUESTIONS, 2)["input_ids"], expected["input_ids"])
+    expected = shared_model.processor.encode_prompts(QUESTIONS, slots_of(QUESTIONS, 2))
+    assert torch.equal(
+        model.processor.encode_prompts(QUESTIONS, slots_of(QUESTIONS, 2))["input_ids"], expected["input_ids"]
+    )
     assert AutoTokenizer.from_pretrained(checkpoint).get_vocab() == model.processor.tokenizer.get_vocab()
 
 

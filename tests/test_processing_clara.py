@@ -247,7 +247,9 @@ def test_long_texts_may_be_cut(processor):
 
 
 def test_special_tokens_after_each_memory(processor):
-    row = rows_of(make_processor(memory_suffix="<|endoftext|>").encode_prompts([QUESTIONS[0]], slots_of([0], 2)))[0]
+    row = rows_of(
+        make_processor(memory_suffix="<|endoftext|>").encode_prompts([QUESTIONS[0]], slots_of([0], 2))
+    )[0]
     plain = rows_of(processor.encode_prompts([QUESTIONS[0]], slots_of([0], 2)))[0]
     first = row.index(SLOT_ID)
     assert row[first : first + 5] == [SLOT_ID] * 4 + [0]

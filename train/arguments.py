@@ -127,6 +127,7 @@ class ClaraTrainingConfig(TrainingArguments):
         self.starts = as_mapping("starts", self.starts)
         self.signals = as_mapping("signals", self.signals)
         self._check_weights()
+        self._check_together()
         self._check_signals()
         self._check_rates()
         super().__post_init__()
@@ -148,12 +149,6 @@ class ClaraTrainingConfig(TrainingArguments):
             raise ValueError(
                 f"`contrastive_candidates` must be one of {CANDIDATES}, got {self.contrastive_candidates!r}."
             )
-        if self.decay_by_time and self.max_minutes is None:
-            raise ValueError("`decay_by_time` needs `max_minutes`: set both or neither.")
-        if self.retrieval_teacher and not self.contrastive_weight:
-            raise ValueError(
-                "`retrieval_teacher` works beside the contrastive loss: set `contrastive_weight` above 0."
-            )
         if self.contrastive_positives not in POSITIVES:
             raise ValueError(
                 f"`contrastive_positives` must be one of {POSITIVES}, got {self.contrastive_positives!r}."
@@ -168,6 +163,15 @@ class ClaraTrainingConfig(TrainingArguments):
         if self.stage == "end_to_end" and self.alignment_weight:
             raise ValueError(
                 "`alignment_weight` must be 0 in stage 'end_to_end': the compressor is frozen there."
+            )
+
+    def _check_together(self) -> None:
+        """What needs another option beside it."""
+        if self.decay_by_time and self.max_minutes is None:
+            raise ValueError("`decay_by_time` needs `max_minutes`: set both or neither.")
+        if self.retrieval_teacher and not self.contrastive_weight:
+            raise ValueError(
+                "`retrieval_teacher` works beside the contrastive loss: set `contrastive_weight` above 0."
             )
 
     def _check_signals(self) -> None:

@@ -95,7 +95,7 @@ def store_candidates(
         os.replace(file + ".tmp", file)
     with safe_open(file, "pt") as opened:
         found = opened.metadata()
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}
+        tensors = {name: opened.get_tensor(name) for name in list(opened.keys())}
     if found != identity:
         raise ValueError(
             f"{file} holds the memories of another compressor or of other candidates: name another "
@@ -148,8 +148,8 @@ class EndToEndCollator:
         candidates: The memories of every candidate.
         retrieval_top_k: K documents given to the generator.
         rate_factors: Rates to train at once.
-        pool_size: Candidates of a question, as many as its row has by default; the trainer fills smaller pools
-            from the whole corpus.
+        pool_size: Candidates of a question, as many as its row has by default; the trainer fills smaller
+            pools from the whole corpus.
         seed: Seed of the rates' draw.
     """
 
@@ -164,9 +164,9 @@ class EndToEndCollator:
         """Makes a batch of B questions with pools padded to the widest, N documents.
 
         Returns:
-            `candidate_indices` (B, N) int64 places in `candidates`, `memory_mask` and `positives` (B, N) bool,
+            `candidate_indices` (B, N) places in `candidates`, `memory_mask` and `positives` (B, N) bool,
             `query_input_ids` and its mask (B, Lq), the questions' texts `query_texts` (B), `rate_factor`, and
-            `input_ids`, `attention_mask`, `labels` (B, L) with K times M slots, M the most vectors of a memory.
+            `input_ids`, `attention_mask`, `labels` (B, L) with K times M slots.
 
         Raises:
             ValueError: If a question has fewer than K candidates.

@@ -85,7 +85,7 @@ def compare(model: Any, expected: Expected, max_new_tokens: int) -> Iterator[Dif
     yield from _compare_documents(model, [text for pool in documents for text in pool], tensors)
     if "query" in tensors:
         batch = model.processor.encode_questions(expected.texts["questions"]).to(model.device)
-        query = model.reason(**batch).flatten(1)
+        query = model.reason(**batch).values.flatten(1)
         yield Difference("query", _largest(query, tensors["query"]), CLOSE, "max abs")
     yield _compare_prompts(model, expected)
     with tempfile.TemporaryDirectory() as folder:
@@ -104,12 +104,18 @@ def _compare_documents(model: Any, texts: list[str], tensors: dict[str, Tensor])
         same_mask = batch["attention_mask"].cpu() == mask
         same = same_mask & ((batch["input_ids"].cpu() == ids) | (mask == 0))
         yield Difference("encoder ids", float((~same).sum()), 0, f"of {same.numel()} differ")
-    memory = model.compress(**batch)
+    memory = model.compress(**batch).values
     yield Difference("memory", _largest(memory, tensors["memory"]), CLOSE, "max abs")
     if "mse" in tensors:
-        prompts = model.processor.encode_prompts(["-"] * len(texts), 1, ["-"] * len(texts)).to(model.device)
+        size = model.config.num_memory_tokens
+        prompts = model.processor.encode_prompts(
+            ["-"] * len(texts), [[size]] * len(texts), ["-"] * len(texts)
+        )
         documents = {f"document_{name}": batch[name] for name in ("input_ids", "attention_mask")}
-        loss, recorded = float(model(**prompts, **documents).alignment_loss), float(tensors["mse"])
+        loss, recorded = (
+            float(model(**prompts.to(model.device), **documents).alignment_loss),
+            float(tensors["mse"]),
+        )
         yield Difference("alignment loss", abs(loss - recorded) / abs(recorded), CLOSE, "relative")
 
 
@@ -133,7 +139,8 @@ def _compare_retrieval(
 
 
 def _compare_prompts(model: Any, expected: Expected) -> Difference:
-    batch = model.processor.encode_prompts(expected.texts["questions"], expected.slots)
+    size = model.config.num_memory_tokens
+    batch = model.processor.encode_prompts(expected.texts["questions"], [[size] * k for k in expected.slots])
     slots, differ = set(expected.texts["mem_token_ids"]), 0
     for ids, mask, recorded in zip(
         batch["input_ids"], batch["attention_mask"], expected.texts["prompt_ids"], strict=True

@@ -108,6 +108,7 @@ def make_config(
         retrieval_top_k=fields.get("generation_top_k") or 5,
         lora_r=fields["lora_r"],
         lora_alpha=ALPHA_PER_RANK * fields["lora_r"],
+        retrieval_pooling="flatten",
         base_model_name_or_path=base,
         base_model_revision=revision,
         base_is_changed=True,

@@ -24,8 +24,8 @@ class ScriptArguments:
         load_in_8bit: Load the base in 8 bits by bitsandbytes.
         attn_implementation: Attention of transformers, such as "eager" or "sdpa"; its own choice by default.
         train_files: Files or a `datasets` name with configuration, read in this order.
-        corpus_files: Unlabelled documents (`id`, `text`). Pretraining: beside the rows, for reconstruction. End
-            to end: passages among which is searched beside the rows' candidates.
+        corpus_files: Unlabelled documents (`id`, `text`). Pretraining: beside the rows, for reconstruction.
+            End to end: passages among which is searched beside the rows' candidates.
         question_files: Pretraining: question rows beside them; each gives its first gold document.
         eval_files: Held-out question rows (in pretraining each gives its first gold document).
         max_document_characters: Pretraining: leave out longer documents (a curriculum from short passages).

@@ -207,7 +207,7 @@ class ClaraTrainer(SavingMixin):
         return (loss, outputs) if return_outputs else loss
 
     def _pools(self, inputs: dict, indices: Tensor, positives: Tensor) -> tuple[Tensor, Tensor]:
-        """Puts the memories of the candidates into the inputs; pools are filled from the corpus if asked for."""
+        """Puts the candidates' memories into the inputs; fills pools from the corpus if asked for."""
         args, candidates = self.args, self._candidates
         if args.pool_size:
             with torch.no_grad():
@@ -465,8 +465,8 @@ def check_model(model: Any, args: ClaraTrainingConfig) -> None:
     """Checks what a run needs of the model and of the launch.
 
     Raises:
-        ValueError: If the model has no processor or cannot make one of the `compression_rates`, or one process
-            would drive several GPUs.
+        ValueError: If the model has no processor or cannot make one of the `compression_rates`, or one
+            process would drive several GPUs.
     """
     if model.processor is None:
         raise ValueError("`model` has no processor: load it with from_pretrained or from_base.")

@@ -1,6 +1,6 @@
-"""A model of Mistral-7B's shape with random weights on one GPU: training steps, compression, answering, memory.
+"""A model of Mistral-7B's shape with random weights on one GPU: training steps, compression, answering.
 
-Writes one JSON object: tokens a second, model FLOP utilisation, seconds and peak bytes. Shapes alone matter here.
+Writes one JSON object: tokens a second, model FLOP utilisation, seconds, peak bytes. Shapes alone matter.
 """
 
 import argparse

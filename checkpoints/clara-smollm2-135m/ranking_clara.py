@@ -1,0 +1,1 @@
+../../ranking_clara.py

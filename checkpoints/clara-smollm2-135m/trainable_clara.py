@@ -1,0 +1,1 @@
+../../trainable_clara.py
