@@ -88,7 +88,7 @@ def answer_loss(model: Any, rows: Sequence[Row], documents: Sequence[list[str]])
         documents: For each question its documents; an empty list for none.
     """
     questions, answers, _ = zip(*rows, strict=True)
-    given, slots = _no_memory(model), [[] for _ in rows]
+    given, slots = _no_memory(model, len(rows)), [[] for _ in rows]
     if any(documents):
         given = _documents(model, documents)
         sizes = iter(model.processor.memory_counts(given["document_attention_mask"]))
@@ -111,9 +111,9 @@ def _documents(model: Any, documents: Sequence[list[str]]) -> dict[str, torch.Te
     return {name: tensor.to(model.device) for name, tensor in given.items()}
 
 
-def _no_memory(model: Any) -> dict[str, torch.Tensor]:
+def _no_memory(model: Any, rows: int) -> dict[str, torch.Tensor]:
     width = model.config.get_text_config().hidden_size
-    return {"memory": torch.zeros(1, 0, 1, width, dtype=model.dtype, device=model.device)}
+    return {"memory": torch.zeros(rows, 0, 1, width, dtype=model.dtype, device=model.device)}
 
 
 def sample_answers(model: Any, rows: Sequence[Row], max_new_tokens: int = 32) -> list[dict[str, str]]:
