@@ -50,7 +50,8 @@ def test_the_loss_is_cross_entropy_and_a_tenth_of_the_alignment(base, tmp_path, 
     trainer = make_trainer(model, tmp_path, stage)
     batch = batch_of(trainer)
     ids, mask = batch["document_input_ids"], batch["document_attention_mask"]
-    memory, states = model._encode("compressor", ids, mask)
+    memories, states = model._encode("compressor", ids, mask)
+    memory = memories.values
     means = torch.stack([s[m.bool()].mean(0) for s, m in zip(states, mask, strict=True)])
     errors = ((means - memory.mean(1)) ** 2).mean(-1)
     shown = torch.bincount(batch["document_indices"].flatten())  # a document of two questions counts twice
@@ -70,12 +71,14 @@ def test_end_to_end_is_cross_entropy_alone_unless_told(base, tmp_path):
     model = plain(base).train()
     trainer = make_trainer(model, tmp_path, "end_to_end")
     batch = batch_of(trainer)
-    found = {key: batch[key] for key in batch if key not in ("rows", "positives")}
+    left_out = ("rows", "positives", "query_texts", "candidate_indices")
+    found = {key: batch[key] for key in batch if key not in left_out}
+    found |= trainer._candidates.batch(batch["candidate_indices"], model.config.num_memory_tokens)
     answer = model(**found).loss
     torch.testing.assert_close(trainer.compute_loss(model, dict(batch)), answer)
     trainer.args.contrastive_weight, trainer.args.generation_weight = 2.0, 0.0
     trainer._ranks_only = True
-    batch["input_ids"] = None  # the generator is left out
+    found["input_ids"] = batch["input_ids"] = None  # the generator is left out
     p = (model(**found).scores / 0.02).masked_fill(~batch["memory_mask"], float("-inf")).softmax(-1)
     expected = -(p * batch["positives"]).sum(-1).log().mean()
     torch.testing.assert_close(trainer.compute_loss(model, dict(batch)), 2 * expected)
@@ -517,24 +520,17 @@ def test_the_live_panel_of_trl(base, tmp_path, capsys):
 @pytest.mark.parametrize("stage", ["pretraining", "end_to_end"])
 def test_several_rates_train_at_once(base, tmp_path, stage):
     rows = ROWS[stage]
-    trainer = make_trainer(plain(base), tmp_path, stage, num_memory_tokens=[1, 2, 4], max_steps=4,
-                           per_device_train_batch_size=2)  # fmt: skip
-    sizes = {batch_of(trainer, (row,))["num_memory_tokens"] for row in range(len(rows))}
-    assert sizes == {1, 2, 4}
+    trainer = make_trainer(plain(base, pooling="mean"), tmp_path, stage, compression_rates=[16, 32, 64],
+                           max_steps=4, per_device_train_batch_size=2)  # fmt: skip
+    factors = {batch_of(trainer, (row,))["rate_factor"] for row in range(len(rows))}
+    assert factors == {1, 2, 4}
     trainer.train()
     assert len(logs(trainer, "loss")) == 4
 
 
-def test_a_rate_that_mean_pooling_cannot_make_is_refused_before_training(base, tmp_path):
-    with pytest.raises(ValueError, match="must be a divisor of the 4 tokens of a memory, got 3"):
-        make_trainer(plain(base, pooling="mean"), tmp_path, num_memory_tokens=[3])
-
-
-def test_a_prefix_of_the_memory_trains_its_tokens_alone(base, tmp_path):
-    """With one memory token of four, the other three get no gradient: no token sees those after it."""
-    trainer = make_trainer(plain(base), tmp_path, num_memory_tokens=[1], alignment_weight=0.0)
-    found = gradients(trainer)["memory_tokens"]
-    assert found[0].abs().max() > 0 and found[1:].abs().max() == 0
+def test_a_rate_that_is_no_multiple_is_refused_before_training(base, tmp_path):
+    with pytest.raises(ValueError, match=r"`compression_rates` must be multiples of the model's 16, got \[24\]"):
+        make_trainer(plain(base, pooling="mean"), tmp_path, compression_rates=[24])
 
 
 def test_mean_pooling_and_the_connector_train(base, tmp_path):

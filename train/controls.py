@@ -111,9 +111,9 @@ def _documents(model: Any, documents: Sequence[list[str]]) -> dict[str, torch.Te
     return {name: tensor.to(model.device) for name, tensor in given.items()}
 
 
-def _no_memory(model: Any, count: int) -> dict[str, torch.Tensor]:
+def _no_memory(model: Any, rows: int) -> dict[str, torch.Tensor]:
     width = model.config.get_text_config().hidden_size
-    return {"memory": torch.zeros(count, 0, 1, width, dtype=model.dtype, device=model.device)}
+    return {"memory": torch.zeros(rows, 0, 1, width, dtype=model.dtype, device=model.device)}
 
 
 def sample_answers(model: Any, rows: Sequence[Row], max_new_tokens: int = 32) -> list[dict[str, str]]:
