@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .models import add_model_arguments, load_model, warn_untrained
-from .searching import add_milvus_argument, check_milvus, fill_milvus
+from .searching import add_milvus_argument, check_milvus, memory_in_milvus, open_memory
 
 if TYPE_CHECKING:
     from ..evaluation.benchmarks import Benchmark
@@ -107,7 +107,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     model, trained = load_model(arguments.model, arguments.device)
     warn_untrained(trained)
-    store = None if arguments.corpus is None else model.load_memory(arguments.corpus)
+    store = None if arguments.corpus is None else open_memory(model, arguments.corpus)
     if store is not None:
         benchmark = with_documents(benchmark, whole_documents(store))
     workbench = Workbench(
@@ -121,7 +121,7 @@ def run(arguments: argparse.Namespace) -> None:
         encoder=arguments.encoder,
         memory_folder=memory_folder(arguments.output, model, benchmark.documents, store),
         seed=arguments.seed,
-        open_corpus=arguments.milvus and partial(fill_milvus, model, uri=arguments.milvus),
+        open_corpus=arguments.milvus and partial(memory_in_milvus, model, uri=arguments.milvus),
     )
     report(arguments, benchmark, workbench, names)
 

@@ -1,4 +1,4 @@
-"""Bulk building measured: the ways are built, their bytes compared, failures told."""
+"""Bulk building measured: the ways are built, their rows compared, failures told."""
 
 import json
 import os
@@ -10,20 +10,24 @@ from clara.data.bulk.plan import survey
 from clara.evaluation.speed import bulk
 from clara.evaluation.speed.bulk import Variant, bench_bulk, build_once, variants
 from clara.memory_clara import CorpusMemory
+from clara.store import CorpusStore
 from conftest import DOCUMENTS
-from test_bulk_build import Model
-from test_bulk_plan import make_plan, write
+from test_bulk_build import Model, make_plan
+from test_bulk_plan import write
 
 
 class Threaded(Model):
     """A model whose memories depend on the number of threads, as sums of floats may."""
 
-    def compress_texts(self, texts, batch_size):
-        return super().compress_texts(texts, batch_size) + torch.get_num_threads()
+    def compress_passages(self, passages, batch_size, dtype):
+        plain = super().compress_passages(passages, batch_size, dtype)
+        values = plain.values + torch.get_num_threads()
+        columns = (plain.texts, plain.document_ids, plain.metadata, plain.parents, plain.orders)
+        return CorpusMemory(values, plain.offsets, *columns, fingerprint="f", base=plain.base)
 
 
 class Failing(Model):
-    def compress_texts(self, texts, batch_size):
+    def compress_passages(self, passages, batch_size, dtype):
         raise ValueError("no memory today")
 
 
@@ -33,7 +37,7 @@ def cannot_open():
 
 @pytest.fixture
 def plan(tmp_path, monkeypatch):
-    """Ten documents in four shards; processes are forked, which starts them at once."""
+    """Ten documents in four parts; processes are forked, which starts them at once."""
     monkeypatch.setattr(bulk, "START", "fork")
     (tmp_path / "rows").mkdir()
     return make_plan(survey([write(tmp_path / "rows", 4, 6)], 3))
@@ -59,14 +63,14 @@ def test_all_three_ways(plan, tmp_path):
     rounds = [one / two for one, two in zip(section.lines[0].seconds, section.lines[1].seconds, strict=True)]
     assert section.ratios[0].minimum == min(rounds) and section.ratios[0].maximum == max(rounds)
     assert section.facts["passages"] == 10
-    assert section.facts[f"same bytes as {names[0]}"] == {names[1]: True, names[2]: True}
+    assert section.facts[f"same rows as {names[0]}"] == {names[1]: True, names[2]: True}
     assert min(section.facts["seconds of starting and clearing up, not counted"].values()) > 0
     assert not list((tmp_path / "stores").glob("*x*"))
 
 
-def test_other_bytes_are_seen(plan, tmp_path):
+def test_other_rows_are_seen(plan, tmp_path):
     same = bench_bulk(plan, Threaded, tmp_path / "stores", repeats=1).facts
-    assert same["same bytes as 1 process of 1 thread"] == {
+    assert same["same rows as 1 process of 1 thread"] == {
         "2 processes of 1 thread": True,
         "1 process of 2 threads": False,
     }
@@ -78,9 +82,9 @@ def test_the_store_is_whole_and_built_by_so_many_processes(plan, tmp_path):
         return Model()
 
     built = build_once(tmp_path / "store", plan, Variant(2, 1), open_model)
-    memory = CorpusMemory.from_pretrained(tmp_path / "store", fingerprint="f")
-    assert built.passages == len(memory) == 10
-    assert torch.equal(memory[:], Model().compress_texts(memory.texts, 4))
+    memory = CorpusStore.open(tmp_path / "store", fingerprint="f")
+    assert built.passages == len(memory) == 10 and len(memory.gather(range(10))) == 10
+    assert list(memory.document_ids) == [f"d{row}" for row in range(10)]
     assert len(list(tmp_path.glob("opened-*"))) == 2
     again = build_once(tmp_path / "again", plan, Variant(1, 1), Model)
     assert again.digest == built.digest
@@ -96,7 +100,7 @@ def test_failures_are_told(plan, tmp_path, model, message):
 
 @pytest.mark.parametrize("processes", [1, 5])
 def test_refuses_processes_that_compare_nothing(plan, tmp_path, processes):
-    with pytest.raises(ValueError, match=f"from 2 to the 4 shards of the plan, got {processes}"):
+    with pytest.raises(ValueError, match=f"from 2 to the 4 parts of the plan, got {processes}"):
         bench_bulk(plan, Model, tmp_path, processes)
 
 
@@ -119,4 +123,4 @@ def test_as_a_user_types_it(checkpoint, tmp_path, monkeypatch, capsys):
     assert "1 process of 1 thread / 2 processes of 1 thread" in capsys.readouterr().out
     section = json.loads((tmp_path / "out" / "bench.json").read_text())["sections"][0]
     assert section["facts"]["passages"] == 6
-    assert section["facts"]["same bytes as 1 process of 1 thread"]["2 processes of 1 thread"] is True
+    assert section["facts"]["same rows as 1 process of 1 thread"]["2 processes of 1 thread"] is True

@@ -1,10 +1,11 @@
 """Bulk building: several processes of one thread against one process of one thread and of as many threads.
 
-Every build is of the same documents in the same shards, by fresh processes that open the model and then wait
-for each other: what is timed runs from there to the finished store. Whether the stores have the same bytes is
+Every build is of the same documents in the same parts, by fresh processes that open the model and then wait
+for each other: what is timed runs from there to the finished store. Whether the stores have the same rows is
 checked.
 """
 
+import hashlib
 import multiprocessing
 import shutil
 import time
@@ -15,9 +16,8 @@ from threading import BrokenBarrierError
 from typing import Any, NamedTuple
 
 import torch
-from clara.data.bulk.build import BUILD, build_shards, join
-from clara.data.bulk.plan import Plan, begin
-from clara.storage_clara import locked, read_manifest
+from clara.data.bulk.build import build_parts
+from clara.store.build import BuildPlan, StoreBuild
 
 from .report import Section, line
 from .timing import WALL, Run, measure, ratio
@@ -26,7 +26,7 @@ START = "spawn"
 LONGEST_START = 900.0
 NEEDED = 1.7
 COMPRESSING = "compressing"
-SHARDS_EACH = 4
+PARTS_EACH = 4
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Variant:
 
 
 class Built(NamedTuple):
-    """A finished build: seconds, passages, and the digest of the manifest, which names those of all files."""
+    """A finished build: seconds, passages, and the digest of the checksums of all rows."""
 
     seconds: float
     passages: int
@@ -58,24 +58,24 @@ def variants(processes: int) -> tuple[Variant, Variant, Variant]:
 
 
 def bench_bulk(
-    plan: Plan, open_model: Callable[[], Any], folder: Path, processes: int = 2, repeats: int = 3
+    plan: BuildPlan, open_model: Callable[[], Any], folder: Path, processes: int = 2, repeats: int = 3
 ) -> Section:
     """Builds the store of a plan in all three ways, in turns.
 
     Args:
-        plan: The documents and their shards; its threads are replaced by those of each way.
+        plan: The documents and their parts; its threads are replaced by those of each way.
         open_model: Opens the model; it travels to the processes.
         folder: Where the stores go; they are removed.
         processes: Processes, and threads of the one process.
         repeats: Rounds.
 
     Raises:
-        ValueError: If there are fewer than two processes, or fewer shards than processes.
+        ValueError: If there are fewer than two processes, or fewer parts than processes.
         RuntimeError: If a process fails.
     """
-    if processes < 2 or plan.num_shards < processes:
+    if processes < 2 or plan.parts < processes:
         raise ValueError(
-            f"`processes` must be from 2 to the {plan.num_shards} shards of the plan, got {processes}."
+            f"`processes` must be from 2 to the {plan.parts} parts of the plan, got {processes}."
         )
     built: dict[str, Built] = {}
 
@@ -95,7 +95,7 @@ def bench_bulk(
 
 
 def _section(
-    plan: Plan,
+    plan: BuildPlan,
     ways: tuple[Variant, Variant, Variant],
     marks: Mapping[str, Mapping[str, list[float]]],
     built: Mapping[str, Built],
@@ -105,7 +105,7 @@ def _section(
     passages, needed = built[alone].passages, NEEDED if ways[1].processes == 2 else None
     return Section(
         "build",
-        f"Bulk building, {plan.corpus.documents:,} documents in {plan.num_shards} shards",
+        f"Bulk building, {plan.source['corpus']['documents']:,} documents in {plan.parts} parts",
         [line(name, values, {"passages": passages}) for name, values in seconds.items()],
         [
             ratio(f"{alone} / {several}", seconds[alone], seconds[several], needed),
@@ -114,8 +114,8 @@ def _section(
         {
             "passages": passages,
             "format": plan.dtype,
-            "passages compressed at once": plan.batch_size,
-            f"same bytes as {alone}": {
+            "passages compressed at once": plan.source["batch_size"],
+            f"same rows as {alone}": {
                 name: built[name].digest == built[alone].digest for name in (several, threaded)
             },
             "seconds of starting and clearing up, not counted": {
@@ -126,18 +126,19 @@ def _section(
     )
 
 
-def build_once(output: Path, plan: Plan, variant: Variant, open_model: Callable[[], Any]) -> Built:
+def build_once(output: Path, plan: BuildPlan, variant: Variant, open_model: Callable[[], Any]) -> Built:
     """Builds a store in fresh processes; its seconds count from when all have the model.
 
     Raises:
         RuntimeError: If a process fails.
     """
-    begin(output / BUILD, replace(plan, threads=variant.threads))
+    build = StoreBuild(output)
+    build.begin(replace(plan, source={**plan.source, "threads": variant.threads}))
     context = multiprocessing.get_context(START)
     ready = context.Barrier(variant.processes + 1)
     workers = [
         context.Process(
-            target=build_share, args=(output, rank, variant.processes, plan.num_shards, open_model, ready)
+            target=build_share, args=(output, rank, variant.processes, plan.parts, open_model, ready)
         )
         for rank in range(variant.processes)
     ]
@@ -153,22 +154,23 @@ def build_once(output: Path, plan: Plan, variant: Variant, open_model: Callable[
             worker.join()
     if any(worker.exitcode for worker in workers):
         raise RuntimeError("A process of the benchmark failed; see above.")
-    with locked(output):
-        passages = join(output)
-    return Built(time.perf_counter() - start, passages, read_manifest(output)[1])
+    store = build.commit()
+    seconds = time.perf_counter() - start
+    checksums = store._dataset.to_table(columns=["crc"])["crc"].to_numpy()
+    return Built(seconds, len(store), hashlib.sha256(checksums.tobytes()).hexdigest())
 
 
 def build_share(
-    output: Path, rank: int, processes: int, shards: int, open_model: Callable[[], Any], ready: Any
+    output: Path, rank: int, processes: int, parts: int, open_model: Callable[[], Any], ready: Any
 ) -> None:
-    """What one process does: opens the model, waits for the others, builds every n-th shard."""
+    """What one process does: opens the model, waits for the others, builds every n-th part."""
     try:
         model = open_model()
     except BaseException:
         ready.abort()
         raise
     ready.wait(LONGEST_START)
-    build_shards(output, range(rank, shards, processes), lambda: model)
+    build_parts(output, range(rank, parts, processes), lambda: model)
 
 
 def _count(number: int, one: str, several: str) -> str:
