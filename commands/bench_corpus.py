@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.sample_corpus import CORPUS, QUESTIONS
-from .searching import KINDS, question_texts
+from .searching import need_store, question_texts
 
 if TYPE_CHECKING:
     from ..evaluation.speed.report import Section
@@ -36,42 +36,48 @@ def add_store_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=64,
         metavar="N",
-        help="questions that are timed (default: 64); of the others of the file the index learns",
+        help="questions that are timed (default: 64); the others of the file choose the effort of the index",
     )
     group.add_argument(
         "--sizes", type=int, nargs="+", default=SIZES, metavar="N", help="passages (default: 10k … 1M)"
     )
-    group.add_argument("--folder", type=Path, help="for the stores, 18 KB a passage (default: temporary)")
-    group.add_argument("--kind", choices=KINDS, help="of index (default: by size)")
-    group.add_argument("--dimensions", type=int, default=256, metavar="N", help="of a sketch (default: 256)")
-    group.add_argument("--perturbation", choices=("noise", "mixed"), default="noise", help="of the copies")
+    group.add_argument(
+        "--folder", type=Path, help="for the stores, some 10 KB a passage (default: temporary)"
+    )
+    group.add_argument("--kind", default="IVF_RQ", help="of index, as Lance calls it (default: %(default)s)")
+    group.add_argument(
+        "--perturbation", choices=("mixed", "noise"), default="mixed", help="of the copies (default: mixed)"
+    )
     group.add_argument("--stored", choices=STORED, default="bfloat16", help="format of the stored memories")
     group.add_argument("--processes", type=int, default=2, metavar="N", help="of `build` (default: 2)")
 
 
 def store_sections(arguments: argparse.Namespace, model: ClaraForRetrievalGeneration) -> Iterator[Section]:
     """Compresses, enlarges, measures; writes the curve into the output folder."""
+    from tqdm.auto import tqdm
+
+    need_store()
     from ..evaluation.speed.store import Plan, bench_store, plot_curve
 
-    with tempfile.TemporaryDirectory() as temporary:
+    questions = question_texts(arguments.questions or QUESTIONS)
+    if len(questions) <= arguments.asked:
+        raise ValueError(
+            f"`--asked` is {arguments.asked} of {len(questions)} questions: leave some, to choose the effort."
+        )
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        tqdm(total=sum(arguments.sizes), desc="writing", unit="passage") as bar,
+    ):
         folder = arguments.folder or Path(temporary)
         real = real_memory(model, arguments, folder / "real")
+        index = {"index_type": arguments.kind}
         plan = Plan(
-            folder,
-            tuple(arguments.sizes),
-            arguments.kind,
-            arguments.dimensions,
-            arguments.perturbation,
-            arguments.stored,
-            arguments.repeats,
-            show_progress=True,
+            folder, tuple(arguments.sizes), arguments.perturbation, arguments.repeats, index, bar.update
         )
-        questions = question_texts(arguments.questions or QUESTIONS)
-        asked, others = questions[: arguments.asked], questions[arguments.asked :]
-        learned, tests = model.index_questions(real, others or None)
-        section = bench_store(real, model.reason_texts(asked), learned, tests, plan)
-    if arguments.output:
-        plot_curve(json.loads(section.facts["curve"]), arguments.output / "store.png")
+        vectors = model.question_vectors(questions)
+        section = bench_store(real, vectors[: arguments.asked], vectors[arguments.asked :], plan)
+        if arguments.output:
+            plot_curve(json.loads(section.facts["curve"]), arguments.output / "store.png")
     yield section
 
 
@@ -85,16 +91,17 @@ def build_section(
         model: Says what the memories are like.
         open_model: Opens it again, in every process.
     """
+    need_store()
     from ..data.bulk.plan import plan_for, survey
     from ..data.documents import read_documents
-    from ..evaluation.speed.bulk import SHARDS_EACH, bench_bulk
+    from ..evaluation.speed.bulk import PARTS_EACH, bench_bulk
 
     with tempfile.TemporaryDirectory(dir=arguments.folder) as temporary:
         documents = islice(read_documents(arguments.documents or [CORPUS]), arguments.real)
         rows = [{name: row[name] for name in ("id", "title", "text") if name in row} for row in documents]
         file = Path(temporary) / "documents.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        corpus = survey([file], -(-len(rows) // (SHARDS_EACH * max(1, arguments.processes))))
+        corpus = survey([file], -(-len(rows) // (PARTS_EACH * max(1, arguments.processes))))
         plan = plan_for(model, corpus, arguments.stored, batch_size=16, threads=1)
         return bench_bulk(plan, open_model, Path(temporary), arguments.processes, arguments.repeats)
 
@@ -111,12 +118,14 @@ def real_memory(
 
     documents = read_documents(arguments.documents or [CORPUS])
     chosen = list(islice(documents, arguments.real))
-    if (folder / "corpus_memory.json").is_file():
+    if (folder / "memory.json").is_file():
         memory = model.load_memory(str(folder))
         parents = set(memory.parents)
-        if {str(document["id"]) for document in chosen} != parents:
-            raise ValueError(f"{folder} holds memories of other documents: remove it or name another folder.")
+        if {str(document["id"]) for document in chosen} != parents or memory.dtype != arguments.stored:
+            raise ValueError(
+                f"{folder} holds memories of other documents, or of another format: remove it or name another folder."
+            )
         return memory
-    memory = model.build_memory(chosen, batch_size=16)
+    memory = model.build_memory(chosen, batch_size=16, dtype=arguments.stored)
     memory.save_pretrained(folder)
     return memory

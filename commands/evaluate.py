@@ -108,7 +108,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     model, trained = load_model(arguments.model, arguments.device)
     warn_untrained(trained)
-    store = None if arguments.corpus is None else open_memory(model, arguments.corpus, None)
+    store = None if arguments.corpus is None else open_memory(model, arguments.corpus)
     if store is not None:
         benchmark = with_documents(benchmark, whole_documents(store))
     folder = memory_folder(arguments.output, model, benchmark.documents, store)

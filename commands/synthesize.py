@@ -121,13 +121,14 @@ def _mined(checkpoint: str, documents: list[str]) -> dict[str, Any]:
     """The retriever of `--clara`, and what the card calls it."""
     from ..data.synthesis.retrievers import BM25Retriever, ClaraRetriever, InTurns
     from .models import load_model
+    from .searching import open_memory
 
     if len(documents) != 1:
         raise ValueError(
             f"`--clara` searches one corpus memory, got {len(documents)} documents: name its folder."
         )
     model = load_model(checkpoint, None)[0]
-    memory = model.load_memory(documents[0])
+    memory = open_memory(model, documents[0])
     found = InTurns(BM25Retriever(list(memory.texts)), ClaraRetriever(model, memory))
     return {"retriever": found, "found_by": "BM25 and CLaRa in turns"}
 

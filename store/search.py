@@ -91,6 +91,8 @@ def approximate(
     sql: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Scores and indices (B, K): the index proposes, cosines decide; fewer columns if one finds fewer."""
+    # behind a filter Lance may look at more cells, until it has found enough
+    most = {} if sql is not None else {"maximum_nprobes": effort.nprobes}
     found = dataset.scanner(
         columns=["_distance"],
         filter=sql,
@@ -102,6 +104,7 @@ def approximate(
             "k": k * effort.refine,
             "metric": "dot",
             "minimum_nprobes": effort.nprobes,
+            **most,
         },
     ).to_table()
     counts = np.bincount(found["query_index"].to_numpy(), minlength=len(query))

@@ -8,8 +8,6 @@ from clara.commands import bench_corpus
 from clara.commands.main import main
 from conftest import DOCUMENTS, QUESTIONS
 
-pytest.importorskip("faiss")
-
 
 @pytest.fixture
 def rows(tmp_path):
@@ -23,16 +21,17 @@ def rows(tmp_path):
 
 
 def test_measures_and_writes(rows, checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("clara.store.indexes.SMALLEST", 6)
     from clara.evaluation.speed import roofline
 
     plain = roofline.measure_roof
     monkeypatch.setattr(roofline, "measure_roof", lambda device, dtype: plain(device, dtype, 32))
     words = ["bench", "store", "--model", checkpoint, "--device", "cpu", "--repeats", "1"]
     words += ["--asked", "2", "--documents", str(rows[0]), "--questions", str(rows[1]), "--sizes", "30", "60"]
-    words += ["--folder", str(tmp_path / "stores"), "--output", str(tmp_path / "out"), "--dimensions", "8"]
+    words += ["--folder", str(tmp_path / "stores"), "--output", str(tmp_path / "out"), "--kind", "IVF_FLAT"]
     assert main(words) == 0
     printed = capsys.readouterr().out
-    assert "Two-stage search, up to 60 passages" in printed
+    assert "The store, up to 60 passages" in printed
     document = json.loads((tmp_path / "out" / "bench.json").read_text())
     assert document["sections"][0]["facts"]["real passages"] == 6
     assert (tmp_path / "out" / "store.png").is_file()
@@ -40,9 +39,15 @@ def test_measures_and_writes(rows, checkpoint, tmp_path, capsys, monkeypatch):
 
 
 def test_other_documents_in_the_folder(rows, shared_model, tmp_path):
-    options = argparse.Namespace(documents=[rows[0]], real=4)
+    options = argparse.Namespace(documents=[rows[0]], real=4, stored="float32")
     assert len(bench_corpus.real_memory(shared_model, options, tmp_path / "real")) == 4
     assert len(bench_corpus.real_memory(shared_model, options, tmp_path / "real")) == 4
     options.real = 5
-    with pytest.raises(ValueError, match="holds memories of other documents"):
+    with pytest.raises(ValueError, match="holds memories of other documents, or of another format"):
         bench_corpus.real_memory(shared_model, options, tmp_path / "real")
+
+
+def test_some_questions_must_be_left(rows, shared_model, tmp_path, capsys):
+    options = argparse.Namespace(questions=rows[1], asked=9, sizes=[30], folder=tmp_path, documents=[rows[0]])
+    with pytest.raises(ValueError, match="`--asked` is 9 of 9 questions: leave some"):
+        list(bench_corpus.store_sections(options, shared_model))

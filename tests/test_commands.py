@@ -7,11 +7,13 @@ import sys
 import time
 
 import pytest
+import torch
 from clara.commands import demo, display
 from clara.commands.main import find_commands, main
 from clara.commands.models import UNTRAINED, load_model
-from clara.memory_clara import CorpusMemory, CorpusMemoryWriter
-from clara.storage_clara import locked
+from clara.commands.searching import open_memory
+from clara.memory_clara import CorpusMemory
+from clara.store import CorpusStore
 from conftest import make_model
 
 CORPUS = [
@@ -82,7 +84,7 @@ def test_interrupt_ends_with_130(monkeypatch, capsys):
 
 def test_build_memory_stores_every_document_with_its_metadata(store, checkpoint):
     model, trained = load_model(checkpoint)
-    memory = model.load_memory(str(store))
+    memory = open_memory(model, str(store))
     assert trained
     parents = list(dict.fromkeys(memory.parents))
     assert parents == ["note.md", "note.txt", "titan", "basalt", "rows.jsonl:3"]
@@ -90,9 +92,10 @@ def test_build_memory_stores_every_document_with_its_metadata(store, checkpoint)
     titan = list(memory.document_ids).index("titan")
     assert memory.texts[titan] == "Titan\nThe largest moon of Saturn."
     assert memory.metadata[titan] == {"title": "Titan", "kind": "moon"}
-    expected = model.build_memory(["A dark volcanic rock."], show_progress=False)[0]
-    found = memory[list(memory.document_ids).index("basalt")]
+    expected = model.build_memory(["A dark volcanic rock."], show_progress=False).gather([0])[0]
+    found = memory.gather([list(memory.document_ids).index("basalt")])[0]
     assert (found - expected).abs().max() < 1e-4
+    assert memory.search(torch.ones(1, expected.shape[1]), 1, where="kind = 'moon'")[1].tolist() == [[titan]]
 
 
 def test_build_memory_takes_a_dtype_and_counts(files, tmp_path, checkpoint, capsys):
@@ -102,7 +105,7 @@ def test_build_memory_takes_a_dtype_and_counts(files, tmp_path, checkpoint, caps
     captured = capsys.readouterr()
     assert captured.out == f"3 documents (3 passages) are in {output}.\n"
     assert "3/3" in captured.err
-    assert str(CorpusMemory.from_pretrained(output).dtype) == "torch.bfloat16"
+    assert CorpusStore.open(output).dtype == "bfloat16"
 
 
 def test_build_memory_says_how_large_the_store_would_be(files, tmp_path, checkpoint, capsys):
@@ -117,21 +120,24 @@ def test_build_memory_says_how_large_the_store_would_be(files, tmp_path, checkpo
     ]
     assert main(words) == 0
     shown = capsys.readouterr().out
-    assert "5 documents" in shown and "1 shards of 4,096 documents" in shown
-    assert all(mode in shown for mode in ("bfloat16", "int8", "int4", "recompute", "index ivf_pq"))
+    assert "5 documents" in shown and "1 parts of 4,096" in " ".join(shown.split())
+    assert all(name in shown for name in ("bfloat16", "int8", "int4", "search vectors", "their index"))
     assert not (tmp_path / "dry").exists()
 
 
-def test_build_memory_in_shards(files, store, tmp_path, checkpoint):
-    words = ["build-memory", str(files), "--output", str(tmp_path / "shards"), "--model", checkpoint]
-    assert main([*words, "--shard-size", "2", "--workers", "1", "--dtype", "int8"]) == 0
-    memory, expected = CorpusMemory.from_pretrained(tmp_path / "shards"), CorpusMemory.from_pretrained(store)
-    assert len(memory._shards) == 3 and memory.stored_dtype == "int8"
+def test_build_memory_in_parts(files, store, tmp_path, checkpoint):
+    words = ["build-memory", str(files), "--output", str(tmp_path / "parts"), "--model", checkpoint]
+    assert main([*words, "--part-size", "2", "--workers", "1", "--dtype", "int8"]) == 0
+    memory, expected = CorpusStore.open(tmp_path / "parts"), CorpusStore.open(store)
+    assert len(memory._dataset.get_fragments()) == 3 and memory.dtype == "int8"
     assert memory.document_ids == expected.document_ids and memory.texts == expected.texts
-    assert (memory[:] - expected[:]).abs().max() < 0.02 * expected[:].abs().max()
+    for found, wanted in zip(
+        memory.gather(range(len(memory))), expected.gather(range(len(memory))), strict=True
+    ):
+        assert (found - wanted).abs().max() < 0.02 * wanted.abs().max()
 
 
-@pytest.mark.parametrize("option", ["--batch-size", "--workers", "--shard-size", "--threads", "--tasks"])
+@pytest.mark.parametrize("option", ["--batch-size", "--workers", "--part-size", "--threads", "--tasks"])
 def test_build_memory_refuses_numbers_below_one(files, tmp_path, checkpoint, capsys, option):
     words = ["build-memory", str(files), "--output", str(tmp_path / "a"), "--model", checkpoint, option, "0"]
     assert main(words) == 2
@@ -139,18 +145,37 @@ def test_build_memory_refuses_numbers_below_one(files, tmp_path, checkpoint, cap
 
 
 def test_build_memory_keeps_the_store_that_is_there(store, files, checkpoint, capsys):
-    before = {file.name: file.read_bytes() for file in store.iterdir()}
+    before = {file: file.read_bytes() for file in store.rglob("*") if file.is_file()}
     assert main(["build-memory", str(files), "--output", str(store), "--model", checkpoint]) == 2
     assert "holds a stored corpus memory already" in capsys.readouterr().err
-    assert {file.name: file.read_bytes() for file in store.iterdir()} == before
+    assert {file: file.read_bytes() for file in store.rglob("*") if file.is_file()} == before
 
 
-def test_build_memory_waits_for_no_other_writer(files, tmp_path, checkpoint, capsys):
-    output = tmp_path / "store"
-    writer = CorpusMemoryWriter(output)
-    assert main(["build-memory", str(files), "--output", str(output), "--model", checkpoint]) == 2
-    writer.abort()
-    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("clara build-memory: ")
+def test_build_memory_goes_on_where_it_stopped(files, tmp_path, checkpoint, capsys, monkeypatch):
+    from clara.data.bulk import build
+
+    words = ["build-memory", str(files), "--output", str(tmp_path / "s"), "--model", checkpoint]
+    words += ["--part-size", "2", "--workers", "1"]
+    plain, parts = build.memories, []
+
+    def stopping(builder, plan, part, model):
+        parts.append(part)
+        if len(parts) == 2:
+            raise KeyboardInterrupt
+        return plain(builder, plan, part, model)
+
+    monkeypatch.setattr(build, "memories", stopping)
+    assert main(words) == 130
+    assert main([*words, "--dtype", "int8"]) == 2
+    assert "was begun with another dtype" in capsys.readouterr().err
+    rows = files / "rows.jsonl"
+    text = rows.read_text()
+    rows.write_text(text.replace("dark", "DARK"))
+    assert main(words) == 2
+    assert "was begun with another source, source corpus" in capsys.readouterr().err
+    rows.write_text(text)
+    assert main(words) == 0
+    assert parts == [0, 1, 1, 2] and len(set(CorpusStore.open(tmp_path / "s").parents)) == 5
 
 
 @pytest.mark.parametrize("bad", ["", '{"id": "titan", "text": "again"}', "not json"])
@@ -161,8 +186,7 @@ def test_build_memory_leaves_nothing_of_a_bad_corpus(files, tmp_path, checkpoint
     words = ["build-memory", str(rows), "--output", str(output), "--model", checkpoint, "--batch-size", "1"]
     assert main(words) == 2
     assert len(capsys.readouterr().err.strip().splitlines()[-1]) > 30
-    with pytest.raises(FileNotFoundError):
-        CorpusMemory.from_pretrained(output)
+    assert not output.exists()
 
 
 def test_ask_streams_the_answer_and_shows_its_sources(store, checkpoint, capsys):
@@ -171,7 +195,7 @@ def test_ask_streams_the_answer_and_shows_its_sources(store, checkpoint, capsys)
     assert main([*words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     model, _ = load_model(checkpoint)
-    memory = model.load_memory(str(store))
+    memory = open_memory(model, str(store))
     options = {"retrieval_top_k": 2, "max_new_tokens": 5, "return_dict_in_generate": True}
     expected = model.generate("Which moon is large?", memory, **options)
     assert found["answer"] == expected.answers
@@ -237,7 +261,9 @@ def test_compression_rate_of_a_checkpoint_is_its_own(checkpoint):
 def test_a_checkpoint_of_means_is_read_at_any_rate(base, tmp_path):
     make_model(base, pooling="mean").save_pretrained(tmp_path)
     model, _ = load_model(str(tmp_path), compression_rate=4)
-    assert len(model.build_memory(["A text."], show_progress=False)[0]) == model.config.doc_max_length // 4
+    tokens = int(model.processor.encode_documents(["A text."])["attention_mask"].sum())
+    memory = model.build_memory(["A text."], show_progress=False)
+    assert tokens > 4 and len(memory.gather([0])[0]) == -(-tokens // 4)
     assert model.processor.num_memory_tokens == model.config.doc_max_length // 4
 
 
@@ -281,41 +307,30 @@ def test_sources_keep_score_and_id_beside_long_texts(capsys):
     assert "1.25 s for search and answer" in shown
 
 
-def is_locked(folder):
-    try:
-        with locked(folder):
-            return False
-    except RuntimeError:
-        return True
-
-
 @pytest.mark.slow
 def test_killed_build_leaves_no_store_that_loads(checkpoint, tmp_path):
     rows, output = tmp_path / "rows.jsonl", tmp_path / "store"
     rows.write_text("".join(json.dumps({"text": f"Document number {n}."}) + "\n" for n in range(20_000)))
     words = ["build-memory", str(rows), "--output", str(output), "--model", checkpoint, "--batch-size", "8"]
-    words += ["--shard-size", "10000"]
+    words += ["--part-size", "10000"]
     code = f"from clara.commands.main import main; main({words!r})"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not list(output.glob("build/*/memory-*.tmp")) and time.monotonic() < deadline:
-        assert process.poll() is None
+    while not any(file.stat().st_size for file in output.glob("_build/progress-*")):
+        assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
-    time.sleep(0.5)
     process.kill()
     process.wait()
-    assert list(output.glob("build/*/memory-*.tmp"))
-    deadline = time.monotonic() + 60
-    while any(map(is_locked, output.glob("build/[0-9]*"))) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not list(output.glob("build/*/shard.json")), "workers outlived the build that was killed"
-    with pytest.raises(FileNotFoundError):
-        CorpusMemory.from_pretrained(output)
+    sizes = None
+    while sizes != (sizes := [file.stat().st_size for file in output.glob("_build/progress-*")]):
+        time.sleep(2)
+    assert not list(output.glob("_build/part-*.json")), "workers outlived the build that was killed"
+    assert CorpusStore.open(output).version == 0
     rows.write_text(json.dumps({"text": "One document."}) + "\n")
     assert main(words) == 2
     assert main([*words, "--restart"]) == 0
-    assert len(CorpusMemory.from_pretrained(output)) == 1
-    assert not list(output.glob("**/*.tmp"))
+    assert len(CorpusStore.open(output)) == 1
+    assert not list(output.glob("_build*")) and len(list(output.glob("data/*"))) == 1
 
 
 def test_untrained_models_are_the_same_each_time(base):

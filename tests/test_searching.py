@@ -4,10 +4,12 @@ import argparse
 import json
 
 import pytest
-from clara import milvus_clara
-from clara.commands import searching
+import torch
+from clara.commands import build_memory, searching
 from clara.commands.main import main
+from clara.commands.models import load_model
 from clara.commands.searching import read_where
+from clara.store import milvus
 from conftest import DOCUMENTS, QUESTIONS
 
 YEARS = [1890, 1819, 1655, None, None, 1843]
@@ -52,8 +54,8 @@ def ask(store, checkpoint, capsys, question, *extra):
             {"language": "en", "year": {"!=": 3}, "a": "b=c"},
         ),
         (["title="], {"title": ""}),
-        (["document_id=100", "parent=7", "order=2"], {"document_id": "100", "parent": "7", "order": 2}),
-        (['document_id=["1", "2"]'], {"document_id": ["1", "2"]}),
+        (["id=100", "parent=7", "order=2"], {"id": "100", "parent": "7", "order": 2}),
+        (['id=["1", "2"]'], {"id": ["1", "2"]}),
     ],
 )
 def test_filters_that_are_read(entries, expected):
@@ -69,7 +71,7 @@ def test_filters_that_are_read(entries, expected):
         (["a=1", '{"a": 2}'], "names 'a' twice"),
         (["year=null"], "must hold strings, numbers, True or False, got None"),
         (['year={"=": 3}'], "must compare with >, >=, <, <=, !="),
-        (["year=[]"], "is an empty list"),
+        (["year=[]"], "must hold strings, numbers, True or False"),
         (["{}"], "must map names of fields to conditions"),
     ],
 )
@@ -114,18 +116,53 @@ def test_a_milvus_that_does_not_answer(monkeypatch, tmp_path, checkpoint, capsys
 
     monkeypatch.setattr(pymilvus, "MilvusClient", refuse)
     with pytest.raises(ConnectionError, match="no server.*give another address or token"):
-        milvus_clara.connect("http://nowhere:19530")
+        milvus.connect("http://nowhere:19530")
     words = ["build-memory", write_documents(tmp_path), "--output", str(tmp_path / "out")]
     assert main([*words, "--model", checkpoint, "--milvus", "http://nowhere:19530"]) == 2
     assert "clara build-memory: Milvus at http://nowhere:19530 cannot be used" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("other", [["--dtype", "recompute"], ["--executor", "slurm"]])
-def test_milvus_needs_memories_that_are_here(other, tmp_path, capsys):
+def test_milvus_needs_a_store_that_is_here(tmp_path, capsys):
     words = ["build-memory", write_documents(tmp_path), "--output", str(tmp_path / "out"), "--milvus", "a.db"]
-    assert main([*words, *other]) == 2
-    assert "`--milvus` reads the memories of a store that this machine has built" in capsys.readouterr().err
+    assert main([*words, "--executor", "slurm"]) == 2
+    assert "`--milvus` reads the vectors of a store that this machine has built" in capsys.readouterr().err
+
+
+def test_ask_opens_plain_memories_too(checkpoint, tmp_path, capsys):
+    model = load_model(checkpoint, "cpu")[0]
+    ids = [f"d{row}" for row in range(6)]
+    model.build_memory(DOCUMENTS, ids, show_progress=False).save_pretrained(tmp_path / "plain")
+    found = ask(str(tmp_path / "plain"), checkpoint, capsys, QUESTIONS[1])
+    assert len(found) == 2 and set(found) <= set(ids)
+
+
+def test_the_index_is_built_where_it_is_asked_for(checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("clara.store.indexes.SMALLEST", 6)
+    words = [
+        "build-memory",
+        write_documents(tmp_path),
+        "--output",
+        str(tmp_path / "store"),
+        "--model",
+        checkpoint,
+    ]
+    assert main([*words, "--device", "cpu", "--index", "IVF_FLAT"]) == 0
+    assert "Its index of vectors is built." in capsys.readouterr().out
+    store = searching.open_store(str(tmp_path / "store"))
+    assert store.search(torch.ones(1, store.facts.width), 3, exact=False)[1].shape == (1, 3)
+
+
+def test_the_index_by_size():
+    assert build_memory.wants_index(3, "IVF_PQ") and not build_memory.wants_index(10**9, "none")
+    assert build_memory.wants_index(200_000, "auto") and not build_memory.wants_index(199_999, "auto")
+
+
+def test_no_lance_says_what_to_install(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    words = ["build-memory", write_documents(tmp_path), "--output", str(tmp_path / "store")]
+    assert main(words) == 2
+    assert "A store needs Lance: `pip install 'clara-rag[store]'`" in capsys.readouterr().err
 
 
 def test_the_token_is_taken_from_the_environment(monkeypatch):
@@ -137,13 +174,13 @@ def test_the_token_is_taken_from_the_environment(monkeypatch):
 
 def test_milvus_answers_as_the_local_memory_does(checkpoint, tmp_path, capsys):
     pytest.importorskip("milvus_lite")
-    store, uri = str(tmp_path / "store"), str(tmp_path / "sketches.db")
+    store, uri = str(tmp_path / "store"), str(tmp_path / "vectors.db")
     words = ["build-memory", write_documents(tmp_path), "--output", store, "--model", checkpoint]
     assert main([*words, "--device", "cpu", "--milvus", uri]) == 0
-    assert f"Its sketches are in {uri}: recall" in capsys.readouterr().out
+    assert f"Its search vectors are in {uri}." in capsys.readouterr().out
     for extra in ([], ["--where", "place=land"], ["--hybrid"]):
         local = ask(store, checkpoint, capsys, QUESTIONS[0], *extra)
         assert ask(store, checkpoint, capsys, QUESTIONS[0], "--milvus", uri, *extra) == local
     other = str(tmp_path / "other.db")
     assert main(["ask", store, "who", "--model", checkpoint, "--device", "cpu", "--milvus", other]) == 2
-    assert "holds no sketches of the store" in capsys.readouterr().err
+    assert "holds no vectors of version" in capsys.readouterr().err
