@@ -105,13 +105,7 @@ class TextInterface:
         """Compresses passages that are split already (the second half of `build_memory`)."""
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
-        columns = (
-            passages.texts,
-            passages.document_ids,
-            passages.metadata,
-            passages.parents,
-            passages.orders,
-        )
+        columns = tuple(vars(passages).values())
         check_passages(len(passages.texts), *columns)
         dtype = format_name(dtype or self.dtype)
         values, offsets, vectors = self.compress_texts(passages.texts, batch_size, show_progress)

@@ -21,6 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from filelock import FileLock, Timeout
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -311,9 +313,7 @@ class CorpusMemory:
             with FileLock(folder / LOCK, timeout=0):
                 self._write(folder)
         except Timeout as error:
-            raise RuntimeError(
-                f"Another process writes to {folder}: wait, or take another folder."
-            ) from error
+            raise RuntimeError(f"Another process writes to {folder}: wait, or take another one.") from error
 
     def _write(self, folder: Path) -> None:
         _settle(folder)
@@ -382,8 +382,6 @@ class CorpusMemory:
         Returns:
             The address of the commit.
         """
-        from huggingface_hub import HfApi
-
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
         with tempfile.TemporaryDirectory() as name:
@@ -491,9 +489,6 @@ def _read_passages(folder: Path, facts: Mapping[str, Any]) -> dict[str, list]:
 
 
 def _download(repo_id: str, options: Mapping[str, Any]) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
-
     try:
         return Path(snapshot_download(repo_id, repo_type="dataset", allow_patterns=[*FILES], **options))
     except (HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError) as error:

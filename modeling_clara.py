@@ -206,34 +206,30 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
             return self._plain({**plain, "position_ids": position_ids}, num_items_in_batch)
         found: dict[str, Tensor] = {}
         if memory is None:
-            documents = (document_input_ids, document_attention_mask, document_indices, document_counts)
+            documents = (document_input_ids, document_attention_mask, document_indices)
             memories, found = self._compress_candidates(documents, (match_input_ids, match_attention_mask))
         else:
             counts = torch.full(memory.shape[:-2], memory.shape[-2], device=memory.device)
             memories = Memories(memory, counts if memory_counts is None else memory_counts)
-        mask = attention_mask
-        if query_input_ids is not None:
-            query = self.search_vectors(self.reason(query_input_ids, query_attention_mask))
+        read, mask = average_neighbours(memories, rate_factor), attention_mask
+        if query_input_ids is None:
+            rows = _rows(input_ids, read, memory_mask)
+        else:
             vectors = self.search_vectors(memories) if memory_vectors is None else memory_vectors
-            scores = cosine_scores(query, vectors)
-            found |= {"scores": scores, "query_vectors": query}
+            found |= self._scores((query_input_ids, query_attention_mask), vectors)
             if input_ids is None:
                 return ClaraOutput(**found)
-            memories = average_neighbours(memories, rate_factor)
-            chosen, found["indices"] = self._choose(scores, memories, memory_mask, wanted, input_ids)
+            chosen, found["indices"] = self._choose(found["scores"], read, memory_mask, wanted, input_ids)
             mask, rows = _without_empty(input_ids, attention_mask, chosen), chosen.values.flatten(0, -2)
-        else:
-            rows = _rows(input_ids, average_neighbours(memories, rate_factor), memory_mask)
-        embeds = self.fill_slots(input_ids, rows)
         mask = torch.ones_like(input_ids) if mask is None else mask
+        embeds = self.fill_slots(input_ids, rows)
         loss, logits = self._answer(embeds, mask, labels, segments, num_items_in_batch, **kwargs)
         return ClaraOutput(loss=loss, logits=logits, **found)
 
-    def _plain(self, kwargs: dict[str, object], num_items: Tensor | int | None) -> ClaraOutput:
-        """The base's own forward pass; it divides its summed loss by the number of items if it is given."""
-        divisor = {} if num_items is None else {"num_items_in_batch": num_items}
-        with self.lock:
-            return self.decoder(**kwargs, **divisor)
+    def _scores(self, questions: tuple[Tensor, Tensor | None], vectors: Tensor) -> dict[str, Tensor]:
+        """Search vectors (B, D) of questions, and their cosines (B, N) with the passages' (B, N, D)."""
+        query = self.search_vectors(self.reason(*questions))
+        return {"scores": cosine_scores(query, vectors), "query_vectors": query}
 
     def _compress_candidates(
         self,

@@ -57,8 +57,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser, "also put the search vectors into Milvus, in place of earlier ones of this store"
     )
     add_model_arguments(parser)
-    add("--batch-size", type=int, default=16, metavar="N", help="passages compressed at once (default: 16)")
     add("--dtype", choices=FORMATS, help="of the stored memories (default: the model's)")
+    add("--restart", action="store_true", help="throw away what a stopped build has done")
+    add("--dry-run", action="store_true", help="only say how large the store would be in every format")
+    add_work(parser)
+
+
+def add_work(parser: argparse.ArgumentParser) -> None:
+    """Adds who does the work and how."""
+    add = parser.add_argument
+    add("--batch-size", type=int, default=16, metavar="N", help="passages compressed at once (default: 16)")
     add("--workers", type=int, metavar="N", help="processes (default: one a core or GPU)")
     add(
         "--threads",
@@ -76,8 +84,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="JSON",
         help="more arguments of the datatrove executor, such as Slurm's partition and time",
     )
-    add("--restart", action="store_true", help="throw away what a stopped build has done")
-    add("--dry-run", action="store_true", help="only say how large the store would be in every format")
 
 
 @dataclass(frozen=True)

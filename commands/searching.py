@@ -209,22 +209,6 @@ def fill_milvus(store: CorpusStore, uri: str) -> MilvusMemory:
     return MilvusMemory.build(store, uri, token=milvus_token())
 
 
-def memory_in_milvus(model: ClaraForRetrievalGeneration, folder: Path, uri: str) -> MilvusMemory:
-    """Puts the search vectors of a plain memory into Milvus; a store of it is made in its folder.
-
-    Raises:
-        ValueError: If another model made the memory.
-        ModuleNotFoundError: If pylance or pymilvus is not installed.
-    """
-    need_store()
-    from ..store import CorpusStore
-
-    store = CorpusStore.open(folder / "store")
-    if not store.version:
-        store.append(model.load_memory(str(folder)))
-    return fill_milvus(store, uri)
-
-
 def question_texts(file: Path) -> list[str]:
     """The different questions of a file, in order.
 

@@ -529,7 +529,9 @@ def test_several_rates_train_at_once(base, tmp_path, stage):
 
 
 def test_a_rate_that_is_no_multiple_is_refused_before_training(base, tmp_path):
-    with pytest.raises(ValueError, match=r"`compression_rates` must be multiples of the model's 16, got \[24\]"):
+    with pytest.raises(
+        ValueError, match=r"`compression_rates` must be multiples of the model's 16, got \[24\]"
+    ):
         make_trainer(plain(base, pooling="mean"), tmp_path, compression_rates=[24])
 
 

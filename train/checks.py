@@ -11,6 +11,7 @@ from ..prompts_clara import (
     reconstruction_prompt,
 )
 from .arguments import ClaraTrainingConfig
+from .collators import rate_factors
 
 MARGIN = 16
 
@@ -92,3 +93,26 @@ def _check_prompts(
                 processor.encode_questions([question])
         except ValueError as error:
             raise ValueError(f"Row {row}: {error}") from error
+
+
+def check_model(model: Any, args: ClaraTrainingConfig) -> None:
+    """Checks what a run needs of the model and of the launch.
+
+    Raises:
+        ValueError: If the model has no processor or cannot make one of the `compression_rates`, or one
+            process would drive several GPUs.
+    """
+    if model.processor is None:
+        raise ValueError("`model` has no processor: load it with from_pretrained or from_base.")
+    rate_factors(args, model.config)
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"One process would drive {args.n_gpu} GPUs: start one a GPU with `accelerate launch`, or make "
+            "only one visible (CUDA_VISIBLE_DEVICES=0)."
+        )
+
+
+def row_limit(args: ClaraTrainingConfig) -> int | None:
+    """Rows that a run of `max_steps` can use, at most: of a stream no more are read."""
+    step = args.per_device_train_batch_size * args.gradient_accumulation_steps * max(1, args.world_size)
+    return args.max_steps * step if args.max_steps > 0 else None

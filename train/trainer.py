@@ -21,8 +21,8 @@ from ..retrieval_clara import cosine_scores
 from .answers import answer_all, asked_questions
 from .arguments import ClaraTrainingConfig
 from .checkpoints import last_complete_checkpoint
-from .checks import check_rows
-from .collators import RowCollator, make_collator, rate_factors
+from .checks import check_model, check_rows, row_limit
+from .collators import RowCollator, make_collator
 from .controls import control_rows, memory_controls, sample_answers, write_rows
 from .curves import CurveCallback
 from .groups import WHOLE, Group, counts, own_documents
@@ -461,23 +461,6 @@ def every_dataset(train: RecordDataset | None, evaluation: Any) -> list[RecordDa
     return [rows for rows in (train, *held_out) if rows is not None]
 
 
-def check_model(model: Any, args: ClaraTrainingConfig) -> None:
-    """Checks what a run needs of the model and of the launch.
-
-    Raises:
-        ValueError: If the model has no processor or cannot make one of the `compression_rates`, or one
-            process would drive several GPUs.
-    """
-    if model.processor is None:
-        raise ValueError("`model` has no processor: load it with from_pretrained or from_base.")
-    rate_factors(args, model.config)
-    if args.n_gpu > 1:
-        raise ValueError(
-            f"One process would drive {args.n_gpu} GPUs: start one a GPU with `accelerate launch`, or make "
-            "only one visible (CUDA_VISIBLE_DEVICES=0)."
-        )
-
-
 def check_arguments(args: Any, kwargs: Mapping[str, Any], compute_metrics: Any) -> None:
     """Checks the arguments of the trainer itself.
 
@@ -503,12 +486,6 @@ def check_answers(args: Any, name: str) -> None:
             f"`{name}` needs generated answers, which a sharded model cannot give: evaluate the final "
             "checkpoint on one device."
         )
-
-
-def row_limit(args: ClaraTrainingConfig) -> int | None:
-    """Rows that a run of `max_steps` can use, at most: of a stream no more are read."""
-    step = args.per_device_train_batch_size * args.gradient_accumulation_steps * max(1, args.world_size)
-    return args.max_steps * step if args.max_steps > 0 else None
 
 
 @contextmanager
