@@ -28,7 +28,7 @@ from transformers import StoppingCriteria, TextIteratorStreamer, pipeline
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 MEMORIES = "memories"
-STORE = "corpus_memory.json"
+STORE = "memory.json"
 
 
 class EndpointHandler:

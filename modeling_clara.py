@@ -204,32 +204,51 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
         if memory is None and document_input_ids is None:
             plain = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, **kwargs}
             return self._plain({**plain, "position_ids": position_ids}, num_items_in_batch)
-        found: dict[str, Tensor] = {}
-        if memory is None:
-            documents = (document_input_ids, document_attention_mask, document_indices)
-            memories, found = self._compress_candidates(documents, (match_input_ids, match_attention_mask))
-        else:
-            counts = torch.full(memory.shape[:-2], memory.shape[-2], device=memory.device)
-            memories = Memories(memory, counts if memory_counts is None else memory_counts)
-        read, mask = average_neighbours(memories, rate_factor), attention_mask
+        documents = (document_input_ids, document_attention_mask, document_indices, document_counts)
+        matches = (match_input_ids, match_attention_mask)
+        memories, found = self._memories((memory, memory_counts), documents, matches)
         if query_input_ids is None:
-            rows = _rows(input_ids, read, memory_mask)
+            read = average_neighbours(memories, rate_factor)
+            rows, mask = _rows(input_ids, read, memory_mask), attention_mask
         else:
-            vectors = self.search_vectors(memories) if memory_vectors is None else memory_vectors
-            found |= self._scores((query_input_ids, query_attention_mask), vectors)
+            prompts = (input_ids, attention_mask, rate_factor)
+            questions = (query_input_ids, query_attention_mask)
+            found |= self._retrieved(questions, (memories, memory_vectors, memory_mask, wanted), prompts)
             if input_ids is None:
                 return ClaraOutput(**found)
-            chosen, found["indices"] = self._choose(found["scores"], read, memory_mask, wanted, input_ids)
-            mask, rows = _without_empty(input_ids, attention_mask, chosen), chosen.values.flatten(0, -2)
-        mask = torch.ones_like(input_ids) if mask is None else mask
-        embeds = self.fill_slots(input_ids, rows)
-        loss, logits = self._answer(embeds, mask, labels, segments, num_items_in_batch, **kwargs)
+            rows, mask = found.pop("rows"), found.pop("mask")
+        loss, logits = self._answer((input_ids, rows, mask), labels, segments, num_items_in_batch, **kwargs)
         return ClaraOutput(loss=loss, logits=logits, **found)
 
-    def _scores(self, questions: tuple[Tensor, Tensor | None], vectors: Tensor) -> dict[str, Tensor]:
-        """Search vectors (B, D) of questions, and their cosines (B, N) with the passages' (B, N, D)."""
+    def _plain(self, kwargs: dict[str, object], num_items: Tensor | int | None) -> ClaraOutput:
+        """The base's own forward pass; it divides its summed loss by the number of items if it is given."""
+        divisor = {} if num_items is None else {"num_items_in_batch": num_items}
+        with self.lock:
+            return self.decoder(**kwargs, **divisor)
+
+    def _memories(
+        self, given: tuple[Tensor | None, Tensor | None], documents: tuple, matches: tuple
+    ) -> tuple[Memories, dict[str, Tensor]]:
+        """The memories of a pass, given or compressed in it, and what compressing found."""
+        memory, counts = given
+        if memory is None:
+            return self._compress_candidates(documents, matches)
+        full = torch.full(memory.shape[:-2], memory.shape[-2], device=memory.device)
+        return Memories(memory, full if counts is None else counts), {}
+
+    def _retrieved(self, questions: tuple, pools: tuple, prompts: tuple) -> dict[str, Tensor]:
+        """Scores and vectors of questions; with prompts what was chosen, its rows and the prompts' mask."""
+        memories, vectors, memory_mask, wanted = pools
+        input_ids, attention_mask, rate_factor = prompts
         query = self.search_vectors(self.reason(*questions))
-        return {"scores": cosine_scores(query, vectors), "query_vectors": query}
+        scores = cosine_scores(query, self.search_vectors(memories) if vectors is None else vectors)
+        found = {"scores": scores, "query_vectors": query}
+        if input_ids is None:
+            return found
+        read = average_neighbours(memories, rate_factor)
+        chosen, indices = self._choose(scores, read, memory_mask, wanted, input_ids)
+        mask = _without_empty(input_ids, attention_mask, chosen)
+        return {**found, "indices": indices, "rows": chosen.values.flatten(0, -2), "mask": mask}
 
     def _compress_candidates(
         self,
@@ -270,15 +289,16 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
 
     def _answer(
         self,
-        embeds: Tensor,
-        mask: Tensor | None,
+        prompts: tuple[Tensor, Tensor, Tensor | None],
         labels: Tensor | None,
         segments: Tensor | None,
         num_items: Tensor | int | None,
         **kwargs: object,
     ) -> tuple[Tensor | None, Tensor]:
         """Loss and logits, wearing the generator: logits of the labelled tokens, or of all without labels."""
-        mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device) if mask is None else mask
+        input_ids, rows, mask = prompts
+        embeds = self.fill_slots(input_ids, rows)
+        mask = torch.ones_like(input_ids) if mask is None else mask
         with self.lock, wearing(self.decoder, "generator"):
             if labels is not None:
                 logits = self._labelled_logits(embeds, mask, labels, segments, **kwargs)

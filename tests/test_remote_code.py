@@ -78,7 +78,7 @@ def test_a_folder_alone_answers_with_stdin_closed_and_no_package(copied, memory,
     assert result["training"] is False and result["module"].startswith("transformers_modules.")
     assert "[y/N]" not in done.stdout + done.stderr
     own = shared_model.load_memory(tmp_path / "own")
-    torch.testing.assert_close(own[:], memory[:], atol=1e-5, rtol=0)
+    torch.testing.assert_close(own.values, memory.values, atol=1e-5, rtol=0)
 
 
 def test_remote_code_is_another_copy_that_gives_the_same(remote, shared_model, memory):
@@ -100,7 +100,7 @@ def test_memories_pass_between_the_copies(remote, shared_model, memory, tmp_path
         assert out.document_ids == expected.document_ids and torch.equal(logits, known)
         assert model.retrieve(QUESTIONS, given, 2).indices == expected.indices
     other.save_pretrained(tmp_path / "other")
-    assert torch.equal(shared_model.load_memory(tmp_path / "other")[:], memory[:])
+    assert torch.equal(shared_model.load_memory(tmp_path / "other").values, memory.values)
     memory.save_pretrained(tmp_path / "memory")
     grown = remote.load_memory(tmp_path / "memory")
     grown.append(shared_model.build_memory([{"text": "Titan", "id": "new"}], show_progress=False))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -100,6 +101,14 @@ def prepare_stage(
         memory_tokens=stage.memory_tokens and "compressor" not in frozen,
         connector=stage.memory_tokens,
     )
+
+
+def begin_stage(model: nn.Module, args: Any) -> bool:
+    """`prepare_stage` as a configuration asks; returns whether retrieval alone trains."""
+    ranks_only = args.stage == "end_to_end" and not args.generation_weight
+    frozen = {*args.frozen, "generator"} if ranks_only else args.frozen
+    prepare_stage(model, args.stage, args.starts, args.seed, sorted(frozen))
+    return ranks_only
 
 
 def reset_adapter(decoder: nn.Module, name: str, seed: int = 0) -> None:

@@ -35,7 +35,7 @@ from .optimizer import master_adamw
 from .resolving import resolve_model
 from .sampling import EpochCallback, EpochSampler, order_seed
 from .saving import SavingMixin
-from .stages import adapter_gradient_norms, prepare_stage
+from .stages import adapter_gradient_norms, begin_stage
 from .teachers import RetrievalTeacher
 from .throughput import Throughput, device_peak_tflops
 
@@ -100,9 +100,7 @@ class ClaraTrainer(SavingMixin):
         held_out = as_dataset(eval_dataset, args.stage, "eval_dataset")
         model = resolve_model(model, args.model_init_kwargs, peft_config, quantization_config)
         check_model(model, args)
-        self._ranks_only = args.stage == "end_to_end" and not args.generation_weight
-        frozen = {*args.frozen, "generator"} if self._ranks_only else args.frozen
-        prepare_stage(model, args.stage, args.starts, args.seed, sorted(frozen))
+        self._ranks_only = begin_stage(model, args)
         self._own_collator = data_collator is None
         collator = data_collator or checked_collator(model, args, every_dataset(train, held_out), corpus)
         self._candidates = getattr(collator, "candidates", None)
@@ -121,12 +119,12 @@ class ClaraTrainer(SavingMixin):
                 callbacks=[self._epochs, CurveCallback(), *own_callbacks(args), *(callbacks or [])],
                 **kwargs,
             )
-        self._prepare_retrieval()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Tags; stored memories and the teacher go to the device, of a whole corpus the teacher's vectors."""
         self.model.add_model_tags(list(self._tag_names))
         del self.model.config.use_cache  # set by Trainer; ClaraConfig has no such field, and passes say it
-
-    def _prepare_retrieval(self) -> None:
-        """Stored memories and the teacher go to the device; of a whole corpus the teacher's vectors stay."""
         if self.args.retrieval_teacher:
             self._teacher = RetrievalTeacher(self.args.retrieval_teacher, self.args.device)
         self._place_candidates()

@@ -1,0 +1,55 @@
+"""Exact search with numbers by hand, ranks fused, filters, words."""
+
+import pytest
+import torch
+from clara.ranking_clara import (
+    WordIndex,
+    check_search,
+    check_where,
+    fuse_ranks,
+    mean_vectors,
+    nearest,
+    passes,
+    row_blocks,
+)
+
+
+def test_means_by_hand():
+    values = torch.tensor([[1.0, 0.0], [3.0, 2.0], [5.0, 5.0]])
+    assert mean_vectors(values, torch.tensor([0, 2, 3])).tolist() == [[2.0, 1.0], [5.0, 5.0]]
+
+
+def test_the_nearest_by_cosine_and_the_first_of_equals():
+    vectors = torch.tensor([[0.0, 2.0], [3.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
+    query = torch.tensor([[1.0, 0.0]])
+    scores, indices = nearest(query, row_blocks(vectors, vectors.norm(dim=1)), 3)
+    assert indices.tolist() == [[1, 2, 0]] and scores.tolist() == [[1.0, 1.0, 0.0]]
+    kept = nearest(query, row_blocks(vectors, vectors.norm(dim=1), torch.tensor([0, 3])), 3)
+    assert kept[1].tolist() == [[0, 3]]
+
+
+def test_ranks_are_fused_by_their_reciprocals():
+    fused = fuse_ranks([(0.5, [7, 8]), (0.5, [8, 9])])
+    assert list(fused) == [8, 7, 9]
+    assert fused[8] == pytest.approx(0.5 / 61 + 0.5 / 62) or fused[8] > fused[7]
+
+
+def test_filters_by_metadata():
+    assert passes({"year": {">": 2020}}, {"year": 2021}) and not passes({"year": {">": 2020}}, {"year": 2020})
+    assert passes({"tag": ["a", "b"]}, {"tag": "b"}) and not passes({"tag": "a"}, {})
+    with pytest.raises((ValueError, TypeError), match="where"):
+        check_where({"year": {"~": 1}})
+
+
+def test_a_search_of_another_width_is_refused():
+    with pytest.raises(ValueError, match=r"`vectors` must be \(B, 4\)"):
+        check_search(torch.ones(1, 3), 1, 5, 4)
+    with pytest.raises(ValueError, match="got 6"):
+        check_search(torch.ones(1, 4), 6, 5, 4)
+
+
+def test_words_of_one_letter_count():
+    pytest.importorskip("bm25s")
+    index = WordIndex(["vitamin c", "vitamin d", "nothing"])
+    scores = next(index.scores(["what is vitamin d"]))
+    assert scores.argmax() == 1 and scores[2] == 0
