@@ -38,10 +38,10 @@ def test_nobody_keeps_the_own_documents(count, seed):
 
 def by_hand(model, question, answer, documents):
     """Loss of one answer: the memories in the slots, all logits, cross-entropy of the answer's tokens."""
-    batch = model.processor.encode_prompts([question], len(documents), [answer])
+    batch = model.processor.encode_prompts([question], [[4] * len(documents)], [answer])
     memory = torch.zeros(1, 0, 4, 32)
     if documents:
-        memory = model.compress(**model.processor.encode_documents(documents)).unsqueeze(0)
+        memory = model.compress(**model.processor.encode_documents(documents)).values.unsqueeze(0)
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], memory=memory).logits
     kept = batch["labels"][0, 1:] != -100
     loss = torch.nn.functional.cross_entropy(

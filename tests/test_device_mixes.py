@@ -25,11 +25,11 @@ def test_text_in_text_out(base, pooling):
     expected = model.generate(QUESTIONS, DOCUMENTS, max_new_tokens=4)
     ids = torch.arange(3, 19).view(2, 8)
     with torch.no_grad():
-        memories = model.compress(ids), model.reason(ids)
+        memories = model.compress(ids).values, model.reason(ids).values
     with pretended_cuda(), torch.no_grad():
         put(model)
         assert model.generate(QUESTIONS, DOCUMENTS, max_new_tokens=4) == expected
-        found = model.compress(ids.to("cuda")), model.reason(ids.to("cuda"))
+        found = model.compress(ids.to("cuda")).values, model.reason(ids.to("cuda")).values
         assert all(type(memory) is OnCuda for memory in found)
     for memory, wanted in zip(found, memories, strict=True):
         torch.testing.assert_close(memory.as_subclass(torch.Tensor), wanted)
@@ -45,6 +45,8 @@ def test_a_step_of_training(base, tmp_path, stage, contrastive):
     expected = trainer.compute_loss(model, dict(batch)).detach()
     with pretended_cuda():
         put(model)
+        if trainer._candidates is not None:
+            trainer._candidates = trainer._candidates.to("cuda")
         there = {name: v.to("cuda") if isinstance(v, torch.Tensor) else v for name, v in batch.items()}
         loss = trainer.compute_loss(model, there)
         loss.backward()

@@ -91,8 +91,8 @@ def test_every_option_of_the_help_exists():
 
 def test_the_next_command():
     recipes = ROOT / "train" / "recipes"
-    first = str(recipes / "smollm2-135m-gpu-pretraining.yaml")
-    following = f"--config {recipes}/smollm2-135m-gpu-instruction_tuning.yaml --model out/final"
+    first = str(recipes / "mistral-7b-pretraining-1gpu.yaml")
+    following = f"--config {recipes}/mistral-7b-instruction_tuning-1gpu.yaml --model out/final"
     found = next_command("pretraining", {}, first, "out/final")
     assert found == f"clara train instruction_tuning {following}"
     found = next_command("instruction_tuning", {}, None, "out/final")

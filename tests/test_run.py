@@ -138,7 +138,7 @@ def test_the_next_stages_start_from_the_last(variables, tmp_path, monkeypatch):
         out = ["--output_dir", str(tmp_path / stage), "--documents_per_question", "2"]
         main(["--model", model, "--stage", stage, *rows, *out, *quick])
         assert (tmp_path / stage / "final" / "query_reasoner").is_dir()
-    assert (tmp_path / "end_to_end" / "memory" / "corpus_memory.json").is_file()
+    assert (tmp_path / "end_to_end" / "memory" / "candidates.safetensors").is_file()
 
 
 def test_prepare_only_stores_candidates_and_trains_nothing(variables, tmp_path):
@@ -150,7 +150,7 @@ def test_prepare_only_stores_candidates_and_trains_nothing(variables, tmp_path):
     final = tmp_path / "tiny" / "final" / "config.json"
     final.write_text(final.read_text().replace('"retrieval_top_k": 5', '"retrieval_top_k": 2'))
     main([*out, *rows, "--prepare_only"])
-    assert (tmp_path / "e2e" / "memory" / "corpus_memory.json").is_file()
+    assert (tmp_path / "e2e" / "memory" / "candidates.safetensors").is_file()
     assert not (tmp_path / "e2e" / "final").exists()
 
 

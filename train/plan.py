@@ -274,7 +274,8 @@ def _forward(model: nn.Module, load: Load) -> Tensor:
     ):
         if count:
             ids = torch.ones(count, length, dtype=torch.long)
-            found = found + adapter(ids, torch.ones(count, length, dtype=torch.long)).sum().to(model.dtype)
+            memories = adapter(ids, torch.ones(count, length, dtype=torch.long))
+            found = found + memories.values.sum().to(model.dtype)
     ids = torch.ones(load.prompts, load.prompt_tokens, dtype=torch.long)
     embeds = model.get_input_embeddings()(ids) + found
     mask = torch.ones(load.prompts, load.prompt_tokens, dtype=torch.long)
