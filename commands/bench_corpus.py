@@ -123,7 +123,8 @@ def real_memory(
         parents = set(memory.parents)
         if {str(document["id"]) for document in chosen} != parents or memory.dtype != arguments.stored:
             raise ValueError(
-                f"{folder} holds memories of other documents or another format: remove it, or name another."
+                f"{folder} holds memories of other documents, or of another format: remove it or name "
+                "another folder."
             )
         return memory
     memory = model.build_memory(chosen, batch_size=16, dtype=arguments.stored)

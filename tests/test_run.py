@@ -211,7 +211,7 @@ def test_it_runs_without_optional_packages(base, tmp_path):
     """On a bare GPU machine: no datasets, trl, evaluate, gguf or matplotlib."""
     code = f"""
 import sys
-for name in ("datasets", "trl", "evaluate", "gguf", "matplotlib", "openai", "faiss"):
+for name in ("datasets", "trl", "evaluate", "gguf", "matplotlib", "openai", "lance"):
     sys.modules[name] = None
 from clara.train.run import main
 main(["--config", {TINY!r}, "--max_steps", "1", "--samples", "1"])

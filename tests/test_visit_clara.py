@@ -76,6 +76,15 @@ def test_compressing_in_steps_gives_the_whole_memory(shared_model):
     assert steps[-1][2].document_ids == whole.document_ids
 
 
+def test_a_long_document_is_compressed_in_one_step(shared_model):
+    long = {"id": "long", "text": "Fog is grey and cold. " * 60}
+    documents = [{"id": "a", "text": "Short."}, long, {"id": "b", "text": "Short too."}]
+    steps = list(visit.compress_steps(shared_model, documents, step=2))
+    whole = shared_model.build_memory(documents, show_progress=False)
+    assert len(whole) > 5 and steps[-1][:2] == (len(whole), len(whole)) and len(steps) > 2
+    assert steps[-1][2].document_ids == whole.document_ids and steps[-1][2].orders == whole.orders
+
+
 def test_tokens_are_counted_without_padding(shared_model):
     each = [visit.count_tokens(shared_model, [text]) for text in DOCUMENTS]
     assert visit.count_tokens(shared_model, DOCUMENTS) == sum(each) > 0

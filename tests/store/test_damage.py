@@ -1,7 +1,10 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from clara.memory_clara import CorpusMemory
 from clara.store import CorpusStore
 from memory_helpers import flip, make_memory, same
 
@@ -74,3 +77,37 @@ def test_flipped_bits_anywhere_are_refused_or_right(tmp_path):
             flip(path, offset)
     assert refused > 10
     assert same(CorpusStore.open(store.uri), expected)
+
+
+FULL = """
+import resource, sys
+sys.path.insert(0, {tests!r})
+from memory_helpers import make_memory
+from clara.store import CorpusStore
+store = CorpusStore.open(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+for change in (store.append, store.upsert):
+    try:
+        change(make_memory(200, first=100, width=576))
+    except OSError as error:
+        print("told:", error)
+memory = make_memory(200, width=576)
+try:
+    memory.save_pretrained(sys.argv[2])
+except Exception as error:
+    print("told:", error)
+"""
+
+
+def test_no_room_is_an_error_and_loses_nothing(store, tmp_path):
+    make_memory(3).save_pretrained(tmp_path / "plain")
+    code = FULL.format(tests=str(Path(__file__).parent.parent))
+    command = [sys.executable, "-c", code, store.uri, str(tmp_path / "plain")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("told:") == 3 and f"The store {store.uri} cannot be" in done.stdout
+    fresh = CorpusStore.open(store.uri)
+    assert same(fresh, make_memory(6, width=WIDE))
+    assert same(CorpusMemory.from_pretrained(tmp_path / "plain"), make_memory(3))
+    fresh.append(make_memory(1, first=99, width=WIDE))
+    assert len(list(Path(store.uri, "data").iterdir())) == 2 and len(fresh) == 7
