@@ -25,9 +25,8 @@ from .commits import ROWS_PER_FILE
 from .schema import Facts, empty_fields, table_schema, to_table
 from .search import WORDS_INDEX, index_names, index_words
 from .store import CorpusStore
-from .writing import BUILD, clean, local_folder
+from .writing import BUILD, PLAN, clean, local_folder
 
-PLAN = "plan.json"
 FRAGMENT_BYTES = 1 << 28
 
 
@@ -125,7 +124,8 @@ class StoreBuild:
                 raise FileExistsError(
                     f"{self.uri} holds a store already: append to it, or name another folder."
                 )
-            self._state.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(self._state, ignore_errors=True)  # of a build that was ended half
+            self._state.mkdir(parents=True)
             self._put(PLAN, asdict(plan))
             return
         there = asdict(self.plan)
@@ -225,8 +225,13 @@ class StoreBuild:
         if WORDS_INDEX not in index_names(dataset):
             index_words(dataset)
         clean(self.uri, None)
-        shutil.rmtree(self._state)
+        self._end()
         return CorpusStore.open(self.uri)
+
+    def _end(self) -> None:
+        """Removes what is known of the build; without its plan the rest of it means nothing."""
+        (self._state / PLAN).unlink(missing_ok=True)
+        shutil.rmtree(self._state, ignore_errors=True)
 
     def _check_unique(self, parts: int) -> None:
         digests = np.concatenate([np.load(self._state / f"part-{part:05d}.npy") for part in range(parts)])
@@ -241,9 +246,9 @@ class StoreBuild:
         """Removes a build that is not finished, with all its parts; a store that is there stays."""
         if CorpusStore.open(self.uri).version:
             clean(self.uri, None)
-            shutil.rmtree(self._state, ignore_errors=True)
-        elif self.begun:
-            shutil.rmtree(self._state)
+            self._end()
+        elif self._state.is_dir():
+            self._end()
             shutil.rmtree(self.folder / "data", ignore_errors=True)
 
     def _put(self, name: str, content: Any) -> None:

@@ -1,6 +1,7 @@
 """Writers of a store: one at a time on this machine; what a dead one left goes; errors say what they mean."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -11,6 +12,7 @@ import lance
 from filelock import FileLock, Timeout
 
 LOCK, AT_WORK, BUILD = ".clara.lock", ".clara.writing", "_build"
+PLAN = "plan.json"
 EVER = timedelta(days=36_500)
 
 
@@ -36,12 +38,13 @@ def writing(uri: str, options: dict[str, str] | None) -> Iterator[None]:
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file: give the path of a folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    if (folder / BUILD).is_dir():
+    if (folder / BUILD / PLAN).is_file():
         raise RuntimeError(
             f"A build in {uri} is not finished: run it again, or discard it, before you write."
         )
     try:
         with FileLock(folder / LOCK, timeout=0, thread_local=False):
+            shutil.rmtree(folder / BUILD, ignore_errors=True)  # of a build that was killed at its very end
             mark = folder / AT_WORK
             if mark.exists():
                 clean(uri, options)

@@ -75,6 +75,26 @@ def test_a_kill_between_commit_and_end_is_repaired(tmp_path, monkeypatch):
     store.append(make_memory(1, first=99))
 
 
+@pytest.mark.parametrize("discarded", [False, True])
+def test_a_kill_while_a_build_is_removed_is_repaired(tmp_path, monkeypatch, discarded):
+    build = StoreBuild(tmp_path / "s")
+    build.begin(plan())
+    for number in range(3):
+        build.write(number, part(number))
+    with monkeypatch.context() as patch:
+        patch.setattr("clara.store.build.shutil.rmtree", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            build.discard() if discarded else build.commit()
+    assert not build.begun and list(build.state.iterdir())
+    if discarded:
+        build.begin(plan(2))
+        assert build.waiting() == [0, 1]
+        return
+    store = CorpusStore.open(build.uri)
+    store.append(make_memory(1, first=99))
+    assert len(store) == 16 and not build.state.exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
