@@ -98,7 +98,7 @@ def test_more_documents_asked_for_than_there_are_is_an_error_with_a_way_out(hand
     answer = handler(
         {"inputs": {"question": "Who?", "documents": ["a"]}, "parameters": {"retrieval_top_k": 2}}
     )
-    assert "`retrieval_top_k` must be from 1 to the 1" in answer["error"]["message"]
+    assert "`retrieval_top_k` must be between 1 and the 1" in answer["error"]["message"]
 
 
 def test_hostile_texts_are_answered_from_as_texts(handler):
