@@ -8,6 +8,7 @@ import torch
 from clara.adapters_clara import (
     CONFIG_FILE,
     WEIGHTS_FILE,
+    CheckpointContexts,
     adapter_names,
     adapter_parameters,
     adapter_state,
@@ -295,3 +296,15 @@ def test_an_adapter_that_is_no_plain_lora_is_refused(checkpoint, tmp_path, chang
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
     with pytest.raises(ValueError, match=rf"compressor.adapter_config.json.*{told}"):
         ClaraForRetrievalGeneration.from_pretrained(str(folder))
+
+
+def test_a_recomputation_wears_what_the_forward_pass_wore(model):
+    contexts = CheckpointContexts(model.decoder)
+    with wearing(model.decoder, "compressor"):
+        forward, again = contexts()
+        with forward:
+            assert worn_adapters(model.decoder) == ["compressor"]
+    with wearing(model.decoder, "generator"):
+        with again:
+            assert worn_adapters(model.decoder) == ["compressor"]
+        assert worn_adapters(model.decoder) == ["generator"]

@@ -1,6 +1,7 @@
 """Checkpoints of adapters alone; only complete ones count."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -122,3 +123,18 @@ def test_a_full_model_is_no_training_checkpoint(model, tmp_path):
     model.save_pretrained(tmp_path, save_base=True)
     with pytest.raises(ValueError, match="holds base weights: it is no training checkpoint"):
         load_trained(model, str(tmp_path))
+
+
+def test_every_file_is_on_the_disk_before_the_marker_has_its_name(tmp_path, monkeypatch):
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part" / "weights").write_text("x")
+    synced, replace = [], os.replace
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.readlink(f"/proc/self/fd/{number}")))
+
+    def named(source, target):
+        assert {str(tmp_path / "part" / "weights"), str(source)} <= set(synced)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", named)
+    mark_complete(tmp_path, 3)
+    assert is_complete(tmp_path)

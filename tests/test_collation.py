@@ -110,7 +110,7 @@ def test_every_signal_has_its_prompt_and_its_target(processor, signal, prompts, 
     collator = PretrainingCollator(processor, signals=only(signal))
     targets = collator.targets(item(PRETRAINING[0]))
     assert [target.prompt for target in targets] == prompts
-    assert sorted(target.answer for target in targets) == sorted(answers)
+    assert sorted(answer for target in targets for answer in target.answers) == sorted(answers)
     labels = collator([item(PRETRAINING[0])])["labels"]
     assert sorted(said(processor, labels)) == sorted(answer + "<|im_end|>" for answer in answers)
 
@@ -126,7 +126,7 @@ def test_a_question_lies_in_the_prompt_and_only_its_answer_is_learnt(processor):
 def test_the_prompt_is_that_of_generation(processor):
     """Training sees the ids that `generate` sees, then the answer."""
     batch = PretrainingCollator(processor, signals=only("answer"))([item(PRETRAINING[1])])
-    prompt = processor.encode_prompts(["Where was Clara Schumann born?"], 1)["input_ids"][0]
+    prompt = processor.encode_prompts(["Where was Clara Schumann born?"], [[M]])["input_ids"][0]
     answered = batch["input_ids"][0][batch["labels"][0] == -100]
     assert torch.equal(answered, prompt)
 
@@ -134,7 +134,7 @@ def test_the_prompt_is_that_of_generation(processor):
 def test_unlabelled_text_is_reconstructed(processor):
     for signals in (only("answer"), {"reconstruction": 0.0}):
         (target,) = PretrainingCollator(processor, signals=signals).targets(item(PRETRAINING[3]))
-        assert target.prompt == reconstruction_prompt() and target.answer == PRETRAINING[3].document
+        assert target.prompt == reconstruction_prompt() and target.answers == [PRETRAINING[3].document]
 
 
 def test_draws_follow_seed_epoch_and_row_alone(processor):
@@ -158,7 +158,7 @@ def test_chances_are_met(processor):
 
 def test_at_most_so_many_single_questions(processor):
     collator = PretrainingCollator(processor, only("answer"), max_answers=2)
-    seen = [tuple(t.answer for t in collator.targets(item(PRETRAINING[0], i))) for i in range(50)]
+    seen = [tuple(a for t in collator.targets(item(PRETRAINING[0], i)) for a in t.answers) for i in range(50)]
     assert {len(answers) for answers in seen} == {2}
     assert {answer for answers in seen for answer in answers} == {"1890", "Scotland", "a railway bridge"}
 
@@ -166,7 +166,7 @@ def test_at_most_so_many_single_questions(processor):
 def test_long_targets_are_cut_at_a_word_and_pairs_left_out(processor):
     collator = PretrainingCollator(processor, target_max_length=12)
     record = PretrainingRecord(BRIDGE, ("What is it?", "Where?"), (("a bridge",), ("Scotland " * 20,)))
-    targets = {t.prompt[0]["content"]: t.answer for t in collator.targets(item(record))}
+    targets = {t.prompt[0]["content"]: t.answers[0] for t in collator.targets(item(record))}
     assert targets[questions_and_answers_prompt()[0]["content"]] == "Question: What is it?\nAnswer: a bridge"
     text = targets[reconstruction_prompt()[0]["content"]]
     assert BRIDGE.startswith(text + " ") and 0 < len(processor.tokenizer(text)["input_ids"]) <= 12
@@ -176,7 +176,8 @@ def test_a_word_above_the_limit_is_cut_inside(processor):
     (target,) = PretrainingCollator(processor, only("answer"), target_max_length=3).targets(
         item(PretrainingRecord("  " + "z" * 50))
     )
-    assert target.answer.strip() and len(processor.tokenizer(target.answer)["input_ids"]) <= 3
+    (answer,) = target.answers
+    assert answer.strip() and len(processor.tokenizer(answer)["input_ids"]) <= 3
 
 
 def test_an_answer_above_the_prompts_limit_is_refused(shared_model):
@@ -192,14 +193,14 @@ def test_unknown_signals_are_refused(processor, signals):
 
 
 def test_one_rate_a_batch_out_of_those_given(processor):
-    collator = PretrainingCollator(processor, num_memory_tokens=(1, 4))
-    sizes = set()
+    collator = PretrainingCollator(processor, rate_factors=(1, 4))
+    factors = set()
     for index in range(20):
         batch = collator([item(PRETRAINING[1], index)])
-        sizes.add(batch["num_memory_tokens"])
-        assert ((batch["input_ids"] == SLOT_ID).sum(-1) == batch["num_memory_tokens"]).all()
-    assert sizes == {1, 4}
-    assert draw_rate((), [item(None)], 0) is None
+        factors.add(batch["rate_factor"])
+        assert ((batch["input_ids"] == SLOT_ID).sum(-1) == M // batch["rate_factor"]).all()
+    assert factors == {1, 4}
+    assert draw_rate((1,), [item(None)], 0) == 1
 
 
 # Instruction tuning
@@ -239,3 +240,17 @@ def test_mixed_numbers_of_documents_are_refused(processor):
     rows = [QUESTION_ROWS[0], QUESTION_ROWS[1]]
     with pytest.raises(ValueError, match=r"\[3, 4\] documents: set `documents_per_question` to at most 3"):
         InstructionCollator(processor, 4)([item(row) for row in rows])
+
+
+def test_the_order_of_documents_is_drawn_anew_for_each_row_and_epoch(processor):
+    collator = InstructionCollator(processor, documents_per_question=3, seed=1)
+    row = QUESTION_ROWS[1]
+    orders = {
+        place: tuple(collator([Item(*place, row)])["document_input_ids"].sum(-1).tolist())
+        for place in [(index, epoch) for index in range(4) for epoch in range(4)]
+    }
+    assert len({orders[0, epoch] for epoch in range(4)}) > 1
+    assert len({orders[index, 0] for index in range(4)}) > 1
+    other = InstructionCollator(processor, documents_per_question=3, seed=2)
+    drawn = [tuple(other([Item(*place, row)])["document_input_ids"].sum(-1).tolist()) for place in orders]
+    assert drawn != list(orders.values())

@@ -162,3 +162,12 @@ def test_the_bases_configuration_counts_where_it_changes_states(
     (folder / "config.json").write_text(json.dumps(config))
     loaded = ClaraForRetrievalGeneration.from_pretrained(str(folder))
     assert (model_fingerprint(loaded) != model_fingerprint(shared_model)) is moves
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("pooling", "mean"), ("compression_rate", 32), ("doc_max_length", 32)]
+)
+def test_fields_that_shape_a_memory_count(model, field, value):
+    digest = model_fingerprint(model)
+    setattr(model.config, field, value)
+    assert model_fingerprint(model) != digest

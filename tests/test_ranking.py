@@ -61,3 +61,10 @@ def test_agrees_with_ir_measures():
     theirs = ir_measures.calc_aggregate(measures, qrels, run)
     for name, measure in zip(names, measures, strict=True):
         assert sum(ours[name]) / len(rankings) == pytest.approx(theirs[measure], abs=1e-9), name
+
+
+def test_the_ideal_ranking_has_no_more_positives_than_places_nor_copies():
+    """Three positives and two places: two of them on top are ideal. A positive named twice is one."""
+    assert ndcg_at_k(["a", "b", "x"], ["a", "b", "c"], 2) == pytest.approx(1.0)
+    assert ndcg_at_k(["a", "x"], ["a", "a"], 2) == pytest.approx(1.0)
+    assert ndcg_at_k(["x", "a"], ["a"], 2) == pytest.approx(1 / math.log2(3))

@@ -68,3 +68,13 @@ def test_bad_input():
         bootstrap_interval([1.0], resamples=0)
     with pytest.raises(ValueError, match="`first` has 1 values but `second` has 2"):
         paired_permutation([1.0], [1.0, 2.0])
+
+
+def test_a_p_value_is_drawn_with_the_given_seed():
+    first, second = [0.9, 0.8, 1.0, 0.3, 1.0, 0.1, 1.0], [0.1, 0.2, 1.0, 0.6, 0.0, 0.5, 0.4]
+    draws = [paired_permutation(first, second, 50, seed) for seed in range(6)]
+    assert len(set(draws)) > 1
+    assert draws == [paired_permutation(first, second, 50, seed) for seed in range(6)]
+    for name, change in (("resamples", 60), ("seed", 1)):
+        given = {"resamples": 50, "seed": 0, name: change}
+        assert paired_bootstrap(first, second, **given).p_value == paired_permutation(first, second, **given)

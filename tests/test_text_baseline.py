@@ -127,3 +127,18 @@ def test_a_row_that_is_too_long_is_named_before_training(base, tmp_path):
     check_lengths(collator, QUESTION_ROWS)
     with pytest.raises(ValueError, match="Row 8: a prompt with its answer has .* the limit is 512"):
         check_lengths(collator, [*QUESTION_ROWS, long])
+
+
+@pytest.mark.parametrize(("everywhere", "factor"), [(True, 2), (False, 1)])
+def test_a_loss_over_all_devices_counts_for_the_mean_of_their_gradients(
+    base, rows, tmp_path, monkeypatch, everywhere, factor
+):
+    args = make_args(tmp_path, "instruction_tuning", average_tokens_across_devices=everywhere)
+    trainer = make_trainer(script(base, rows), args)
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+    model = trainer.model.eval()
+    with torch.no_grad():
+        alone = trainer.compute_loss(model, batch, num_items_in_batch=torch.tensor(1))
+        monkeypatch.setattr(type(args), "world_size", 2)
+        found = trainer.compute_loss(model, batch, num_items_in_batch=torch.tensor(1))
+    torch.testing.assert_close(found, factor * alone)

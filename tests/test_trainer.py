@@ -4,11 +4,14 @@ import dataclasses
 import errno
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from clara.data.records import PretrainingRecord, QuestionRecord
+from clara.retrieval_clara import cosine_scores
 from clara.train.checkpoints import complete_checkpoints
+from clara.train.losses import contrastive_loss
 from clara.train.stages import STAGES
 from clara.train.trainer import ClaraTrainer
 from conftest import make_model
@@ -552,3 +555,33 @@ def test_pretraining_learns(base, tmp_path):
     trainer.train()
     losses = logs(trainer, "loss")
     assert losses[-1] < losses[0] - 0.3
+
+
+def test_the_contrastive_loss_has_the_models_temperature_mask_and_kind_of_positives(base, tmp_path):
+    model = plain(base).train()
+    trainer = make_trainer(model, tmp_path, "end_to_end", contrastive_weight=1.0, generation_weight=0.0)
+    batch = batch_of(trainer, (0, 1, 6))  # pools of 3 and 4 candidates, one or two positives
+    assert not batch["memory_mask"].all() and batch["positives"].sum(-1).max() == 2
+    indices, mask, positives = (batch[name] for name in ("candidate_indices", "memory_mask", "positives"))
+    query = model.search_vectors(model.reason(batch["query_input_ids"], batch["query_attention_mask"]))
+    scores = cosine_scores(query, trainer._candidates.vectors[indices])
+    found = {}
+    for temperature in (0.02, 0.5):
+        for wanted in ("any", "each"):
+            model.config.retrieval_temperature, trainer.args.contrastive_positives = temperature, wanted
+            expected = contrastive_loss(scores, positives, temperature, mask, wanted)
+            found[temperature, wanted] = trainer.compute_loss(model, dict(batch))
+            torch.testing.assert_close(found[temperature, wanted], expected)
+    assert len({round(float(loss.detach()), 4) for loss in found.values()}) >= 3
+
+
+@pytest.mark.parametrize(("everywhere", "factor"), [(True, 2), (False, 1)])
+def test_a_loss_over_all_devices_counts_for_the_mean_of_their_gradients(
+    base, tmp_path, monkeypatch, everywhere, factor
+):
+    """Gradients are averaged over the devices; a sum over the labels of all must be multiplied before."""
+    trainer = make_trainer(plain(base), tmp_path, average_tokens_across_devices=everywhere)
+    monkeypatch.setattr(type(trainer.args), "world_size", 2)
+    outputs = SimpleNamespace(loss=torch.tensor(3.0))
+    assert float(trainer._answer_loss(outputs, torch.tensor(5))) == 3.0 * factor
+    assert float(trainer._answer_loss(outputs, None)) == 3.0
