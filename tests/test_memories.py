@@ -1,113 +1,65 @@
-"""Candidates compressed once; batches that read them from the store."""
+"""Stored candidates of end-to-end training: compressed once, found again, padded, filled from the corpus."""
 
 import pytest
 import torch
 from clara.data.collation import Item
 from clara.data.records import QuestionRecord
-from clara.train.memories import EndToEndCollator, pools, store_candidates
-from conftest import DOCUMENTS, make_model
-from training_helpers import BRIDGE, QUESTION_ROWS, RHINE, TITAN
+from clara.train.memories import EndToEndCollator, filled, pools, store_candidates
+from conftest import DOCUMENTS, QUESTIONS, make_model
+
+RECORDS = [
+    QuestionRecord(QUESTIONS[0], ("1890",), tuple(DOCUMENTS[:3]), (0,)),
+    QuestionRecord(QUESTIONS[1], ("Huygens",), tuple(DOCUMENTS[2:4]), (0,)),
+]
 
 
 @pytest.fixture(scope="module")
-def stored(shared_model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("stored") / "memory"
-    return *store_candidates(shared_model, QUESTION_ROWS, folder), folder
+def mean_model(base):
+    return make_model(base, pooling="mean", compression_rate=4)
 
 
-def test_every_candidate_is_stored_once_in_the_order_of_the_rows(stored):
-    memory, places, _ = stored
-    assert list(memory.texts) == list(places) and len(memory) == 6
-    assert list(places.items())[:3] == [(BRIDGE, 0), (TITAN, 1), (RHINE, 2)]
+def test_every_candidate_is_stored_once_and_as_compressed(mean_model, tmp_path):
+    found = store_candidates(mean_model, RECORDS, tmp_path / "memory", others=[DOCUMENTS[5], DOCUMENTS[0]])
+    assert found.texts == [*DOCUMENTS[:4], DOCUMENTS[5]]
+    values, offsets, vectors = mean_model.compress_texts(found.texts)
+    torch.testing.assert_close(found.values, values, atol=1e-5, rtol=0)
+    assert torch.equal(found.offsets, offsets)
+    torch.testing.assert_close(found.vectors, vectors, atol=1e-5, rtol=0)
 
 
-def test_memories_are_those_of_compressing(stored, shared_model):
-    batch = shared_model.processor.encode_documents([RHINE])
-    with torch.no_grad():
-        expected = shared_model.compress(**batch)[0]
-    torch.testing.assert_close(stored[0][2], expected, atol=1e-5, rtol=0)
+def test_stored_memories_are_opened_again_and_others_refused(mean_model, base, tmp_path, monkeypatch):
+    first = store_candidates(mean_model, RECORDS, tmp_path)
+    monkeypatch.setattr(mean_model, "compress", None)
+    assert torch.equal(store_candidates(mean_model, RECORDS, tmp_path).values, first.values)
+    with pytest.raises(ValueError, match="another compressor or of other candidates"):
+        store_candidates(mean_model, RECORDS[:1], tmp_path)
+    with pytest.raises(ValueError, match="another compressor or of other candidates"):
+        store_candidates(make_model(base, pooling="mean", compression_rate=8), RECORDS, tmp_path)
 
 
-def test_the_store_is_opened_again_and_not_made_again(stored, shared_model, monkeypatch):
-    monkeypatch.setattr(type(shared_model), "compress", None)
-    again, places = store_candidates(shared_model, QUESTION_ROWS, stored[2])
-    assert torch.equal(again[:], stored[0][:]) and places == stored[1]
+def test_pools_are_padded_at_the_end():
+    places = {text: number for number, text in enumerate(DOCUMENTS)}
+    found, mask, positives = pools(RECORDS, places)
+    assert found.tolist() == [[0, 1, 2], [2, 3, 0]]
+    assert mask.tolist() == [[True] * 3, [True, True, False]]
+    assert positives.tolist() == [[True, False, False], [True, False, False]]
 
 
-def test_the_candidates_are_found_in_the_store_of_a_corpus(shared_model, tmp_path):
-    documents = ["Something else.", RHINE, BRIDGE, "And this.", TITAN]
-    shared_model.build_memory(documents, show_progress=False).save_pretrained(tmp_path)
-    rows = [QuestionRecord("Q?", ("a",), (BRIDGE, TITAN)), QuestionRecord("R?", ("a",), (TITAN, RHINE))]
-    memory, places = store_candidates(shared_model, rows, tmp_path)
-    assert len(memory) == 5 and places == {BRIDGE: 2, TITAN: 4, RHINE: 1}
+def test_pools_are_filled_with_the_nearest_and_hold_nothing_twice():
+    places, mask = torch.tensor([[4, 7], [5, 0]]), torch.tensor([[True, True], [True, False]])
+    positives = torch.tensor([[True, False], [True, False]])
+    near = torch.tensor([[7, 9, 4, 1], [0, 5, 8, 2]])
+    found, usable, gold = filled(places, mask, positives, near, 4)
+    assert found.tolist() == [[4, 7, 9, 1], [5, 0, 8, 2]]
+    assert usable.all() and gold.tolist() == [[True, False, False, False]] * 2
 
 
-def test_a_store_that_lacks_a_candidate_is_refused(shared_model, tmp_path):
-    shared_model.build_memory([BRIDGE, RHINE], show_progress=False).save_pretrained(tmp_path)
-    rows = [QuestionRecord("Q?", ("a",), (BRIDGE, TITAN, RHINE))]
-    with pytest.raises(ValueError, match=r"no memory of 1 of the 3 candidates, first .*: name another `mem"):
-        store_candidates(shared_model, rows, tmp_path)
-
-
-def test_a_store_of_another_compressor_is_refused(stored, base):
-    other = make_model(base)
-    with torch.no_grad():
-        other.memory_tokens += 1
-    with pytest.raises(ValueError, match="another compressor or base"):
-        store_candidates(other, QUESTION_ROWS, stored[2])
-
-
-def test_a_store_cut_off_while_it_was_written_is_made_again(shared_model, tmp_path):
-    (tmp_path / "memory-00000.tmp").write_bytes(b"half")
-    memory, _ = store_candidates(shared_model, QUESTION_ROWS, tmp_path)
-    assert len(memory) == 6
-    assert len(store_candidates(shared_model, QUESTION_ROWS, tmp_path)[0]) == 6
-
-
-def test_a_long_candidate_is_its_first_passage(shared_model, tmp_path, caplog):
-    long = QuestionRecord("Q?", ("a",), (" ".join(DOCUMENTS), BRIDGE))
-    memory, places = store_candidates(shared_model, [long], tmp_path)
-    assert len(memory) == 2 and " ".join(DOCUMENTS).startswith(memory.texts[0])
-    assert places == {" ".join(DOCUMENTS): 0, BRIDGE: 1}
-    assert "1 of 2 candidates exceed doc_max_length" in caplog.text
-
-
-def test_pools_are_padded_at_the_end(stored):
-    places, mask, positives = pools(QUESTION_ROWS[:2], stored[1])
-    assert places.tolist() == [[0, 1, 2, 0], [3, 1, 0, 2]]
-    assert mask.tolist() == [[True] * 3 + [False], [True] * 4]
-    assert positives.tolist() == [[True, False, False, False], [False, True, False, False]]
-
-
-def test_a_batch_holds_each_questions_memories(stored, shared_model):
-    memory, places, _ = stored
-    collator = EndToEndCollator(shared_model.processor, memory, places, retrieval_top_k=2)
-    batch = collator([Item(i, 0, QUESTION_ROWS[i]) for i in (0, 1)])
-    assert batch["memory"].shape == (2, 4, 4, 32)
-    assert torch.equal(batch["memory"][1, 3], memory[2])
-    assert batch["query_input_ids"].shape[0] == 2
-    assert ((batch["input_ids"] == -1).sum(-1) == 2 * 4).all()
-    collator.num_memory_tokens = (3,)
-    batch = collator([Item(0, 0, QUESTION_ROWS[0])])
-    assert batch["num_memory_tokens"] == 3 and (batch["input_ids"] == -1).sum() == 2 * 3
-
-
-def test_a_pool_smaller_than_k_is_refused(stored, shared_model):
-    collator = EndToEndCollator(shared_model.processor, *stored[:2], 4)
-    with pytest.raises(ValueError, match="3 candidates, fewer than `retrieval_top_k` = 4"):
-        collator([Item(0, 0, QUESTION_ROWS[0])])
-
-
-def test_as_retrieved_pools_without_gold_documents_train_too(shared_model, tmp_path):
-    rows = [QuestionRecord("Who found Titan?", ("Huygens",), (BRIDGE, RHINE))]
-    memory, places = store_candidates(shared_model, rows, tmp_path)
-    batch = EndToEndCollator(shared_model.processor, memory, places, 2)([Item(0, 0, rows[0])])
-    assert not batch.pop("positives").any()
-    assert shared_model(**batch).loss.isfinite()
-
-
-def test_a_copy_of_a_positive_is_in_the_pool_once_and_positive():
-    record = QuestionRecord("Who found Titan?", ("Huygens",), ("basalt", "titan", "titan", "rhine"), (2,))
-    places, mask, positives = pools([record], {"basalt": 7, "titan": 3, "rhine": 5})
-    assert places.tolist() == [[7, 3, 5]] and mask.all()
-    assert positives.tolist() == [[False, True, False]]
+def test_a_batch_names_the_candidates_and_a_pool_below_k_is_refused(mean_model, tmp_path):
+    found = store_candidates(mean_model, RECORDS, tmp_path)
+    items = [Item(number, 0, record) for number, record in enumerate(RECORDS)]
+    batch = EndToEndCollator(mean_model.processor, found, 2)(items)
+    assert batch["candidate_indices"].tolist() == [[0, 1, 2], [2, 3, 0]]
+    memory = found.batch(batch["candidate_indices"], 16)
+    assert memory["memory"].shape == (2, 3, 16, 32) and memory["memory_vectors"].shape == (2, 3, 32)
+    with pytest.raises(ValueError, match="fewer than `retrieval_top_k` = 3"):
+        EndToEndCollator(mean_model.processor, found, 3)(items)

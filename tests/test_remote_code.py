@@ -13,7 +13,7 @@ from clara.adapters_clara import wearing
 from clara.configuration_clara import ADAPTERS
 from clara.memory_clara import CorpusMemory
 from clara.modeling_clara import ClaraForRetrievalGeneration
-from conftest import DOCUMENTS, QUESTIONS, ROOT
+from conftest import DOCUMENTS, QUESTIONS, ROOT, slots_of
 from peft import PeftModel
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor, AutoTokenizer
 
@@ -113,8 +113,8 @@ def test_every_auto_class_loads_the_folder(copied, shared_model):
     tokenizer = AutoTokenizer.from_pretrained(copied)
     assert config.num_memory_tokens == processor.num_memory_tokens == 4
     assert config.text_config.model_type == "llama"
-    expected = shared_model.processor.encode_prompts(QUESTIONS, 2)["input_ids"]
-    assert torch.equal(processor.encode_prompts(QUESTIONS, 2)["input_ids"], expected)
+    expected = shared_model.processor.encode_prompts(QUESTIONS, slots_of(QUESTIONS, 2))["input_ids"]
+    assert torch.equal(processor.encode_prompts(QUESTIONS, slots_of(QUESTIONS, 2))["input_ids"], expected)
     assert tokenizer.decode(tokenizer("Titan")["input_ids"]) == "Titan"
     made = AutoModel.from_config(config, trust_remote_code=True)
     assert list(made.decoder.peft_config) == list(ADAPTERS)
