@@ -52,7 +52,7 @@ class Column(Sequence):
                 batch = next(batches, None)
             if batch is None:
                 return
-            yield from map(self._convert, batch.column(0).to_pylist())
+            yield from self._values(batch.column(0))
 
     def __eq__(self, other: object) -> bool:
         return list(self) == list(other) if isinstance(other, Sequence) else NotImplemented
@@ -67,5 +67,13 @@ class Column(Sequence):
                 self._kept = {index: self._kept[index] for index in indices if index in self._kept}
             with reported(self._uri):
                 table = self._dataset.take(np.array(missing, np.int64), columns=[self._name])
-            self._kept.update(zip(missing, map(self._convert, table.column(0).to_pylist()), strict=True))
+            self._kept.update(zip(missing, self._values(table.column(0)), strict=True))
         return [self._kept[index] for index in indices]
+
+    def _values(self, column: Any) -> list:
+        if column.null_count:
+            raise ValueError(
+                f"`{self._name}` is missing in passages of {self._uri}: the store was altered, restore an "
+                "earlier version."
+            )
+        return [self._convert(value) for value in column.to_pylist()]

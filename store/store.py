@@ -30,11 +30,11 @@ from .commits import (
     list_versions,
 )
 from .indexes import INDEXED_FROM, build_ann, read_effort
-from .places import Places
+from .places import Places, check_files
 from .schema import ROW, Facts, check_row, literals, read_facts, unpack_row
 from .vectors import Vectors
 from .where import to_sql
-from .writing import reported, writing
+from .writing import local_folder, reported, writing
 
 KEEP_VERSIONS = timedelta(days=1)
 
@@ -94,6 +94,9 @@ class CorpusStore:
         return store
 
     def _take(self, dataset: Any) -> None:
+        folder = local_folder(self.uri)
+        if dataset is not None and folder is not None:
+            check_files(dataset, folder)
         self._dataset = dataset
         self.facts: Facts | None = None if dataset is None else read_facts(dataset.schema, self.uri)
         self._length = 0 if dataset is None else dataset.count_rows()

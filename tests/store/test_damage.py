@@ -55,6 +55,47 @@ def test_a_row_that_was_changed_is_refused(store, name):
     assert same(CorpusStore.open(store.uri, version=version), make_memory(6, width=WIDE))
 
 
+@pytest.mark.parametrize("offset", range(-40, 0))
+@pytest.mark.parametrize("bit", [1, 64])
+def test_the_end_of_a_file_asks_for_no_memory(store, offset, bit):
+    path = data_file(store)
+    content = bytearray(path.read_bytes())
+    content[offset] ^= bit
+    path.write_bytes(content)
+    # the first number is bounded only, the version of the format is for Lance to check
+    if offset < -32 or -8 <= offset < -4:
+        try:
+            assert same(CorpusStore.open(store.uri), make_memory(6, width=WIDE))
+        except (ValueError, OSError):
+            return
+    else:
+        with pytest.raises(ValueError, match="was altered or cut short"):
+            CorpusStore.open(store.uri)
+
+
+def test_a_file_that_is_missing_or_short_is_told(store):
+    path = data_file(store)
+    content = path.read_bytes()
+    for short in (content[:-1], content[:30], b""):
+        path.write_bytes(short)
+        with pytest.raises(ValueError, match="was altered or cut short"):
+            CorpusStore.open(store.uri)
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        CorpusStore.open(store.uri)
+
+
+def test_rows_without_a_value_are_refused(store):
+    store._dataset.update({"text": "cast(null as string)"}, where="id = 'd5'")
+    fresh = CorpusStore.open(store.uri)
+    with pytest.raises(ValueError, match="was altered"):
+        fresh.gather([5])
+    for read in (lambda: fresh.texts[5], lambda: list(fresh.texts)):
+        with pytest.raises(ValueError, match="`text` is missing"):
+            read()
+    assert fresh.texts[2] == "text 2"
+
+
 @pytest.mark.slow
 def test_flipped_bits_anywhere_are_refused_or_right(tmp_path):
     store = CorpusStore.open(tmp_path / "s")
