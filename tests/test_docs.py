@@ -12,7 +12,7 @@ from conftest import ROOT
 from transformers import HfArgumentParser
 
 PAGE = ROOT / "docs" / "training.md"
-LAUNCHING = {"config", "config_file"}
+LAUNCHING = {"config", "config_file", "plan"}
 pytestmark = pytest.mark.skipif(not PAGE.exists(), reason="there is no docs/training.md")
 
 
