@@ -11,12 +11,12 @@ from training_helpers import PRETRAINING, QUESTION_ROWS, make_args
 
 def test_each_stage_has_its_own(model, tmp_path):
     args = make_args(
-        tmp_path, signals={"answer": 0.5}, max_answers=2, target_max_length=9, seed=7, num_memory_tokens=[2]
+        tmp_path, signals={"answer": 0.5}, max_answers=2, target_max_length=9, seed=7, compression_rates=[32]
     )
     collator = make_collator(model, args, PRETRAINING)
     assert type(collator) is PretrainingCollator and collator.signals == {"answer": 0.5}
     assert (collator.max_answers, collator.target_max_length, collator.seed) == (2, 9, 7)
-    assert collator.num_memory_tokens == (2,)
+    assert collator.rate_factors == (2,)
     collator = make_collator(model, make_args(tmp_path, "instruction_tuning"), QUESTION_ROWS)
     assert type(collator) is InstructionCollator and collator.documents_per_question == 2
 
@@ -26,8 +26,8 @@ def test_end_to_end_stores_the_candidates(model, tmp_path, named):
     folder = tmp_path / "elsewhere" if named else tmp_path / "run" / "memory"
     args = make_args(tmp_path / "run", "end_to_end", memory_folder=str(folder) if named else None)
     collator = make_collator(model, args, QUESTION_ROWS)
-    assert type(collator) is EndToEndCollator and len(collator.memory) == 6
-    assert (folder / "corpus_memory.json").is_file() and collator.retrieval_top_k == 5
+    assert type(collator) is EndToEndCollator and len(collator.candidates.texts) == 6
+    assert (folder / "candidates.safetensors").is_file() and collator.retrieval_top_k == 5
 
 
 def test_batches_and_errors_name_their_rows(model, tmp_path):

@@ -43,7 +43,7 @@ def test_its_blocks_run_on_a_published_folder(text, shared_model, tmp_path, monk
     assert memory[0] in ("['forth']", "['titan']") and memory[1].startswith("[{'answer'")
     assert endpoint[0].startswith("{'answer'") and endpoint[1].startswith("[{'answer'")
     assert endpoint[2] == "unknown_memory"
-    assert (tmp_path / "my_memory" / "corpus_memory.json").exists()
+    assert (tmp_path / "my_memory" / "memory.json").exists()
     shutil.rmtree(folder)
 
 
