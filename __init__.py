@@ -13,6 +13,7 @@ _NAMES = {
     "ClaraTrainer": "train",
     "ClaraTrainingConfig": "train",
     "CorpusMemory": "memory_clara",
+    "CorpusStore": "store",
 }
 __all__ = sorted(_NAMES)
 

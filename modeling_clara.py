@@ -208,16 +208,20 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
         matches = (match_input_ids, match_attention_mask)
         memories, found = self._memories((memory, memory_counts), documents, matches)
         if query_input_ids is None:
-            read = average_neighbours(memories, rate_factor)
-            rows, mask = _rows(input_ids, read, memory_mask), attention_mask
+            rows = _rows(input_ids, average_neighbours(memories, rate_factor), memory_mask)
+            found |= {"rows": rows, "mask": attention_mask}
         else:
-            prompts = (input_ids, attention_mask, rate_factor)
             questions = (query_input_ids, query_attention_mask)
-            found |= self._retrieved(questions, (memories, memory_vectors, memory_mask, wanted), prompts)
-            if input_ids is None:
-                return ClaraOutput(**found)
-            rows, mask = found.pop("rows"), found.pop("mask")
-        loss, logits = self._answer((input_ids, rows, mask), labels, segments, num_items_in_batch, **kwargs)
+            pools = (memories, memory_vectors, memory_mask, wanted)
+            found |= self._retrieved(questions, pools, (input_ids, attention_mask, rate_factor))
+        return self._answered(input_ids, found, (labels, segments, num_items_in_batch), **kwargs)
+
+    def _answered(self, input_ids: Tensor | None, found: dict, asked: tuple, **kwargs: object) -> ClaraOutput:
+        """What was found, and the answers' loss and logits where there are prompts to answer."""
+        rows, mask = found.pop("rows", None), found.pop("mask", None)
+        if rows is None:
+            return ClaraOutput(**found)
+        loss, logits = self._answer((input_ids, rows, mask), *asked, **kwargs)
         return ClaraOutput(loss=loss, logits=logits, **found)
 
     def _plain(self, kwargs: dict[str, object], num_items: Tensor | int | None) -> ClaraOutput:

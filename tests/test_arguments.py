@@ -38,7 +38,7 @@ def test_set_values_win(tmp_path):
         ({"signals": {"qa": 1.0}}, r"`signals` must map some of .*\['qa'\]"),
         ({"signals": {"answer": 1.5}}, r"chances between 0 and 1, got \{'answer': 1.5\}"),
         ({"signals": "answer"}, "`signals` must be a mapping"),
-        ({"num_memory_tokens": [0]}, r"`num_memory_tokens` must hold numbers of at least 1, got \[0\]"),
+        ({"compression_rates": [0]}, r"`compression_rates` must hold numbers of at least 1, got \[0\]"),
         ({"fsdp_config": {"activation_checkpointing": True}}, "without the adapters they wore"),
     ],
 )

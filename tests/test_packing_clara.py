@@ -28,7 +28,7 @@ def test_floats_come_back_as_they_are():
 
 
 def test_what_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="`dtype` must be one of float32.*got float64"):
+    with pytest.raises(ValueError, match="`dtype` must be one of float32.*got torch.float64"):
         format_name(torch.float64)
     with pytest.raises(ValueError, match=r"`values\[1\]` holds NaN"):
         pack(torch.tensor([[1.0, 2.0], [float("nan"), 0.0]]), "int8")

@@ -4,13 +4,14 @@ import pytest
 import torch
 from clara.data.collation import Item, PretrainingCollator
 from clara.prompts_clara import answer_prompt
-from clara.retrieval_clara import cosine_scores, gather, select, soft_topk
+from clara.retrieval_clara import Memories, cosine_scores, select, soft_topk
 from clara.train.stages import STAGES, prepare_stage
-from conftest import make_model, save_base
+from conftest import make_model, save_base, slots_of
 from torch import tensor
 from torch.nn.functional import cross_entropy, normalize
 from training_helpers import PRETRAINING, QUESTION_ROWS, assert_close, make_trainer
 
+STORED = ("memory", "memory_counts", "memory_vectors")
 TEMPERATURE = 0.5  # with the paper's 0.02 a random model's softmax is one-hot and most gradients vanish
 
 
@@ -22,7 +23,15 @@ def trainer(base, tmp_path):
 
 def stored_batch(trainer, rows=(0, 1, 6)):
     batch = trainer.data_collator([trainer.train_dataset[row] for row in rows])
-    return {key: value for key, value in batch.items() if key not in ("rows", "positives")}
+    places = batch.pop("candidate_indices")
+    kept = {key: value for key, value in batch.items() if key not in ("rows", "positives", "query_texts")}
+    return kept | trainer.data_collator.collator.candidates.batch(
+        places, trainer.model.config.num_memory_tokens
+    )
+
+
+def gather(memory, indices):
+    return memory[torch.arange(len(memory)).unsqueeze(-1), indices]
 
 
 def gradients(model, loss):
@@ -48,7 +57,7 @@ def test_stored_memories_give_what_compressing_on_the_way_gives(trainer):
     for row, record in enumerate(rows):
         indices[row, : len(record.documents)] = tensor([places[text] for text in record.documents])
     fresh = {f"document_{name}": value for name, value in documents.items()} | {"document_indices": indices}
-    fresh |= {key: value for key, value in batch.items() if key != "memory"}
+    fresh |= {key: value for key, value in batch.items() if key not in STORED}
     stored, again = model(**batch), model(**fresh)
     torch.testing.assert_close(again.scores, stored.scores)
     torch.testing.assert_close(again.loss, stored.loss)
@@ -99,19 +108,21 @@ def test_the_whole_chain_by_hand(trainer):
     torch.testing.assert_close(output.scores.grad, scores, atol=1e-6, rtol=1e-3)
     assert scores.abs().max() > 1e-3
 
-    query = model.reason(batch["query_input_ids"], batch["query_attention_mask"])
+    query = model.reason(batch["query_input_ids"], batch["query_attention_mask"]).values.mean(dim=-2)
     unit, memories = (
-        normalize(query.detach().flatten(1), dim=-1),
-        normalize(batch["memory"].flatten(2), dim=-1),
+        normalize(query.detach(), dim=-1),
+        normalize(batch["memory"].mean(dim=-2), dim=-1),
     )
     jacobian = memories - output.scores.detach().unsqueeze(-1) * unit.unsqueeze(1)
-    direction = torch.einsum("bn,bnd->bd", scores, jacobian) / query.detach().flatten(1).norm(
-        dim=-1, keepdim=True
-    )
+    direction = torch.einsum("bn,bnd->bd", scores, jacobian) / query.detach().norm(dim=-1, keepdim=True)
     model.zero_grad()
-    query.backward(direction.view_as(query))
+    query.backward(direction)
     by_hand = of({n: p.grad for n, p in model.named_parameters() if p.grad is not None}, "query_reasoner")
     torch.testing.assert_close(found, by_hand, atol=1e-6, rtol=1e-3)
+
+
+def whole(memory):
+    return Memories(memory, torch.full(memory.shape[:2], memory.shape[2]))
 
 
 TOY = {
@@ -128,7 +139,7 @@ def test_the_representation_path_on_a_toy_case():
     """
     scores, memory, w = TOY["scores"].clone().requires_grad_(), TOY["memory"], TOY["direction"]
     weights, indices = soft_topk(scores, 1, TEMPERATURE)
-    loss = -torch.sigmoid(select(weights, memory).flatten() @ w).log()
+    loss = -torch.sigmoid(select(weights, indices, whole(memory)).values.flatten() @ w).log()
     loss.backward()
     assert indices.tolist() == [[0]]
     pi = (TOY["scores"][0] / TEMPERATURE).softmax(-1)
@@ -157,7 +168,7 @@ def test_the_second_slot_learns_from_what_is_left():
     scores, memory = TOY["scores"].clone().requires_grad_(), TOY["memory"]
     slots = tensor([[[[0.5, -0.1]], [[-0.2, 0.8]]]])
     weights, indices = soft_topk(scores, 2, TEMPERATURE)
-    select(weights, memory).backward(slots)
+    select(weights, indices, whole(memory)).values.backward(slots)
     assert indices.tolist() == [[0, 1]]
     torch.testing.assert_close(scores.grad, choice_gradient(TOY["scores"], memory, slots, TEMPERATURE))
 
@@ -166,8 +177,9 @@ def test_scores_and_choice_go_together(trainer):
     """The trainer's scores are cosines of the memories, whose best are chosen."""
     model, batch = trainer.model.train(), stored_batch(trainer)
     output = model(**batch)
-    query = model.reason(batch["query_input_ids"], batch["query_attention_mask"])
-    torch.testing.assert_close(output.scores, cosine_scores(query, batch["memory"]))
+    query = model.reason(batch["query_input_ids"], batch["query_attention_mask"]).values
+    wanted = cosine_scores(query.mean(dim=-2), batch["memory"].mean(dim=-2))
+    torch.testing.assert_close(output.scores, wanted)
     masked = output.scores.masked_fill(~batch["memory_mask"], float("-inf"))
     assert torch.equal(output.indices, masked.topk(2).indices)
 
@@ -188,7 +200,7 @@ def test_labelled_logits_are_those_of_the_full_forward(scaled_base):
     batch = collator([Item(i, 0, record) for i, record in enumerate(PRETRAINING)])
     output = model(**batch)
     kept = batch["labels"][:, 1:] != -100
-    memory = model.compress(batch["document_input_ids"], batch["document_attention_mask"])
+    memory = model.compress(batch["document_input_ids"], batch["document_attention_mask"]).values
     full = model(
         input_ids=batch["input_ids"],
         attention_mask=batch["attention_mask"],
@@ -226,6 +238,6 @@ def test_the_head_computes_a_logit_for_every_label_and_no_other(base, tmp_path, 
 def test_evaluation_prompts_are_those_of_training(shared_model):
     """The same question gives the same ids with an answer in training and without in generation."""
     processor = shared_model.processor
-    trained = processor.encode_messages([answer_prompt()], 2, ["Who?"], ["Huygens"])
-    answered = processor.encode_prompts(["Who?"], 2)
+    trained = processor.encode_messages([answer_prompt()], slots_of([0], 2), ["Who?"], ["Huygens"])
+    answered = processor.encode_prompts(["Who?"], slots_of([0], 2))
     assert torch.equal(trained["input_ids"][trained["labels"] == -100], answered["input_ids"][0])

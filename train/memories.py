@@ -15,11 +15,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..data.collation import Item, draw_rate
 from ..data.records import QuestionRecord
-from ..encoding_clara import evaluating, length_buckets
 from ..processing_clara import ClaraProcessor
 from ..retrieval_clara import ragged
 
@@ -113,20 +111,10 @@ def text_digest(texts: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-@torch.no_grad()
 def compressed(model: Any, texts: Sequence[str], batch_size: int) -> dict[str, Tensor]:
     """`values`, `offsets` and `vectors` of the memories of passages, on the CPU."""
-    rows: list[Tensor] = [torch.empty(0)] * len(texts)
-    vectors: list[Tensor] = [torch.empty(0)] * len(texts)
-    with evaluating(model):
-        for batch in tqdm(list(length_buckets(texts, batch_size)), desc="compressing the candidates"):
-            encoded = model.processor.encode_documents([texts[row] for row in batch]).to(model.device)
-            memories = model.compress(**encoded)
-            parts = memories.rows().cpu().split(memories.counts.tolist())
-            for row, part, vector in zip(batch, parts, model.search_vectors(memories).cpu(), strict=True):
-                rows[row], vectors[row] = part, vector
-    counts = torch.tensor([0, *map(len, rows)])
-    return {"values": torch.cat(rows), "offsets": counts.cumsum(0), "vectors": torch.stack(vectors)}
+    found = model.compress_texts(texts, batch_size, show_progress=True)
+    return dict(zip(("values", "offsets", "vectors"), found, strict=True))
 
 
 def first_passages(processor: ClaraProcessor, *texts: Iterable[str]) -> dict[str, str]:

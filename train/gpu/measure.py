@@ -177,11 +177,8 @@ def measure(model: Any, teacher: RetrievalTeacher, given: argparse.Namespace) ->
     with evaluating(model):
         for name, records in sets.items():
             questions = [record.question for record in records]
-            parts = []
-            for _, part in _batches(questions, given.batch_size):
-                encoded = model.processor.encode_questions(part).to(model.device)
-                parts.append(model.search_vectors(model.reason(**encoded)))
-            queries = {"memory": torch.cat(parts), "minilm": teacher.embed(questions)}
+            vectors = model.question_vectors(questions, given.batch_size).to(model.device)
+            queries = {"memory": vectors, "minilm": teacher.embed(questions)}
             found = Measurement(model, corpus, records, queries, given.batch_size)
             for line in found.rankings():
                 yield {"set": name, "passages": len(corpus.texts), **line}
