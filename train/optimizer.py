@@ -69,7 +69,7 @@ class MasterAdamW(torch.optim.Optimizer):
             eps=group["eps"],
             maximize=False,
         )
-        torch._foreach_copy_(params, masters)
+        torch._foreach_copy_(own_parts(params), own_parts(masters))
 
     def _state(self, param: Tensor) -> dict[str, Tensor]:
         state = self.state[param]
@@ -93,6 +93,11 @@ class MasterAdamW(torch.optim.Optimizer):
             for name, value in state_dict["state"].get(index, {}).items():
                 device = value.device if name == "step" else param.device
                 self.state[param][name] = value.detach().to(device, torch.float32).clone()
+
+
+def own_parts(tensors: list[Tensor]) -> list[Tensor]:
+    """The part of each tensor that this process holds: itself, or a sharded one's own piece."""
+    return [tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors]
 
 
 def master_adamw(
