@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ..memory_clara import is_corpus_memory
-from ..packing_clara import format_name
-from ..ranking_clara import DEPTH, check_hybrid, check_search, cosines, fused
+from ..retrieval_clara import check_search, cosines, format_name
+from ..store.ranking import DEPTH, check_hybrid, fused
 from . import search as find
 from .columns import Column
 from .commits import (
