@@ -26,7 +26,7 @@ demo: $(BASE)
 	$(BIN)/clara demo --questions $(QUESTIONS)
 
 app: $(BASE) $(APP)
-	GRADIO_ANALYTICS_ENABLED=False $(BIN)/python app.py
+	$(BIN)/clara app
 
 test: $(BASE) $(TOOLS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) -m $(MARK) $(TESTS)

@@ -6,9 +6,9 @@ from pathlib import Path
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
-ROOT_SCRIPTS = ("setup", "app")
+ROOT_SCRIPTS = ("setup",)
 SHIPPED = [f"checkpoints/clara-smollm2-135m/{files}" for files in ("*", "*/*")]
-ROOMS = ("store", "data", "train", "evaluation", "serving", "commands")
+ROOMS = ("store", "data", "train", "evaluation", "serving", "hub", "commands")
 
 DOCUMENTS = [
     "markitdown[pdf,docx,pptx]>=0.1.3",

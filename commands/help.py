@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from textwrap import indent
 
 GROUPS = {
-    "documents and answers": ("demo", "build-memory", "ask", "serve"),
+    "documents and answers": ("demo", "build-memory", "ask", "serve", "app"),
     "models": ("train", "synthesize", "average", "convert", "export", "publish"),
     "measurements": ("evaluate", "experiment", "bench", "bench-serve"),
 }
@@ -29,6 +29,7 @@ EXAMPLES = {
         "clara serve --memory my_memory",
         "clara serve --memory notes=my_memory --memory papers --port 9000 --max-batch 32",
     ),
+    "app": ("clara app", "clara app --model my_model --port 9000"),
     "train": (
         "clara train pretraining --config train/recipes/smollm2-135m-cpu-pretraining.yaml",
         "clara train pretraining --config train/recipes/tiny.yaml --max_steps 4",

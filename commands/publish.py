@@ -1,10 +1,10 @@
 """Publish a checkpoint as a model repository on the Hub: assemble, check in a fresh process, upload.
 
-The folder holds the base's weights, the adapters, the processor, the code, handler.py, requirements.txt and
-README.md, rendered from model_card.md with what was measured (`--results`, reports of `clara evaluate`). With
+The folder holds the base's weights, the adapters, the processor, the code, the licence and README.md,
+rendered from model_card.md with what was measured (`--results`, reports of `clara evaluate`). With
 `--dry-run` it is assembled and checked and its files are listed, and nothing is sent.
 
-`--space` publishes a Gradio Space too, the page of `make app` on this model, as a repository of its own.
+`--space` publishes a Gradio Space too, the page of `clara app` on this model, as a repository of its own.
 Without CHECKPOINT nothing but the Space is published: it shows the model that lies in `--repo` already.
 """
 
@@ -30,16 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint", metavar="CHECKPOINT", nargs="?", help="folder or Hub id of a CLaRa checkpoint"
     )
-    parser.add_argument("--repo", required=True, metavar="ORG/NAME", help="the model repository")
-    parser.add_argument("--space", metavar="ORG/NAME", help="the Space's repository, if there is to be one")
-    parser.add_argument("--private", action="store_true", help="make the repositories private")
-    parser.add_argument("--dry-run", action="store_true", help="stop before the upload")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FOLDER",
-        help="keep the assembled folder there, the Space's in FOLDER-space",
-    )
+    add_target_arguments(parser)
     parser.add_argument(
         "--results",
         action="append",
@@ -65,6 +56,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--widgets", type=int, default=3, metavar="N", help="example answers in the card (default: 3)"
     )
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: the accelerator if there is one)")
+
+
+def add_target_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what says where everything goes."""
+    parser.add_argument("--repo", required=True, metavar="ORG/NAME", help="the model repository")
+    parser.add_argument("--space", metavar="ORG/NAME", help="the Space's repository, if there is to be one")
+    parser.add_argument(
+        "--endpoint", action="store_true", help="add handler.py and requirements.txt for Inference Endpoints"
+    )
+    parser.add_argument("--private", action="store_true", help="make the repositories private")
+    parser.add_argument("--dry-run", action="store_true", help="stop before the upload")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="keep the assembled folder there, the Space's in FOLDER-space",
+    )
 
 
 class Part(NamedTuple):
@@ -102,7 +110,7 @@ def plan(arguments: argparse.Namespace, target: Path) -> list[Part]:
     Raises:
         ValueError: If a name is none of a repository, or there is nothing to publish.
     """
-    from ..train.publishing.hub import check_repo_id, upload_model, upload_space
+    from ..hub.upload import check_repo_id, upload_model, upload_space
 
     repo, space, private = arguments.repo, arguments.space, arguments.private
     check_repo_id(repo)
@@ -130,8 +138,8 @@ def show_files(folder: Path) -> None:
 
 def assemble_space(arguments: argparse.Namespace, folder: Path) -> None:
     """Writes the Space into an empty folder."""
-    from ..train.publishing.folder import check_no_local_paths
-    from ..train.publishing.space import write_space
+    from ..hub.folder import check_no_local_paths
+    from ..hub.space_folder import write_space
 
     write_space(folder, arguments.repo)
     check_no_local_paths(folder, [])
@@ -139,25 +147,27 @@ def assemble_space(arguments: argparse.Namespace, folder: Path) -> None:
 
 def assemble(arguments: argparse.Namespace, folder: Path) -> None:
     """Writes everything into an empty folder and checks it in a fresh process."""
-    from ..train.publishing.check import check_folder
-    from ..train.publishing.folder import check_no_local_paths, write_model
+    from ..hub.check import check_folder
+    from ..hub.folder import check_no_local_paths, write_endpoint, write_model
 
     model, trained = load_model(arguments.checkpoint, arguments.device)
     if not trained:
         raise ValueError(f"`CHECKPOINT` {arguments.checkpoint} is a plain causal LM, not a CLaRa checkpoint.")
     write_model(model, folder, arguments.base_model)
+    if arguments.endpoint:
+        write_endpoint(folder)
     write_card(arguments, model, folder)
     check_no_local_paths(folder, [arguments.checkpoint] if Path(arguments.checkpoint).exists() else [])
     check_folder(folder, model)
 
 
 def write_card(arguments: argparse.Namespace, model: ClaraForRetrievalGeneration, folder: Path) -> None:
-    """Writes README.md and the files of `.eval_results` from what was measured."""
+    """Writes README.md from what was measured."""
     from ..evaluation.language_models import ClaraModel
-    from ..train.publishing.card import read_datasets, render_model_card
-    from ..train.publishing.examples import make_examples, model_facts
-    from ..train.publishing.folder import TEMPLATE
-    from ..train.publishing.results import read_reports, write_eval_results
+    from ..hub.card import read_datasets, render_model_card
+    from ..hub.examples import make_examples, model_facts
+    from ..hub.folder import TEMPLATE
+    from ..hub.results import read_reports
 
     reports = read_reports(arguments.results, ClaraModel(model).fingerprint())
     own = Path(arguments.checkpoint, CARD)
@@ -173,4 +183,3 @@ def write_card(arguments: argparse.Namespace, model: ClaraForRetrievalGeneration
         arguments.dataset or [name for card in cards for name in read_datasets(card)],
     )
     (folder / CARD).write_text(text, encoding="utf-8")
-    write_eval_results(folder, reports)

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 HUB_FILES = sorted(ROOT.glob("*_clara.py"))
-ROOMS = ("bases", "store", "data", "train", "evaluation", "serving", "commands")
+ROOMS = ("bases", "store", "data", "train", "evaluation", "serving", "hub", "commands")
 MAY_IMPORT = {
     "bases": {"bases"},
     "store": {"store"},
@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "train": {"train", "data"},
     "evaluation": {"evaluation", "data", "train", "store"},
     "serving": {"serving", "data", "store"},
+    "hub": {"hub", "data", "train", "evaluation", "serving", "store"},
     "commands": set(ROOMS),
 }
 SOURCES = sorted([*ROOT.glob("*.py"), *(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))])

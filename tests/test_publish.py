@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import yaml
 from clara.commands.main import main
 from clara.modeling_clara import ClaraForRetrievalGeneration
 from conftest import DOCUMENTS, QUESTIONS, make_model
@@ -47,7 +46,7 @@ def hub(monkeypatch):
 @pytest.fixture
 def unchecked(monkeypatch):
     """The check in a fresh process, which takes seconds, is left out: `published` has it."""
-    monkeypatch.setattr("clara.train.publishing.check.check_folder", lambda folder, model: {})
+    monkeypatch.setattr("clara.hub.check.check_folder", lambda folder, model: {})
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +88,8 @@ def test_the_folder_holds_what_the_hub_needs_and_no_more(published):
     names = {path.relative_to(published).as_posix() for path in published.rglob("*") if path.is_file()}
     code = {name for name in names if name.endswith("_clara.py")}
     rest = {
-        "LICENSE", "README.md", "chat_template.jinja", "config.json", "generation_config.json", "handler.py",
-        "model.safetensors", "processor_config.json", "requirements.txt", "tokenizer.json",
-        "tokenizer_config.json",
+        "LICENSE", "README.md", "chat_template.jinja", "config.json", "generation_config.json",
+        "model.safetensors", "processor_config.json", "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
     adapters = {
         f"{name}/adapter_{kind}"
@@ -99,7 +97,7 @@ def test_the_folder_holds_what_the_hub_needs_and_no_more(published):
         for kind in ("config.json", "model.safetensors")
     }
     assert names == code | rest | adapters
-    assert {"modeling_clara.py", "pipeline_clara.py", "requests_clara.py", "processing_clara.py"} <= code
+    assert {"modeling_clara.py", "pipeline_clara.py", "processing_clara.py"} <= code
 
 
 def test_config_names_every_auto_class_the_pipeline_and_no_folder(published, base):
@@ -129,7 +127,7 @@ def test_the_card_holds_the_training_record_and_the_outputs_of_this_checkpoint(p
     assert "/home/" not in card.text and "- train.jsonl" in card.text
     assert "your-org/your-model" not in card.text and 'pipeline(model="org/tiny"' in card.text
     assert len(card.data.widget) == 2
-    from clara.train.publishing.examples import make_examples
+    from clara.hub.examples import make_examples
 
     expected = [row["answer"] for row in make_examples(source, 2)]
     assert [row["output"]["text"] for row in card.data.widget] == expected
@@ -159,7 +157,7 @@ def test_publishing_again_removes_what_is_no_longer_there_and_keeps_memories(lig
     assert main(words) == 0
     files = hub.repositories["models", "org/tiny"].files
     kept = {"memories/notes/memory-0.safetensors": b"m", "notes.md": b"n"}
-    stale = {"model-00001-of-00002.safetensors": b"s", "old_clara.py": b"o", ".eval_results/nq.yaml": b"e"}
+    stale = {"model-00001-of-00002.safetensors": b"s", "old_clara.py": b"o"}
     files.update({**kept, **stale})
     assert main(words) == 0
     assert set(kept) <= set(files) and not set(stale) & set(files)
@@ -218,7 +216,7 @@ def test_a_damaged_checkpoint_leaves_no_output(light, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
 
 
-def test_reports_of_this_model_fill_card_and_eval_results(light, tmp_path, capsys, unchecked):
+def test_reports_of_this_model_fill_the_card(light, tmp_path, capsys, unchecked):
     from clara.evaluation.language_models import ClaraModel
 
     model = ClaraForRetrievalGeneration.from_pretrained(light)
@@ -257,8 +255,6 @@ def test_reports_of_this_model_fill_card_and_eval_results(light, tmp_path, capsy
         "token_f1": 25.0,
         "cover_exact_match": 25.0,
     }
-    entries = yaml.safe_load((output / ".eval_results" / "nq-normal.yaml").read_text(encoding="utf-8"))
-    assert entries[0]["value"] == 25.0 and "40 questions of nq.jsonl" in entries[0]["notes"]
     shutil.rmtree(output)
     file.write_text(json.dumps({**report, "model": "0" * 64}), encoding="utf-8")
     assert main([*words, "--results", str(file)]) == 2

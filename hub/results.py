@@ -2,12 +2,10 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import yaml
-from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
+from huggingface_hub import EvalResult
 
 REPORT = "report.json"
 NOT_MEASURED = "not measured"
@@ -38,7 +36,7 @@ def read_reports(paths: Iterable[str | Path], fingerprint: str) -> list[Report]:
     files = [file for path in paths for file in _files(Path(path))]
     reports: dict[tuple[str, str], Report] = {}
     for file in files:
-        report = {**_read(file), "date": _date(file)}
+        report = _read(file)
         if report["model"] != fingerprint:
             raise ValueError(
                 f"{file} was measured on another model (fingerprint {report['model'][:12]}…, this one is "
@@ -67,10 +65,6 @@ def _read(file: Path) -> dict[str, Any]:
     if missing:
         raise ValueError(f"{file} lacks {missing}: evaluate again with this version's `clara evaluate`.")
     return report
-
-
-def _date(file: Path) -> str:
-    return datetime.fromtimestamp(file.stat().st_mtime, tz=timezone.utc).date().isoformat()
 
 
 def results_table(reports: Sequence[Report]) -> str:
@@ -120,26 +114,6 @@ def model_index(reports: Sequence[Report], system: str = "clara") -> list[EvalRe
         )
         for report, title, dataset, metric, value in _values(reports, system)
     ]
-
-
-def write_eval_results(folder: Path, reports: Sequence[Report], system: str = "clara") -> None:
-    """Writes `.eval_results/BENCHMARK-SETTING.yaml`, one file a report; without reports nothing."""
-    for report in reports:
-        entries = [
-            EvalResultEntry(
-                dataset_id=dataset,
-                task_id=f"{report['benchmark']}_{report['setting']}_{metric}",
-                value=value,
-                date=report["date"],
-                notes=f"{METRICS[metric]} in percent, {title}, {report['setting']} pools, "
-                f"{report['questions']} questions of {report['source']}, {report['documents']} documents",
-            )
-            for _, title, dataset, metric, value in _values([report], system)
-        ]
-        file = folder / ".eval_results" / f"{report['benchmark']}-{report['setting']}.yaml"
-        file.parent.mkdir(exist_ok=True)
-        text = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True)
-        file.write_text(text, encoding="utf-8")
 
 
 def _values(reports: Sequence[Report], system: str) -> Iterable[tuple[Report, str, str, str, float]]:

@@ -1,6 +1,6 @@
 """Requests of strangers: what one may ask for, checked value by value, and errors as JSON.
 
-Used by handler.py. Nothing here echoes more than a short value, and nothing logs a request's content.
+Nothing here echoes more than a short value, and nothing logs a request's content.
 """
 
 import logging

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from clara.data.sample_corpus import sample_documents, sample_questions
-from clara.train.publishing.examples import make_examples, model_facts
+from clara.hub.examples import make_examples, model_facts
 
 
 def test_facts_by_hand(shared_model, base):

@@ -1,14 +1,14 @@
 """The card: filled from values, nothing invented, nothing of the machine, markup harmless."""
 
 import pytest
-from clara.train.publishing.card import (
+from clara.hub.card import (
     SECTIONS,
     base_id,
     fill_sections,
     read_datasets,
     render_model_card,
 )
-from clara.train.publishing.folder import TEMPLATE
+from clara.hub.folder import TEMPLATE
 from huggingface_hub import ModelCard
 
 FACTS = {

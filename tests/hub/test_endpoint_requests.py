@@ -5,7 +5,7 @@ import logging
 
 import pytest
 import torch
-from clara.requests_clara import PARAMETERS, STATUS, UNFORESEEN, Limits, RequestError, RequestReader
+from clara.hub.endpoint_requests import PARAMETERS, STATUS, UNFORESEEN, Limits, RequestError, RequestReader
 from hypothesis import given, settings
 from request_strategies import requests
 

@@ -1,6 +1,6 @@
 """What one visit to the demonstration page does: reading documents, compressing, streaming answers.
 
-Nothing here knows of the page; this file stands alone, so that a Space can import it beside the page.
+Nothing here knows of the page.
 """
 
 import json

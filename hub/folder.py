@@ -1,26 +1,22 @@
 """The folder of a model repository, assembled from a checkpoint."""
 
-import ast
 import json
-import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterable, Mapping
-from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
-from ...configuration_clara import ClaraConfig
-from ...modeling_clara import ClaraForRetrievalGeneration
-from ...processing_clara import ClaraProcessor
+from .. import __version__
+from ..configuration_clara import ClaraConfig
+from ..modeling_clara import ClaraForRetrievalGeneration
+from ..processing_clara import ClaraProcessor
 from .card import EMBEDDED_BASES, base_id
 
-ROOT = Path(__file__).resolve().parents[2]
-DISTRIBUTION = "clara-rag"
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = f"clara-rag=={__version__}"
 TEMPLATE = ROOT / "model_card.md"
-# What the loader does not copy with the model's code: the handler and what it takes from beside the model.
-HANDLER = ("handler.py", "requests_clara.py")
+HANDLER = "from clara.hub.endpoint import EndpointHandler  # noqa: F401\n"
 TEXT = (".json", ".md", ".py", ".txt", ".yaml", ".jinja")
 AUTO_MAP = {
     "AutoConfig": f"configuration_clara.{ClaraConfig.__name__}",
@@ -30,7 +26,7 @@ AUTO_MAP = {
 
 
 def write_model(model: ClaraForRetrievalGeneration, folder: Path, base: str | None = None) -> None:
-    """Writes base, adapters, processor and code, the handler, the licence and the requirements.
+    """Writes base, adapters, processor, code and licence.
 
     A base that lies in a folder of this machine loses its name: its weights are in the repository. The
     adapters' folders name the base by its Hub id, so that PEFT alone can load them.
@@ -51,43 +47,19 @@ def write_model(model: ClaraForRetrievalGeneration, folder: Path, base: str | No
     _set_fields(folder / "config.json", auto_map=AUTO_MAP)
     for file in folder.glob("*/adapter_config.json"):
         _set_fields(file, base_model_name_or_path=base or base_id(name))
-    for file in (*HANDLER, "LICENSE"):
-        shutil.copyfile(ROOT / file, folder / file)
-    needed = "\n".join(requirements(folder.glob("*.py"))) + "\n"
-    (folder / "requirements.txt").write_text(needed, encoding="utf-8")
+    shutil.copyfile(ROOT / "LICENSE", folder / "LICENSE")
+
+
+def write_endpoint(folder: Path) -> None:
+    """Adds what Inference Endpoints looks for: handler.py, and the package that it imports."""
+    (folder / "handler.py").write_text(HANDLER, encoding="utf-8")
+    (folder / "requirements.txt").write_text(f"{PACKAGE}\n", encoding="utf-8")
 
 
 def _set_fields(file: Path, **fields: Any) -> None:
     config: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     text = json.dumps({**config, **fields}, indent=2, sort_keys=True)
     file.write_text(text + "\n", encoding="utf-8")
-
-
-def requirements(files: Iterable[Path], extra: str | None = None) -> list[str]:
-    """The packages that Python files import, with this package's own version ranges, in order.
-
-    Args:
-        files: Python files.
-        extra: An extra of this package whose ranges count too.
-    """
-    named = {module.split(".")[0] for file in files for module in _imports(file)}
-    parts = [entry.partition(";") for entry in requires(DISTRIBUTION) or []]
-    ranges = [entry for entry, _, rule in parts if "extra" not in rule or f'"{extra}"' in rule]
-    wanted = {name.replace("-", "_").lower() for name in named - sys.stdlib_module_names}
-    kept = [entry for entry in ranges if _distribution(entry) in wanted]
-    return sorted(kept, key=str.lower)
-
-
-def _imports(file: Path) -> Iterable[str]:
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            yield node.module or ""
-
-
-def _distribution(entry: str) -> str:
-    return re.match(r"[\w.-]+", entry)[0].replace("-", "_").lower()
 
 
 def check_no_local_paths(folder: Path, paths: Iterable[str | Path]) -> None:

@@ -1,14 +1,10 @@
 """The page's actions without a browser: states, errors, uploads that are deleted, which model is taken."""
 
-import os
-
 import pytest
 from conftest import DOCUMENTS, QUESTIONS
 
 gradio = pytest.importorskip("gradio")
-from app_helpers import import_app  # noqa: E402
-
-app = import_app()
+from clara.hub.space import app  # noqa: E402
 
 
 @pytest.fixture
@@ -72,9 +68,3 @@ def test_the_layout_keeps_nothing_and_calls_nobody(shared_model):
     html = "".join(str(part["props"].get("value")) for part in blocks.config["components"])
     assert "untrained" in html
     assert not [part for part in blocks.config["dependencies"] if part["api_visibility"] == "public"]
-
-
-def test_the_model_is_the_one_named(monkeypatch, checkpoint):
-    monkeypatch.setitem(os.environ, "CLARA_MODEL", checkpoint)
-    model, trained = app.load_model()
-    assert trained and model.processor is not None

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from clara import page_clara as page
+from clara.hub.space import page
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 
-from ...adapters_clara import adapter_state
-from ...configuration_clara import ADAPTERS
-from ...data.sample_corpus import sample_documents, sample_questions
-from ...modeling_clara import ClaraForRetrievalGeneration
+from ..adapters_clara import adapter_state
+from ..configuration_clara import ADAPTERS
+from ..data.sample_corpus import sample_documents, sample_questions
+from ..modeling_clara import ClaraForRetrievalGeneration
 from .card import EMBEDDED_BASES, FIELDS, base_id
 
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...data.sample_corpus import sample_documents, sample_questions
-from ...modeling_clara import ClaraForRetrievalGeneration
-from ..folders import copy_or_link
+from ..data.sample_corpus import sample_documents, sample_questions
+from ..modeling_clara import ClaraForRetrievalGeneration
+from ..train.folders import copy_or_link
 from . import fresh
 
 TIMEOUT = 3600
@@ -28,7 +28,7 @@ def check_folder(folder: Path, model: ClaraForRetrievalGeneration) -> dict[str, 
         model: The model that it was written from, on the device where both answer.
 
     Returns:
-        The answer of each way in (`AutoModel`, `pipeline`, `handler`).
+        The answer of each way in (`AutoModel`, `pipeline`).
 
     Raises:
         RuntimeError: If the folder does not load, or answers otherwise; the fresh process' last words are in

@@ -5,7 +5,7 @@ import time
 
 import pytest
 import torch
-from clara import visit_clara as visit
+from clara.hub.space import visit
 from conftest import DOCUMENTS, QUESTIONS
 
 

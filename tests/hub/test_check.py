@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 from clara.data.sample_corpus import sample_documents
-from clara.train.publishing import fresh
-from clara.train.publishing.check import SETTINGS, _compare, _environment, check_folder, run_fresh
-from clara.train.publishing.folder import write_model
+from clara.hub.check import SETTINGS, _compare, _environment, check_folder, run_fresh
+from clara.hub.folder import write_model
 from conftest import make_model, stir
 
 
@@ -19,12 +18,12 @@ def folder(shared_model, tmp_path_factory):
     return folder
 
 
-def test_the_folder_answers_as_its_model_in_three_ways(folder, shared_model, monkeypatch):
+def test_the_folder_answers_as_its_model_in_both_ways(folder, shared_model, monkeypatch):
     monkeypatch.chdir(folder.parent)
     found = check_folder(Path(folder.name), shared_model)  # `--output` may be a relative path
-    assert list(found) == ["AutoModel", "pipeline", "handler"]
+    assert list(found) == ["AutoModel", "pipeline"]
     assert found["AutoModel"]["module"].startswith("transformers_modules.")
-    assert len(found["handler"]["ids"]) == SETTINGS["retrieval_top_k"]
+    assert len(found["pipeline"]["ids"]) == SETTINGS["retrieval_top_k"]
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 
@@ -36,9 +35,7 @@ def test_another_model_is_noticed(folder, base):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["retrieval_clara.py", "requests_clara.py", "pipeline_clara.py", "config.json"]
-)
+@pytest.mark.parametrize("name", ["retrieval_clara.py", "pipeline_clara.py", "config.json"])
 def test_a_missing_file_is_noticed_although_the_package_has_it(folder, tmp_path, name):
     broken = Path(shutil.copytree(folder, tmp_path / "model"))
     (broken / name).unlink()
@@ -58,11 +55,6 @@ def test_the_fresh_process_gets_no_token_no_cache_and_no_memory(tmp_path, monkey
 @pytest.mark.parametrize("changed", [{"answer": "b"}, {"ids": ["1", "0"]}, {"scores": [0.5, 0.402]}])
 def test_any_difference_counts(changed):
     expected = {"answer": "a", "ids": ["0", "1"], "scores": [0.5, 0.4]}
-    _compare("handler", {**expected, "scores": [0.5, 0.4005]}, expected)
-    with pytest.raises(RuntimeError, match="answers otherwise by handler"):
-        _compare("handler", {**expected, **changed}, expected)
-
-
-def test_an_error_of_the_handler_is_no_answer():
-    with pytest.raises(ValueError, match="the handler refused: too much"):
-        fresh._plain({"error": {"message": "too much"}})
+    _compare("pipeline", {**expected, "scores": [0.5, 0.4005]}, expected)
+    with pytest.raises(RuntimeError, match="answers otherwise by pipeline"):
+        _compare("pipeline", {**expected, **changed}, expected)

@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
-from ...configuration_clara import ADAPTERS
-from .hub import REPO_ID
+from ..configuration_clara import ADAPTERS
 from .results import Report, model_index, results_table
+from .upload import REPO_ID
 
 PLACEHOLDER = "your-org/your-model"
 EMBEDDED_BASES = {"smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}

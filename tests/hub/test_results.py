@@ -1,18 +1,14 @@
-"""Reports in, tables, model-index and `.eval_results` out; what is missing, foreign or damaged is told."""
+"""Reports in, tables and model-index out; what is missing, foreign or damaged is told."""
 
 import json
-import os
 
 import pytest
-import yaml
-from clara.train.publishing.results import (
+from clara.hub.results import (
     NOT_MEASURED,
     model_index,
     read_reports,
     results_table,
-    write_eval_results,
 )
-from huggingface_hub import parse_eval_result_entries
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
 MODEL = "ab" * 32
@@ -36,7 +32,7 @@ def report(benchmark="nq", setting="normal", **changes):
         "documents": 1900,
         "systems": systems,
     }
-    return {**known, "model": MODEL, "source": "nq.jsonl", "date": "2026-11-25", **changes}
+    return {**known, "model": MODEL, "source": "nq.jsonl", **changes}
 
 
 def write(path, content):
@@ -45,13 +41,11 @@ def write(path, content):
     return path
 
 
-def test_reports_are_found_at_any_depth_and_dated(tmp_path):
+def test_reports_are_found_at_any_depth(tmp_path):
     write(tmp_path / "a" / "b" / "report.json", report())
     file = write(tmp_path / "c.json", report("musique", "oracle"))
-    os.utime(file, (1_700_000_000, 1_700_000_000))
     found = read_reports([tmp_path / "a", file], MODEL)
     assert [(row["benchmark"], row["setting"]) for row in found] == [("nq", "normal"), ("musique", "oracle")]
-    assert found[1]["date"] == "2023-11-14"
     assert read_reports([], MODEL) == []
 
 
@@ -90,11 +84,9 @@ def test_the_table_by_hand():
     assert len({line.count(" | ") for line in lines}) == 1
 
 
-def test_without_reports_nothing_is_measured(tmp_path):
+def test_without_reports_nothing_is_measured():
     assert results_table([]).count(NOT_MEASURED) == 4 * 2 * 5
     assert model_index([]) == []
-    write_eval_results(tmp_path, [])
-    assert not list(tmp_path.iterdir())
 
 
 def test_the_model_index_holds_this_system_alone():
@@ -117,18 +109,3 @@ def test_settings_of_one_benchmark_stay_apart_in_the_head():
     (index,) = eval_results_to_model_index("model", results)
     names = [entry["dataset"]["name"] for entry in index["results"]]
     assert names == ["Natural Questions (normal, 100 questions)", "Natural Questions (oracle, 100 questions)"]
-
-
-def test_eval_results_are_read_back_by_the_hubs_own_reader(tmp_path):
-    write_eval_results(tmp_path, [report(), report("hotpotqa", "oracle")])
-    names = sorted(file.name for file in (tmp_path / ".eval_results").iterdir())
-    assert names == ["hotpotqa-oracle.yaml", "nq-normal.yaml"]
-    rows = yaml.safe_load((tmp_path / ".eval_results" / "nq-normal.yaml").read_text(encoding="utf-8"))
-    entries = parse_eval_result_entries(rows)
-    assert [(entry.task_id, entry.value) for entry in entries] == [
-        ("nq_normal_exact_match", 34.5),
-        ("nq_normal_token_f1", 50.0),
-        ("nq_normal_cover_exact_match", 34.5),
-    ]
-    assert entries[0].dataset_id == "google-research-datasets/nq_open" and entries[0].date == "2026-11-25"
-    assert "100 questions of nq.jsonl, 1900 documents" in entries[0].notes

@@ -1,4 +1,4 @@
-"""The endpoint handler as the platform loads it: out of the repository's folder alone, fuzzed, in threads."""
+"""The endpoint handler as the platform loads it, out of the repository's folder: fuzzed, in threads."""
 
 import importlib.util
 import json
@@ -10,7 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import DOCUMENTS, QUESTIONS, ROOT, make_model
+from clara.hub.endpoint import find_memories
+from clara.hub.folder import write_endpoint
+from conftest import DOCUMENTS, QUESTIONS, make_model
 from hypothesis import HealthCheck, given, settings
 from request_strategies import requests
 
@@ -29,8 +31,7 @@ def load(folder):
 def folder(checkpoint, shared_model, tmp_path_factory):
     """A model repository with one memory of its own."""
     folder = shutil.copytree(checkpoint, tmp_path_factory.mktemp("endpoint") / "repository")
-    for name in ("handler.py", "requests_clara.py"):
-        shutil.copy(ROOT / name, folder)
+    write_endpoint(folder)
     shared_model.build_memory(DOCUMENTS, show_progress=False).save_pretrained(folder / "memories" / "notes")
     return folder
 
@@ -217,12 +218,12 @@ def test_memories_are_those_that_were_configured(folder, shared_model, tmp_path,
     module = load(folder)
     shared_model.build_memory(["Titan."], show_progress=False).save_pretrained(tmp_path / "other")
     monkeypatch.setenv("CLARA_MEMORIES", f"titan={tmp_path / 'other'}, ")
-    assert module.find_memories(str(folder)) == {
+    assert find_memories(str(folder)) == {
         "notes": str(folder / "memories" / "notes"),
         "titan": str(tmp_path / "other"),
     }
     monkeypatch.setenv("CLARA_MEMORIES", "org/wiki")
-    assert module.find_memories(str(tmp_path)) == {"org/wiki": "org/wiki"}
+    assert find_memories(str(tmp_path)) == {"org/wiki": "org/wiki"}
     monkeypatch.setenv("CLARA_LIMITS", '{"documents": 1}')
     monkeypatch.delenv("CLARA_MEMORIES")
     small = module.EndpointHandler(str(folder))

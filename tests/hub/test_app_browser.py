@@ -3,21 +3,17 @@
 `CLARA_SCREENSHOTS` names a folder that gets pictures of it at two widths, light and dark.
 """
 
-import contextlib
 import os
 import shutil
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, make_model
+from conftest import make_model
 
 pytest.importorskip("gradio")
 pytest.importorskip("selenium")
-from app_helpers import import_app  # noqa: E402
+from clara.hub.space import app  # noqa: E402
 from selenium import webdriver  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
@@ -36,7 +32,6 @@ TEXT = f"The Forth Bridge was opened in 1890.\n\nTitan was found in 1655. {EVIL}
 
 @pytest.fixture(scope="module")
 def url(base):
-    app = import_app()
     blocks = app.build(app.Page(make_model(base, doc_max_length=160), trained=False))
     _, address, _ = app.launch(blocks, prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
     yield address
@@ -127,32 +122,6 @@ def test_a_file_is_uploaded_and_an_error_is_told(browser, url, tmp_path):
         visit.click("#compress")
         visit.wait.until(lambda _, words=told: words in visit.text("#status"))
         visit.wait.until(lambda _: visit.all("#files input[type=file]"))
-
-
-def test_the_page_runs_beside_a_published_model_alone(browser, checkpoint, tmp_path):
-    """As a Space does: the checkpoint's own code, and no installed `clara`."""
-    folder = shutil.copytree(checkpoint, tmp_path / "space")
-    for name in ("app.py", "page_clara.py", "visit_clara.py"):
-        shutil.copy(ROOT / name, folder)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    code = "import runpy, sys; sys.modules['clara'] = None; runpy.run_path('app.py', run_name='__main__')"
-    environment = {**os.environ, "GRADIO_SERVER_PORT": port, "GRADIO_ANALYTICS_ENABLED": "False"}
-    with subprocess.Popen([sys.executable, "-c", code], cwd=folder, env=environment) as process:
-        try:
-            end = time.time() + 120
-            while time.time() < end and process.poll() is None:
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(port)), 1):
-                    break
-                time.sleep(0.2)
-            visit = Visit(browser, f"http://127.0.0.1:{port}")
-            assert not visit.all("#sample") and not visit.all(".clara-notice")
-            visit.compress("The Forth Bridge was opened in 1890.")
-            visit.ask()
-            assert visit.all("#passages li")
-        finally:
-            process.terminate()
 
 
 def test_asking_first_is_answered_kindly(browser, url):

@@ -1,28 +1,28 @@
-"""What write_model writes: requirements from imports, no path of this machine, the model left as it was."""
+"""What write_model writes: the code of the model, no path of this machine, the model left as it was."""
 
 import json
-import sys
+import runpy
 
+import clara
 import pytest
-from clara.train.publishing.folder import check_no_local_paths, requirements, write_model
+from clara.hub.endpoint import EndpointHandler
+from clara.hub.folder import check_no_local_paths, write_endpoint, write_model
 from conftest import ROOT
 
 
-def test_requirements_are_what_the_files_import(tmp_path):
-    (tmp_path / "a.py").write_text(
-        "import os, torch.nn\nfrom huggingface_hub.errors import X\nfrom .b import c\n"
-    )
-    (tmp_path / "b.py").write_text("def f():\n    import tqdm.auto\n")
-    assert requirements(tmp_path.glob("*.py")) == ["huggingface_hub<3,>=2", "torch>=2.8", "tqdm>=4.66"]
-
-
-def test_requirements_cover_every_import_of_what_is_published(shared_model, tmp_path):
+def test_the_folder_holds_the_code_that_the_loader_needs_and_the_licence(shared_model, tmp_path):
     write_model(shared_model, tmp_path)
-    named = {line.split("<")[0].split(">")[0] for line in (tmp_path / "requirements.txt").read_text().split()}
-    assert {"torch", "transformers", "peft", "safetensors", "huggingface_hub", "numpy", "pyarrow"} <= named
-    assert not named & set(sys.stdlib_module_names)
-    for name in ("handler.py", "requests_clara.py", "LICENSE"):
-        assert (tmp_path / name).read_bytes() == (ROOT / name).read_bytes()
+    code = {path.name for path in tmp_path.glob("*.py")}
+    assert {"modeling_clara.py", "pipeline_clara.py", "processing_clara.py"} <= code
+    assert code <= {path.name for path in ROOT.glob("*_clara.py")}
+    assert (tmp_path / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+
+def test_an_endpoint_gets_its_handler_from_this_version_of_the_package(tmp_path):
+    write_endpoint(tmp_path)
+    assert (tmp_path / "requirements.txt").read_text() == f"clara-rag=={clara.__version__}\n"
+    found = runpy.run_path(str(tmp_path / "handler.py"))
+    assert found["EndpointHandler"] is EndpointHandler
 
 
 def test_a_base_of_this_machine_loses_its_name_there_and_keeps_it_here(model, base, tmp_path):

@@ -1,10 +1,8 @@
 """A page to try CLaRa in the browser, as a Gradio Space: documents in, compress, ask, look inside.
 
-It runs beside a published model (the folder it lies in is then the checkpoint), with another one named by the
-environment variable `CLARA_MODEL`, or from a checkout with `make app`.
+`clara app` opens it on this machine; `clara publish --space` makes a Space of it.
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,8 @@ from typing import Any
 import gradio as gr
 from clara.evaluation.lens import logit_lens
 
-from page_clara import (
+from ...data.sample_corpus import CORPUS
+from .page import (
     CSS,
     answer,
     empty,
@@ -27,7 +26,7 @@ from page_clara import (
     stored,
     token_bars,
 )
-from visit_clara import (
+from .visit import (
     MAX_CHARACTERS,
     MAX_DOCUMENTS,
     MAX_QUESTION,
@@ -40,8 +39,6 @@ from visit_clara import (
     uploaded_documents,
 )
 
-HERE = Path(__file__).resolve().parent
-SAMPLE = HERE / "data" / "samples" / "corpus.jsonl"
 VISIT_SECONDS = 3600
 ANSWER_TOKENS, PARAPHRASE_TOKENS = 96, 160
 UNTRAINED = (
@@ -51,20 +48,6 @@ UNTRAINED = (
 NO_ANSWER = "The answer appears here, beside the passages it was read from."
 NO_PASSAGES = "The chosen passages appear here, with the cosine of each."
 FIRST_COMPRESS = "Nothing is in memory yet: compress some documents first (step 1)."
-
-
-def load_model() -> tuple[Any, bool]:
-    """The model, and whether its adapters are trained."""
-    name = os.environ.get("CLARA_MODEL")
-    if not name and (HERE / "compressor" / "adapter_config.json").exists():
-        name = str(HERE)
-    if name:
-        from transformers import AutoModel
-
-        return AutoModel.from_pretrained(name, trust_remote_code=True), True
-    from clara.commands.models import load_model as load
-
-    return load()
 
 
 class Page:
@@ -93,7 +76,7 @@ class Page:
 
     def take_sample(self) -> Iterator[tuple]:
         """Compresses the sample corpus."""
-        yield from self.remember(uploaded_documents([str(SAMPLE)]))
+        yield from self.remember(uploaded_documents([str(CORPUS)]))
 
     def remember(self, documents: list[dict]) -> Iterator[tuple]:
         """Memory, status, passages to choose from, and an emptied file field; compresses on the way."""
@@ -222,9 +205,7 @@ def documents_step() -> tuple:
         )
     with gr.Row():
         compress = gr.Button("Compress", variant="primary", elem_id="compress", scale=0, min_width=180)
-        sample = gr.Button(
-            "Use the sample corpus", elem_id="sample", scale=0, min_width=260, visible=SAMPLE.exists()
-        )
+        sample = gr.Button("Use the sample corpus", elem_id="sample", scale=0, min_width=260)
     limits = f"Up to {MAX_DOCUMENTS} documents, {MAX_CHARACTERS:,} characters. Nothing outlives the visit."
     status = gr.HTML(hint(limits), elem_id="status")
     return status, sample, compress, [pasted, files]
@@ -294,7 +275,3 @@ def launch(blocks: gr.Blocks, **options: Any) -> Any:
     )
     settings = {"css": CSS, "theme": theme, "max_file_size": "2mb", "footer_links": [], "ssr_mode": False}
     return blocks.queue(max_size=32, default_concurrency_limit=1).launch(**{**settings, **options})
-
-
-if __name__ == "__main__":
-    launch(build(Page(*load_model())))

@@ -1,7 +1,4 @@
-"""Pieces of HTML of the demonstration page; every text of a user or a model is escaped.
-
-This file stands alone, so that a Space can import it beside the page.
-"""
+"""Pieces of HTML of the demonstration page; every text of a user or a model is escaped."""
 
 from collections.abc import Sequence
 from html import escape

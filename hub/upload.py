@@ -6,11 +6,11 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-# The Space's variable that names the model; app.py reads it.
+# The Space's variable that names the model; its app.py reads it.
 MODEL_VARIABLE = "CLARA_MODEL"
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*[A-Za-z0-9]")
 # Files of an earlier publication that this one may not have; memories and whatever else lies there stay.
-REPLACED = ("model*.safetensors", "model.safetensors.index.json", "*_clara.py", ".eval_results/*.yaml")
+REPLACED = ("model*.safetensors", "model.safetensors.index.json", "*_clara.py")
 
 
 def check_repo_id(repo_id: str, argument: str = "--repo") -> None:

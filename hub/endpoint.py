@@ -1,4 +1,4 @@
-"""Custom handler for Hugging Face Inference Endpoints; it lies beside the model in its repository.
+"""Custom handler for Hugging Face Inference Endpoints; `clara publish --endpoint` puts it beside the model.
 
 Request:  {"inputs": ITEM or [ITEM, …], "parameters": {"retrieval_top_k": 2, "max_new_tokens": 64, …}}
 ITEM:     {"question": TEXT or [TEXT, …], "documents": [TEXT or {"text", "id", "title"}, …]}
@@ -8,8 +8,8 @@ Error:    {"error": {"code", "status", "message"}}; no exception leaves a call
 
 NAME is a sub-folder of `memories/` in the repository, or an entry of the environment variable
 CLARA_MEMORIES ("name=org/memory,org/other"); nothing else is ever opened. Memories are opened once, at the
-start. CLARA_LIMITS ('{"documents": 64}') changes the limits of requests_clara.py. A request writes nothing
-to disk, and nothing of its content is logged here.
+start. CLARA_LIMITS ('{"documents": 64}') changes the limits of `endpoint_requests.Limits`. A request writes
+nothing to disk, and nothing of its content is logged here.
 
 The platform's own container sends one JSON body for each request, so it cannot stream. A server of your own
 can send the events of `EndpointHandler.stream`.
@@ -25,7 +25,8 @@ from typing import Any
 
 import torch
 from transformers import StoppingCriteria, TextIteratorStreamer, pipeline
-from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+from .endpoint_requests import RequestReader
 
 MEMORIES = "memories"
 STORE = "memory.json"
@@ -38,7 +39,7 @@ class EndpointHandler:
         path: Folder or Hub id of the model repository.
         memories: Names and what they open (folder or dataset repository); by default those of the folder
             `memories/` and of CLARA_MEMORIES.
-        limits: Fields of `Limits` in requests_clara.py; by default those of CLARA_LIMITS.
+        limits: Fields of `Limits`; by default those of CLARA_LIMITS.
 
     Raises:
         ValueError: If a memory is another model's, or a limit is no positive whole number.
@@ -55,7 +56,7 @@ class EndpointHandler:
         named = find_memories(path) if memories is None else memories
         opened = {name: self._rag.model.load_memory(source) for name, source in named.items()}
         limits = json.loads(os.getenv("CLARA_LIMITS", "{}")) if limits is None else limits
-        self._reader = get_class_from_dynamic_module("requests_clara.RequestReader", path)(opened, **limits)
+        self._reader = RequestReader(opened, **limits)
         self._places = threading.BoundedSemaphore(self._reader.limits.requests)
 
     def __call__(self, data: Any) -> dict[str, Any] | list[Any]:

@@ -7,32 +7,39 @@ from pathlib import Path
 
 import yaml
 
-from .folder import DISTRIBUTION, ROOT, requirements
-from .hub import MODEL_VARIABLE
+from .folder import PACKAGE, ROOT
+from .upload import MODEL_VARIABLE
 
-PAGE = ("app.py", "page_clara.py", "visit_clara.py")
-SAMPLE = "data/samples/corpus.jsonl"
+APP = f'''"""The page of the package `clara-rag`, on the model that the Space's variable names."""
+
+import os
+
+from clara.hub.space.app import Page, build, launch
+from transformers import AutoModel
+
+model = AutoModel.from_pretrained(os.environ["{MODEL_VARIABLE}"], trust_remote_code=True)
+launch(build(Page(model, trained=True)))
+'''
 TEXT = """
 # CLaRa
 
-Paste or upload documents, or take the sample corpus; ask, and see which passages were read; look inside the
+Drop documents on the page, or take the sample corpus; ask, and see which passages were read; look inside the
 memories. The model is [{model}](https://huggingface.co/{model}): the Space's variable `{variable}` names it.
 A private one needs a secret `HF_TOKEN` that may read it.
 """
 
 
 def write_space(folder: Path, model: str) -> None:
-    """Writes the page, the sample corpus that it offers, requirements, and README.md with the settings.
+    """Writes app.py, requirements.txt, the licence, and README.md with the Space's settings.
 
     Args:
         folder: An empty folder.
         model: Hub id of the published model that the Space shows.
     """
-    for file in (*PAGE, SAMPLE, "LICENSE"):
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / file, folder / file)
-    needed = requirements([ROOT / "app.py", *ROOT.glob("*_clara.py")], extra="app")
-    (folder / "requirements.txt").write_text("\n".join(needed) + "\n", encoding="utf-8")
+    shutil.copyfile(ROOT / "LICENSE", folder / "LICENSE")
+    (folder / "app.py").write_text(APP, encoding="utf-8")
+    package = PACKAGE.replace("==", "[app,documents]==")
+    (folder / "requirements.txt").write_text(f"{package}\n", encoding="utf-8")
     settings = {
         "title": model.partition("/")[2],
         "sdk": "gradio",
@@ -49,6 +56,6 @@ def write_space(folder: Path, model: str) -> None:
 
 def gradio_version() -> str:
     """The oldest gradio that this package's range allows, in full, as a Space wants it."""
-    entry = next(entry for entry in requires(DISTRIBUTION) or [] if entry.startswith("gradio"))
+    entry = next(entry for entry in requires("clara-rag") or [] if entry.startswith("gradio"))
     numbers = re.search(r">=([\d.]+)", entry)[1].split(".")
     return ".".join([*numbers, "0", "0"][:3])

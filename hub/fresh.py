@@ -4,7 +4,6 @@
 generation arguments, the result the answer of each way in.
 """
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 
 def answers(order: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The answer by `AutoModel`, by `pipeline` and by the handler, each loaded anew."""
+    """The answer by `AutoModel` and by `pipeline`, each loaded anew."""
     from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
 
     folder, question, documents = order["folder"], order["question"], order["documents"]
@@ -33,24 +32,10 @@ def answers(order: dict[str, Any]) -> dict[str, dict[str, Any]]:
     del model
     rag = pipeline(model=folder, device=order["device"], **trusted)
     found["pipeline"] = _plain(rag(question=question, documents=documents, **order["settings"]))
-    del rag
-    handler = load_handler(folder)(folder)
-    request = {"inputs": {"question": question, "documents": documents}, "parameters": order["settings"]}
-    found["handler"] = _plain(handler(request))
     return found
 
 
-def load_handler(folder: str) -> type:
-    """The class in the folder's handler.py, loaded as the platform does."""
-    spec = importlib.util.spec_from_file_location("endpoint_handler", Path(folder, "handler.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.EndpointHandler
-
-
 def _plain(answer: dict[str, Any]) -> dict[str, Any]:
-    if "error" in answer:
-        raise ValueError(f"the handler refused: {answer['error']['message']}")
     documents = answer["documents"]
     return {
         "answer": answer["answer"],
