@@ -5,7 +5,8 @@ width, D width of a search vector, L tokens, V vocabulary.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers.utils import ModelOutput
 
-from .adapters_clara import adapter_names, wearing
+from .adapters_clara import adapter_names, evaluating, model_fingerprint, wearing
 from .configuration_clara import ADAPTERS
-from .documents_clara import (
+from .memory_clara import CorpusMemory, check_passages, is_corpus_memory
+from .processing_clara import (
+    ClaraProcessor,
     Document,
     Passages,
     check_no_path,
@@ -27,18 +30,61 @@ from .documents_clara import (
     reading_order,
     to_passages,
 )
-from .encoding_clara import evaluating, length_buckets
-from .fingerprint_clara import model_fingerprint
-from .memory_clara import CorpusMemory, is_corpus_memory
-from .outputs_clara import ClaraGenerateOutput, RetrievalOutput, first
-from .packing_clara import FLOATS, check_passages, format_name
-from .processing_clara import ClaraProcessor
 from .prompts_clara import paraphrase_prompt
-from .retrieval_clara import Memories
+from .retrieval_clara import FLOATS, Memories, format_name
 
-Memory = (
-    Any  # a corpus memory (memory_clara's protocol), a folder of one, texts, or a list of texts a question
-)
+
+@dataclass
+class RetrievalOutput(ModelOutput):
+    """Passages found, best first.
+
+    Attributes:
+        document_ids: Ids of the passages: a list for one question, a list of lists for several.
+        indices: Their places in the memory, shaped as `document_ids`.
+        scores: Cosines, (K,) for one question and (B, K) for several, float32.
+    """
+
+    document_ids: list | None = None
+    indices: list | None = None
+    scores: Tensor | None = None
+
+
+@dataclass
+class ClaraGenerateOutput(ModelOutput):
+    """What `generate` returns with `return_dict_in_generate=True`.
+
+    Attributes:
+        answers: One text, or a list of texts for a list of questions (a list of lists with several
+            `num_return_sequences`).
+        document_ids: Ids of the chosen passages, best first.
+        indices: Their places in the memory.
+        scores: Their cosines, (K,) or (B, K); -inf where a question's pool has fewer passages.
+        sequences: (B, L) generated token ids, without the prompt.
+        generation: transformers' own output.
+    """
+
+    answers: str | list | None = None
+    document_ids: list | None = None
+    indices: list | None = None
+    scores: Tensor | None = None
+    sequences: Tensor | None = None
+    generation: ModelOutput | None = None
+
+
+def first(output: ModelOutput) -> ModelOutput:
+    """The output of a single question out of a batch of one."""
+    batched = ("answers", "document_ids", "indices", "scores")
+    return type(output)(**{key: value[0] if key in batched else value for key, value in output.items()})
+
+
+def length_buckets(texts: Sequence[str], batch_size: int) -> Iterator[list[int]]:
+    """Indices of the texts in batches of similar length, so that little is padded."""
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]), reverse=True)
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+Memory = Any  # a corpus memory (the protocol of memory_clara), a folder of one, texts, or a list a question
 
 
 class TextInterface:
@@ -283,17 +329,8 @@ class TextInterface:
 
         The worn generator, or the base with the generator merged into it, answers from these embeddings.
 
-        Args:
-            questions: B questions.
-            memory: As in `generate`.
-            retrieval_top_k: K; `min(config.retrieval_top_k, N)` by default.
-
         Returns:
-            What was found (nested lists), input embeddings (B, L, H) and attention mask (B, L), padded on the
-            left.
-
-        Raises:
-            ValueError: As `generate`.
+            What was found (nested lists), input embeddings (B, L, H) and mask (B, L), padded on the left.
         """
         texts = check_texts(list(questions), "questions")
         with self.lock:
@@ -379,8 +416,6 @@ class TextInterface:
         each = len(answers) // count
         return answers if each == 1 else [answers[i * each : (i + 1) * each] for i in range(count)]
 
-    # What memories hold
-
     @torch.no_grad()
     def paraphrase(self, documents: Document | Sequence[Document], **kwargs: Any) -> str | list[str]:
         """Says what a document's memory alone still holds (the paper's paraphrase task).
@@ -404,13 +439,7 @@ class TextInterface:
 
     @torch.no_grad()
     def paraphrase_memory(self, memory: Any, index: int, streamer: Any = None, **kwargs: Any) -> str:
-        """Says again in words what the memory of one stored passage holds; its text is not read.
-
-        Args:
-            memory: A corpus memory made by this model.
-            index: The passage's place in it.
-            streamer: Gets the text as it is written.
-            **kwargs: Ordinary generation arguments.
+        """Says again in words what the memory of the passage at `index` holds; its text is not read.
 
         Raises:
             ValueError: If another model made the memory.
@@ -427,32 +456,6 @@ class TextInterface:
             flat = [memory for row in memories for memory in row]
             generation = self._generate_from(*self._filled(prompts, flat), **kwargs)
         return self._decode(generation.sequences, len(slots))
-
-    @torch.no_grad()
-    def logit_lens(self, question: str, top: int = 8) -> list[list[tuple[str, float]]]:
-        """The likeliest tokens at each memory vector of a question by the base's own head (paper figure 4).
-
-        Args:
-            question: The question.
-            top: Tokens of each memory vector.
-
-        Returns:
-            For each of the M memory vectors its likeliest tokens as texts, with their probabilities.
-
-        Raises:
-            ValueError: If the question is empty or too long.
-        """
-        rows = self._reason_texts(check_texts([question], "questions")).rows()
-        head = self.decoder.get_output_embeddings()
-        with self.lock:
-            found = head(rows.to(head.weight)).float().softmax(dim=-1).topk(top, dim=-1)
-        tokenizer = self._processor().tokenizer
-        return [
-            [(tokenizer.decode([token]), share) for token, share in zip(ids, row, strict=True)]
-            for ids, row in zip(found.indices.tolist(), found.values.tolist(), strict=True)
-        ]
-
-    # Checks
 
     def _opened(self, memory: Any) -> Any:
         """A corpus memory that this model made, opened if a folder is given.

@@ -9,14 +9,16 @@ width of a search vector.
 """
 
 import hashlib
+import importlib
+import itertools
 import json
 import os
 import tempfile
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -27,32 +29,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .packing_clara import (
+from .processing_clara import check_unique
+from .retrieval_clara import (
     FORMATS,
     PACKED_KINDS,
     check_finite,
-    check_kin,
-    check_passages,
     check_ragged,
-    file_digest,
-    format_name,
-    json_text,
-    pack,
-    sync,
-    unpack,
-)
-from .ranking_clara import (
-    DEPTH,
-    WordIndex,
-    check_hybrid,
     check_search,
-    check_where,
-    cosines,
-    fused,
+    format_name,
     mean_vectors,
     nearest,
-    passes,
+    pack,
     row_blocks,
+    unpack,
 )
 
 VERSION = 1
@@ -62,21 +51,15 @@ PROTOCOL = ("texts", "document_ids", "parents", "orders", "metadata", "fingerpri
 LOCK, NEW = ".memory.lock", ".new"
 PACKED = ("values", "scales")
 MOST_BYTES = 1 << 20  # of memory.json
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("text", pa.large_string()),
-        ("parent", pa.string()),
-        ("order", pa.int64()),
-        ("metadata", pa.large_string()),
-    ]
-)
+TEXT = pa.large_string()
+SCHEMA = pa.schema({"id": TEXT, "text": TEXT, "parent": TEXT, "order": pa.int64(), "metadata": TEXT})
 CARD = """---
 tags: [clara, corpus-memory]
 ---
 # Corpus memory
 
-{passages} passages in {vectors} vectors of width {width} ({dtype}), made by a CLaRa compressor over {base}.
+{passages} passages in {vectors} vectors of width {hidden_size} ({dtype}), made by a CLaRa compressor over
+{base}.
 Only the model whose fingerprint is `{fingerprint}` can read it:
 
 ```python
@@ -111,6 +94,8 @@ class CorpusMemory:
     Raises:
         ValueError: If shapes or lengths do not fit, there is no passage, an id occurs twice, a value is NaN
             or infinite, or a text is no valid Unicode. The message names the argument and the index.
+
+    The arguments are attributes too; `texts`, `document_ids`, `parents` and `orders` are lists.
     """
 
     def __init__(
@@ -140,12 +125,12 @@ class CorpusMemory:
         self.dtype, self.fingerprint = format_name(dtype or values.dtype), fingerprint
         self.base = None if base is None else dict(base)
 
-    def _hold(
-        self, parts: dict[str, Tensor], offsets: Tensor, vectors: Tensor, columns: dict[str, list]
-    ) -> None:
+    def _hold(self, parts: dict[str, Tensor], offsets: Tensor, vectors: Tensor, columns: dict) -> None:
         self._parts, self.offsets, self.vectors, self._columns = parts, offsets, vectors.contiguous(), columns
-        self._words: WordIndex | None = None
+        self.words: Any = None  # made by the first search by words
         self._lengths = self.vectors.norm(dim=1).clamp_min(1e-12)
+        self.document_ids, self.texts = columns["id"], columns["text"]
+        self.parents, self.orders = columns["parent"], columns["order"]
 
     def __len__(self) -> int:
         return len(self._columns["id"])
@@ -158,26 +143,6 @@ class CorpusMemory:
         row = {name: column[index] for name, column in self._columns.items()}
         memory = self.gather([index % len(self)])[0]
         return {**row, "metadata": json.loads(row["metadata"]), "memory": memory}
-
-    @property
-    def document_ids(self) -> list[str]:
-        """N ids of passages."""
-        return self._columns["id"]
-
-    @property
-    def texts(self) -> list[str]:
-        """N texts."""
-        return self._columns["text"]
-
-    @property
-    def parents(self) -> list[str]:
-        """N ids of the documents that the passages were cut from."""
-        return self._columns["parent"]
-
-    @property
-    def orders(self) -> list[int]:
-        """N places of the passages in their documents."""
-        return self._columns["order"]
 
     @property
     def metadata(self) -> list[dict[str, Any]]:
@@ -224,7 +189,7 @@ class CorpusMemory:
             vectors: (B, D) search vectors of questions.
             k: K.
             questions: B texts; needed by `hybrid`.
-            where: Which passages may be found; see `check_where`.
+            where: Which passages may be found, by their metadata (`clara.store.ranking.check_where`).
             hybrid: Weight, from 0 to 1, of words (BM25), whose ranks are fused with those of the vectors;
                 True: a half.
             exact: A store may search with an index; here the search is always exact.
@@ -235,71 +200,37 @@ class CorpusMemory:
 
         Raises:
             ValueError: If K is not from 1 to N, or an argument is not as above.
-            ModuleNotFoundError: If `hybrid` is asked for without bm25s.
+            ModuleNotFoundError: If `where` or `hybrid` is asked for without the package clara-rag, or bm25s.
         """
         query = check_search(vectors, k, len(self), self.vectors.shape[1])
-        rows, weight = self._passing(where), check_hybrid(hybrid)
-        if not weight:
-            return nearest(query, row_blocks(self.vectors, self._lengths, rows), k)
-        if questions is None or len(questions) != len(query):
-            raise ValueError(f"`hybrid` needs `questions`, a text for each of the {len(query)} vectors.")
-        depth = max(k, DEPTH)
-        near = nearest(query, row_blocks(self.vectors, self._lengths, rows), depth)[1]
-        indices = fused(query, near, self._by_words(questions, depth, rows), weight, k)
-        return cosines(query, self.vectors[indices]), indices
-
-    def _passing(self, where: Mapping[str, Any] | None) -> Tensor | None:
-        if where is None:
-            return None
-        if isinstance(where, str):
-            raise ValueError(
-                f"`where` as SQL text needs a `CorpusStore`, got {where!r}: give a mapping here."
-            )
-        check_where(where)
-        columns = zip(self.metadata, self.document_ids, self.parents, strict=True)
-        kept = [passes(where, {**fields, "id": name, "parent": parent}) for fields, name, parent in columns]
-        return torch.tensor(kept).nonzero()[:, 0]
-
-    def _by_words(self, questions: Sequence[str], depth: int, rows: Tensor | None) -> list[list[int]]:
-        if self._words is None:
-            self._words = WordIndex(self.texts)
-        found = []
-        for scores in self._words.scores(questions):
-            sharing = np.flatnonzero(scores > 0)
-            sharing = sharing if rows is None else np.intersect1d(sharing, rows.numpy())
-            found.append(sharing[np.argsort(-scores[sharing], kind="stable")[:depth]].tolist())
-        return found
+        if where is None and (hybrid is None or hybrid is False):
+            return nearest(query, row_blocks(self.vectors, self._lengths), k)
+        try:
+            ranking = importlib.import_module("clara.store.ranking")
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError("`where` and `hybrid` need `pip install clara-rag`.") from error
+        return ranking.search_plain(self, query, k, questions, where, hybrid)
 
     def append(self, other: Any) -> None:
         """Adds the passages of another corpus memory, in place; its memories take this one's format.
 
         Raises:
-            ValueError: If another compressor or base made it, widths differ, or one of its documents is here
-                already, whole or split. Nothing is added then.
+            ValueError: If another model made it or one of its documents is here; nothing is added then.
         """
         check_kin(other, self.fingerprint, self.hidden_size, self.vectors.shape[1])
         here = sorted(({*self.parents} & {*other.parents}) | ({*self.document_ids} & {*other.document_ids}))
         if here:
-            raise ValueError(
-                f"`other` has the document {here[0]!r}, which this memory has already: rename it."
-            )
+            raise ValueError(f"`other` has the document {here[0]!r}, which is here already: rename it.")
         packed = pack(other.values, self.dtype)
         parts = {name: torch.cat([part, packed[name]]) for name, part in self._parts.items()}
         offsets = torch.cat([self.offsets, other.offsets[1:] + self.offsets[-1]])
-        new = {
-            "id": other.document_ids,
-            "text": other.texts,
-            "parent": other.parents,
-            "order": other.orders,
-            "metadata": [json_text(index, entry) for index, entry in enumerate(other.metadata)],
-        }
+        added = (other.texts, other.document_ids, other.metadata, other.parents, other.orders)
+        new = check_passages(len(other), *added)
         columns = {name: [*column, *new[name]] for name, column in self._columns.items()}
         self._hold(parts, offsets, torch.cat([self.vectors, other.vectors]), columns)
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Writes the memory to a folder of three files, in place of one that is there.
-
-        A process killed on the way, or a full disk, leaves the old memory or the new one.
 
         Raises:
             NotADirectoryError: If `folder` is a file.
@@ -323,16 +254,10 @@ class CorpusMemory:
             save_file({name: part.contiguous() for name, part in parts.items()}, new[VALUES_FILE])
             table = pa.table(self._columns, schema=SCHEMA)
             pq.write_table(table, new[PASSAGES_FILE], compression="zstd", row_group_size=4096)
-            facts = {
-                "version": VERSION,
-                "fingerprint": self.fingerprint,
-                "base": self.base,
-                "dtype": self.dtype,
-                "passages": len(self),
-                "vectors": int(self.offsets[-1]),
-                "hidden_size": self.hidden_size,
-                "files": {name: file_digest(new[name]) for name in FILES[:2]},
-            }
+            own = {name: getattr(self, name) for name in ("fingerprint", "base", "dtype", "hidden_size")}
+            counts = {"passages": len(self), "vectors": int(self.offsets[-1])}
+            files = {name: file_digest(new[name]) for name in FILES[:2]}
+            facts = {"version": VERSION, **own, **counts, "files": files}
             new[FACTS_FILE].write_text(json.dumps(facts, indent=2, allow_nan=False), encoding="utf-8")
             for path in new.values():
                 sync(path)
@@ -377,24 +302,14 @@ class CorpusMemory:
         return memory
 
     def push_to_hub(self, repo_id: str, private: bool | None = None, token: str | bool | None = None) -> str:
-        """Uploads the memory with a card, in one commit, to a dataset repository, made if need be.
-
-        Returns:
-            The address of the commit.
-        """
+        """Uploads the memory with a card to a dataset repository; returns the address of the commit."""
         api = HfApi(token=token)
         repo_id = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
         with tempfile.TemporaryDirectory() as name:
             self.save_pretrained(name)
-            card = CARD.format(
-                passages=len(self),
-                vectors=int(self.offsets[-1]),
-                width=self.hidden_size,
-                dtype=self.dtype,
-                base=(self.base or {}).get("name") or "an unknown base",
-                fingerprint=self.fingerprint,
-                repo_id=repo_id,
-            )
+            facts = read_facts(Path(name))[0]
+            base = (facts.pop("base") or {}).get("name") or "an unknown base"
+            card = CARD.format(**facts, base=base, repo_id=repo_id)
             (Path(name) / "README.md").write_text(card, encoding="utf-8")
             return api.upload_folder(
                 repo_id=repo_id,
@@ -418,12 +333,7 @@ def _settle(folder: Path) -> None:
 
 
 def read_facts(folder: Path) -> tuple[dict[str, Any], str]:
-    """Reads `memory.json`; also returns the digest of its bytes, by which a change is seen.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If it is damaged or of another version.
-    """
+    """Reads `memory.json`; also returns the digest of its bytes, by which a change is seen."""
     path = folder / FACTS_FILE
     if not path.is_file():
         raise FileNotFoundError(
@@ -495,3 +405,96 @@ def _download(repo_id: str, options: Mapping[str, Any]) -> Path:
         raise FileNotFoundError(
             f"{repo_id!r} is neither a folder nor a dataset repository that can be reached: {error}"
         ) from error
+
+
+def check_passages(
+    rows: int,
+    texts: Sequence[str],
+    document_ids: Sequence[str] | None,
+    metadata: Sequence[Mapping[str, Any]] | None,
+    parents: Sequence[str] | None,
+    orders: Sequence[int] | None,
+) -> dict[str, list]:
+    """The passages of `rows` memories, checked, as the columns of `SCHEMA` with defaults filled in."""
+    ids = [str(row) for row in range(rows)] if document_ids is None else document_ids
+    parents = ids if parents is None else parents
+    places: defaultdict = defaultdict(itertools.count)
+    given = {
+        "texts": texts,
+        "document_ids": ids,
+        "metadata": [{}] * rows if metadata is None else metadata,
+        "parents": parents,
+        "orders": [next(places[parent]) for parent in parents] if orders is None else orders,
+    }
+    for name, entries in given.items():
+        if isinstance(entries, str) or len(entries) != rows:
+            got = "one string" if isinstance(entries, str) else f"{len(entries)} entries"
+            raise ValueError(f"`{name}` must have one entry for each of the {rows} memories, got {got}.")
+    columns = {
+        "id": _strings("document_ids", ids),
+        "text": _strings("texts", texts),
+        "parent": _strings("parents", parents),
+        "order": list(given["orders"]),
+        "metadata": [json_text(index, entry) for index, entry in enumerate(given["metadata"])],
+    }
+    for index, order in enumerate(columns["order"]):
+        if type(order) is not int or not 0 <= order < 2**63:
+            raise ValueError(f"`orders[{index}]` must be a whole number of at least 0, got {order!r}.")
+    check_unique("document_ids", columns["id"])
+    check_unique("parents, orders", list(zip(columns["parent"], columns["order"], strict=True)))
+    return columns
+
+
+def _strings(name: str, entries: Sequence[str]) -> list[str]:
+    for index, entry in enumerate(entries):
+        if not isinstance(entry, str):
+            raise ValueError(f"`{name}[{index}]` must be a string, got {entry!r}: convert it with str().")
+        try:
+            entry.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"`{name}[{index}]` is not valid Unicode (a lone surrogate at character {error.start}): "
+                "replace it, for instance with .encode('utf-8', 'replace').decode()."
+            ) from error
+    return list(entries)
+
+
+def json_text(index: int, entry: Mapping[str, Any]) -> str:
+    """Metadata as JSON text; raises ValueError, which names the index, if they cannot be written so."""
+    if not isinstance(entry, Mapping):
+        raise ValueError(f"`metadata[{index}]` must be a mapping, got {type(entry).__name__}.")
+    try:
+        text = json.dumps(dict(entry), allow_nan=False, ensure_ascii=False)
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"`metadata[{index}]` cannot be written as JSON: {error}.") from error
+    return text
+
+
+def check_kin(other: Any, fingerprint: str | None, hidden_size: int, width: int) -> None:
+    """Raises a `ValueError` if another model made a memory: its fingerprint, H or D differ."""
+    if other.fingerprint != fingerprint:
+        raise ValueError(
+            f"`other` has fingerprint {other.fingerprint}, this memory {fingerprint}: another compressor or "
+            "base made it; build it again with this memory's model."
+        )
+    got = (other.values.shape[1], other.vectors.shape[1])
+    if got != (hidden_size, width):
+        raise ValueError(
+            f"`other` has (H, D) = {got}, this memory {(hidden_size, width)}: they must be equal."
+        )
+
+
+def sync(path: Path) -> None:
+    """Waits until a file or folder is on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,29 +4,24 @@ Letters of the shapes: B questions, N documents, K chosen, M memory vectors (of 
 width, L tokens, D width of a search vector, V vocabulary.
 """
 
+from dataclasses import dataclass
+
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, GenerationMixin
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from .adapters_clara import wearing
-from .checkpoint_clara import own_names
+from .adapters_clara import ModelLock, wearing
+from .checkpoint_clara import ClaraPreTrainedModel, own_names
 from .configuration_clara import ClaraConfig
-from .encoding_clara import (
-    ModelLock,
-    alignment_loss,
-    attention_bias,
-    length_groups,
-    positions,
-    segment_attention,
-    segment_positions,
-)
 from .generation_clara import TextInterface
-from .outputs_clara import ClaraOutput
-from .pretrained_clara import ClaraPreTrainedModel
-from .processing_clara import IGNORE_INDEX, SLOT_ID
+from .processing_clara import IGNORE_INDEX
+from .prompts_clara import SLOT_ID
 from .retrieval_clara import (
     Memories,
+    alignment_loss,
     average_neighbours,
     cosine_scores,
     pool,
@@ -34,6 +29,93 @@ from .retrieval_clara import (
     soft_topk,
     span_means,
 )
+
+
+@dataclass
+class ClaraOutput(CausalLMOutputWithPast):
+    """Output of the forward pass.
+
+    Attributes:
+        loss: Scalar mean next-token loss of the labelled tokens.
+        logits: Of the labelled tokens, (labelled, V), when labels are given; else of all, (B, L, V).
+        past_key_values: The generator's cache, in the plain LM forward.
+        scores: (B, N) cosines of question and documents, when questions are given.
+        indices: (B, K) chosen documents, when questions are given.
+        alignment_loss: Scalar squared distance of mean state and mean memory, when documents are given.
+        match_scores: (Q, D) cosines of the questions to match and the documents, when both are given.
+        query_vectors: (B, D) search vectors of the questions, when questions are given.
+    """
+
+    scores: Tensor | None = None
+    indices: Tensor | None = None
+    alignment_loss: Tensor | None = None
+    match_scores: Tensor | None = None
+    query_vectors: Tensor | None = None
+
+
+def positions(attention_mask: Tensor, counted: str = "tokens") -> Tensor:
+    """Position ids that count "tokens" and skip padding on either side, or "columns".  (B, L) -> (B, L)."""
+    ones = attention_mask.long() if counted == "tokens" else torch.ones_like(attention_mask).long()
+    return (ones.cumsum(dim=-1) - 1).clamp(min=0)
+
+
+def attention_bias(attend: Tensor, dtype: torch.dtype, implementation: str) -> Tensor:
+    """Who may attend to whom, (B, Lq, Lk) bool, as the base's attention takes it, (B, 1, Lq, Lk).
+
+    Raises a ValueError if the implementation is neither "sdpa" (bool) nor "eager" (0 and the lowest number).
+    """
+    if implementation not in ("sdpa", "eager"):
+        raise ValueError(
+            f"attn_implementation {implementation!r} takes no mask of its own: load the model with "
+            "attn_implementation='sdpa' or 'eager' for `encoder_attention` 'bidirectional' and for packed "
+            "questions."
+        )
+    if implementation == "sdpa":
+        return attend.unsqueeze(1)
+    return torch.zeros_like(attend, dtype=dtype).masked_fill(~attend, torch.finfo(dtype).min).unsqueeze(1)
+
+
+def segment_attention(segments: Tensor) -> Tensor:
+    """Who attends to whom, (B, L, L), where questions share one prompt: each sees it and itself, causally.
+
+    `segments` (B, L) is -1 at padding, which attends to itself, 0 in the prompt, 1, 2, … in the questions.
+    """
+    query, key = segments.unsqueeze(-1), segments.unsqueeze(-2)
+    places = torch.arange(segments.shape[-1], device=segments.device)
+    own = (key == 0) | (key == query)
+    seen = own & (key >= 0) & (query >= 0) & (places <= places.unsqueeze(-1))
+    return seen | (places == places.unsqueeze(-1))
+
+
+def segment_positions(segments: Tensor) -> Tensor:
+    """(B, L) positions: each question goes on where the shared prompt ends."""
+    found = torch.zeros_like(segments)
+    prompt = (segments == 0).long()
+    found += (prompt.cumsum(dim=-1) - 1).clamp(min=0) * prompt
+    length = prompt.sum(dim=-1, keepdim=True)
+    for number in range(1, int(segments.max()) + 1):
+        own = (segments == number).long()
+        found += (length + own.cumsum(dim=-1) - 1) * own
+    return found
+
+
+def length_groups(attention_mask: Tensor, ratio: float = 0.75) -> list[Tensor]:
+    """Rows of a mask (B, L) in groups of similar length, so that short ones are not padded to the longest.
+
+    A row shorter than `ratio` times its group's longest opens a new group. On a GPU and in a distributed run
+    all rows are one group: every process must make equally many passes, which gather sharded parameters.
+    """
+    many = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    if many or attention_mask.is_cuda:
+        return [torch.arange(len(attention_mask), device=attention_mask.device)]
+    lengths = attention_mask.sum(dim=-1).tolist()
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    groups: list[list[int]] = []
+    for row in order:
+        if not groups or lengths[row] < ratio * lengths[groups[-1][0]]:
+            groups.append([])
+        groups[-1].append(row)
+    return [torch.tensor(sorted(rows), device=attention_mask.device) for rows in groups]
 
 
 class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, GenerationMixin):
@@ -68,10 +150,7 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
         return self._encode("compressor", input_ids, attention_mask)[0]
 
     def reason(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Memories:
-        """Questions to memories in the documents' space, wearing the query reasoner (paper section 3.2).
-
-        Shapes as in `compress`: (B, L) -> (B, M, H).
-        """
+        """Questions (B, L) to memories (B, M, H), wearing the query reasoner (paper section 3.2)."""
         return self._encode("query_reasoner", input_ids, attention_mask)[0]
 
     def search_vectors(self, memories: Memories) -> Tensor:
@@ -183,22 +262,16 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
             document_input_ids: (D, Ld) passages to compress in this step, in place of `memory`.
             document_attention_mask: (D, Ld).
             document_indices: (B, N) which passage is which candidate; (B, 1) counting up by default.
-            document_counts: (D,) how often each passage counts in the alignment loss, where several questions
-                share it; once by default.
-            match_input_ids: (Q, Lm) questions that the compressor encodes too, to be scored against all D
-                passages (in-batch contrastive training of the space).
+            document_counts: (D,) how often each passage counts in the alignment loss; once by default.
+            match_input_ids: (Q, Lm) questions that the compressor encodes too, to be scored against all D.
             match_attention_mask: (Q, Lm).
             rate_factor: Read memories at so many times the compression rate, the mean of neighbours (nested
                 rates). Search vectors are those of the whole memory.
             num_items_in_batch: Divides the summed loss, instead of the labels (gradient accumulation).
             **kwargs: For the base's own forward (inputs_embeds, past_key_values, use_cache, …).
 
-        Returns:
-            A `ClaraOutput`.
-
         Raises:
-            ValueError: If slots and memories do not match, labels hold no label at all, or questions have
-                nothing to be scored against.
+            ValueError: If slots and memories do not match, no label is given, or there is nothing to score.
         """
         check_sources(query_input_ids, match_input_ids, memory, document_input_ids)
         if memory is None and document_input_ids is None:
@@ -372,11 +445,7 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
 
 
 def _rows(input_ids: Tensor, memories: Memories, mask: Tensor | None) -> Tensor:
-    """(slots, H): the vectors of given memories, (B, N, M, H) or (N, M, H), in the order of the slots.
-
-    Raises:
-        ValueError: If a row's memories do not fill its slots.
-    """
+    """(slots, H): the vectors of given memories, (B, N, M, H) or (N, M, H), in the order of the slots."""
     given = memories.counts if mask is None else memories.counts * mask
     slots = (input_ids == SLOT_ID).sum(dim=-1)
     if given.dim() == 2 and not torch.equal(slots, given.sum(dim=-1).to(slots)):
@@ -396,11 +465,7 @@ def _without_empty(input_ids: Tensor, mask: Tensor | None, chosen: Memories) -> 
 def check_sources(
     query: Tensor | None, match: Tensor | None, memory: Tensor | None, documents: Tensor | None
 ) -> None:
-    """Checks that questions have something to be scored against.
-
-    Raises:
-        ValueError: If they have not.
-    """
+    """Raises a ValueError if questions have nothing to be scored against."""
     if query is not None and memory is None and documents is None:
         raise ValueError(
             "`query_input_ids` has nothing to choose from: give `memory` or `document_input_ids` too."

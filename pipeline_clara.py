@@ -6,7 +6,7 @@ from typing import Any
 from transformers import AutoModel, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .documents_clara import is_document, to_passages
+from .processing_clara import is_document, to_passages
 
 TASK = "retrieval-augmented-generation"
 BATCH_SIZE = 8

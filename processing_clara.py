@@ -1,24 +1,266 @@
-"""ClaraProcessor: text to token ids and back; documents, questions, prompts with memory slots, labels."""
+"""Documents to passages to token ids, prompts with memory slots, labels.
 
-from collections.abc import Sequence
+Letters of the shapes: B questions, N passages, L tokens.
+"""
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from transformers import BatchEncoding, PreTrainedTokenizerBase, ProcessorMixin
 
-from .documents_clara import check_texts
-from .prompts_clara import SLOTS, STYLES, TEXT, Messages, answer_prompt, render_chat
-from .splitting_clara import split_texts
-from .tokens_clara import (
-    following_ids,
+from .prompts_clara import (
+    Messages,
+    answer_prompt,
     framed_ids,
-    has_specials,
     opening_ids,
     plain_ids,
+    prompt_ids,
+    split_texts,
     template_ids,
 )
 
-SLOT_ID = -1
 IGNORE_INDEX = -100
+Document = str | Mapping[str, Any]
+Split = Callable[[list[str], list[str]], list[list[str]]]
+TEXTS, IDS = ("text", "page_content", "content", "contents"), ("id", "_id", "docid")
+METADATA = ("metadata", "meta")
+OURS = ("text", "id", "title", "sections")
+PART = re.compile(r"(.+)#\d+", re.DOTALL)
+PATH = re.compile(
+    r"(~|\.{0,2})?[/\\]\S+|[A-Za-z]:[/\\]\S+"
+    r"|\S+\.(csv|docx|html?|jsonl?|markdown|md|parquet|pdf|pptx|rst|safetensors|tsv|txt|xlsx)",
+    re.IGNORECASE,
+)
+LONGEST_PATH = 4096
+
+
+def check_unique(name: str, entries: Sequence) -> None:
+    """Raises a `ValueError` that names the entry if one occurs twice."""
+    if len(set(entries)) < len(entries):
+        twice, times = Counter(entries).most_common(1)[0]
+        places = [index for index, entry in enumerate(entries) if entry == twice][:2]
+        raise ValueError(
+            f"`{name}` must be unique, got {twice!r} {times} times, first at {places}: rename one."
+        )
+
+
+@dataclass
+class Passages:
+    """Passages in order, one entry a passage in every list.
+
+    A whole document keeps its id; the parts of a split one are called `{id}#0`, `{id}#1`, … and share
+    `parents`, with their place in `orders`.
+    """
+
+    texts: list[str] = field(default_factory=list)
+    document_ids: list[str] = field(default_factory=list)
+    metadata: list[dict] = field(default_factory=list)
+    parents: list[str] = field(default_factory=list)
+    orders: list[int] = field(default_factory=list)
+
+    def add(self, document_id: str, parts: list[str], metadata: list[dict]) -> None:
+        """Appends the parts of one document, each with its metadata."""
+        numbered = [document_id] if len(parts) == 1 else [f"{document_id}#{i}" for i in range(len(parts))]
+        self.texts += parts
+        self.document_ids += numbered
+        self.metadata += metadata
+        self.parents += [document_id] * len(parts)
+        self.orders += range(len(parts))
+
+    def __getitem__(self, rows: slice) -> "Passages":
+        """A slice of the passages."""
+        return Passages(*(list(column)[rows] for column in vars(self).values()))
+
+
+def is_document(value: Any) -> bool:
+    """Whether a value is one document and not a collection of them: a text, a mapping, LangChain's object."""
+    return isinstance(value, (str, Mapping, os.PathLike)) or hasattr(value, "page_content")
+
+
+def is_path(value: Any, alone: bool = True) -> bool:
+    """Whether what stands for a text is a path: by its form or, where it stands `alone`, if it is there."""
+    if isinstance(value, os.PathLike):
+        return True
+    if not isinstance(value, str) or len(value) > LONGEST_PATH or not value.strip() or "\n" in value:
+        return False
+    if PATH.fullmatch(value.strip()):
+        return True
+    return (
+        alone and "\0" not in value and os.path.exists(os.path.expanduser(value.encode("utf-8", "replace")))
+    )
+
+
+def check_no_path(value: Any, name: str, alone: bool = True) -> None:
+    """Raises a ValueError if a path stands for a text: the letters of its name would be compressed."""
+    if is_path(value, alone):
+        path = str(value)
+        raise ValueError(
+            f"`{name}` {path!r} is a path, not a text: read its files with "
+            f"`clara.data.documents.read_documents({path!r})`, or open a stored memory with "
+            f"`model.load_memory({path!r})`. A text that only looks so is given as {{'text': …}}."
+        )
+
+
+def clean_text(text: str) -> str:
+    """The text as valid UTF-8: surrogate pairs joined, lone surrogates replaced by U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def check_texts(texts: Sequence[str], name: str) -> list[str]:
+    """Cleans texts; raises a TypeError at what is no string, a ValueError at an empty one or if none is."""
+    if not texts:
+        raise ValueError(f"`{name}` is empty: give at least one text.")
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"`{name}[{index}]` must be a string, got {type(text).__name__}.")
+        if not text.strip():
+            raise ValueError(f"`{name}[{index}]` is empty: remove it or give it text.")
+    return [clean_text(text) for text in texts]
+
+
+def read_fields(document: Any) -> dict[str, Any]:
+    """A document's fields under our names: `text`, where there are any `id`, `title`, `sections`, metadata.
+
+    Texts may be called `page_content` (LangChain), `content` or `contents` as well, ids `_id` (BEIR) or
+    `docid`; what lies in a mapping `metadata` or `meta` counts as the document's own fields, which go first.
+    """
+    if isinstance(document, str):
+        return {"text": document}
+    if not isinstance(document, Mapping):
+        document = {name: getattr(document, name, None) for name in ("page_content", "id", "metadata")}
+    fields = dict(document)
+    for name in METADATA:
+        if isinstance(fields.get(name), Mapping):
+            inner = fields.pop(name)
+            fields = {**{key: inner[key] for key in inner if key not in (*TEXTS, *IDS)}, **fields}
+    for name, others in (("text", TEXTS), ("id", IDS)):
+        found = next((other for other in others if other in fields), None)
+        if found is not None:
+            fields[name] = fields.pop(found)
+    return {key: value for key, value in fields.items() if key not in OURS or value is not None}
+
+
+def check_parts(document_ids: Iterable[str]) -> None:
+    """Raises a `ValueError` if one document is named as a part of another would be."""
+    known = set(document_ids)
+    for document_id in known:
+        part = PART.fullmatch(document_id)
+        if part and part[1] in known:
+            raise ValueError(part_clash(document_id, part[1]))
+
+
+def part_clash(document_id: str, parent: str) -> str:
+    """What is said of a document that is named as a part of another."""
+    return (
+        f"`document_ids`: {document_id!r} is what a part of the document {parent!r} is called when that "
+        "is split: rename one of them."
+    )
+
+
+def to_passages(
+    documents: Sequence[Document],
+    split: Split,
+    document_ids: Sequence[str] | None = None,
+    metadata: Sequence[dict] | None = None,
+    first: int = 0,
+) -> Passages:
+    """Turns documents into passages of at most `doc_max_length` tokens.
+
+    Args:
+        documents: Strings, or mappings with `text` and optional `id`, `title`, `sections` and metadata, under
+            any name of `read_fields`. Sections are spans of the text, `{"title", "start", "end"}`, which no
+            passage crosses. A section's title, else the document's, stands before each of its passages.
+        split: Splits texts with their headers into passages (`ClaraProcessor.split_documents`).
+        document_ids: One id a document, above those of the mappings. Default: "0", "1", …
+        metadata: One mapping a document, added to those of the mappings.
+        first: Number of the first document for default ids, when documents come in chunks.
+
+    Raises:
+        TypeError: If a document is neither a string nor a mapping with a string `text`; names its index.
+        ValueError: If a document is empty or a path, an id occurs twice, or the lists differ in length.
+    """
+    alone = is_document(documents)
+    documents = [documents] if alone else list(documents)
+    for name, values in (("document_ids", document_ids), ("metadata", metadata)):
+        if values is not None and len(values) != len(documents):
+            raise ValueError(f"`{name}` has {len(values)} entries for {len(documents)} documents.")
+    fields = [_fields(document, index, alone) for index, document in enumerate(documents)]
+    check_texts([entry["text"] for entry in fields], "documents")
+    ids = [
+        clean_text(str(document_ids[i] if document_ids is not None else entry.get("id", first + i)))
+        for i, entry in enumerate(fields)
+    ]
+    check_unique("document_ids", ids)
+    check_parts(ids)
+    pieces = [_pieces(entry, index) for index, entry in enumerate(fields)]
+    headers, sections = zip(*(piece for document in pieces for piece in document), strict=True)
+    parts = iter(split(list(sections), list(headers)))
+    passages = Passages()
+    for index, entry in enumerate(fields):
+        kept = {**_metadata(entry), **(metadata[index] if metadata is not None else {})}
+        texts, extra = [], []
+        for header, _ in pieces[index]:
+            found = next(parts)
+            section = {"section": header} if header and header != entry.get("title", "") else {}
+            texts.extend(found)
+            extra.extend({**kept, **section} for _ in found)
+        passages.add(ids[index], texts, extra)
+    return passages
+
+
+def _fields(document: Any, index: int, alone: bool) -> dict[str, Any]:
+    check_no_path(document, "documents" if alone else f"documents[{index}]", alone)
+    fields = read_fields(document) if is_document(document) else {}
+    if "text" not in fields:
+        raise TypeError(
+            f"`documents[{index}]` must be a string or a mapping with `text`, got {type(document).__name__}."
+        )
+    if not isinstance(fields["text"], str):
+        raise TypeError(
+            f"`documents[{index}]['text']` must be a string, got {type(fields['text']).__name__}."
+        )
+    return fields
+
+
+def _pieces(fields: Mapping[str, Any], index: int) -> list[tuple[str, str]]:
+    """Header and text of each section; of a document without sections, of the whole."""
+    text, title = fields["text"], clean_text(str(fields.get("title") or "")).strip()
+    if "sections" not in fields:
+        return [(title, clean_text(text))]
+    spans = [
+        (section["title"] or title, text[section["start"] : section["end"]]) for section in fields["sections"]
+    ]
+    pieces = [
+        (clean_text(header).strip(), clean_text(body).strip()) for header, body in spans if body.strip()
+    ]
+    if not pieces:
+        raise ValueError(f"`documents[{index}]` has sections without a text: remove it or give it text.")
+    return pieces
+
+
+def _metadata(fields: Mapping[str, Any]) -> dict:
+    kept = {key: value for key, value in fields.items() if key not in OURS}
+    return {"title": fields["title"], **kept} if fields.get("title") else kept
+
+
+def reading_order(passages: Any, indices: Iterable[int]) -> list[int]:
+    """Indices as the generator gets them: best first, passages of one document in the document's order."""
+    indices = list(indices)
+    parts: dict[str, list[int]] = defaultdict(list)
+    for index in indices:
+        parts[passages.parents[index]].append(index)
+    queues = {parent: iter(sorted(rows, key=lambda i: passages.orders[i])) for parent, rows in parts.items()}
+    return [next(queues[passages.parents[index]]) for index in indices]
+
+
+def pool_order(passages: Any, indices: Iterable[int]) -> list[int]:
+    """Indices as they lie in the pool of `passages`, whatever their scores."""
+    return sorted(indices)
 
 
 class ClaraProcessor(ProcessorMixin):
@@ -59,44 +301,26 @@ class ClaraProcessor(ProcessorMixin):
         memory_marks: str = "",
         pooling: str = "memory_tokens",
     ) -> None:
-        self.num_memory_tokens = num_memory_tokens
-        self.doc_max_length = doc_max_length
-        self.question_max_length = question_max_length
-        self.prompt_max_length = prompt_max_length
-        self.text_prefix = text_prefix
-        self.text_suffix = text_suffix
-        self.encoder_length = encoder_length
-        self.long_texts = long_texts
-        self.prompt_style = prompt_style
-        self.memory_suffix = memory_suffix
-        self.memory_marks = memory_marks
-        self.pooling = pooling
+        self.num_memory_tokens, self.pooling = num_memory_tokens, pooling
+        self.doc_max_length, self.question_max_length = doc_max_length, question_max_length
+        self.prompt_max_length, self.prompt_style = prompt_max_length, prompt_style
+        self.text_prefix, self.text_suffix = text_prefix, text_suffix
+        self.encoder_length, self.long_texts = encoder_length, long_texts
+        self.memory_suffix, self.memory_marks = memory_suffix, memory_marks
         super().__init__(tokenizer)
 
-    # Documents and questions
-
     def encode_documents(self, texts: Sequence[str], truncation: bool = False) -> BatchEncoding:
-        """Encodes passages for `model.compress`.
-
-        Args:
-            texts: N passages of at most `doc_max_length` tokens each.
-            truncation: Cut longer ones instead of raising.
-
-        Returns:
-            `input_ids` and `attention_mask`, (N, L), padded on the left to the longest.
+        """Encodes N passages for `model.compress`: `input_ids` and `attention_mask`, (N, L).
 
         Raises:
-            ValueError: If a text is empty or too long; the message names its index.
+            ValueError: If a text is empty, or longer than `doc_max_length` and `truncation` is off; names it.
         """
         texts = check_texts(self._listed(texts), "texts")
         way_out = "split it with `split_documents`"
         return self._encode(texts, "texts", self.doc_max_length, truncation, way_out)
 
     def encode_questions(self, questions: Sequence[str]) -> BatchEncoding:
-        """Encodes questions for `model.reason`.
-
-        Returns:
-            `input_ids` and `attention_mask`, (B, L), padded on the left to the longest.
+        """Encodes B questions for `model.reason`: `input_ids` and `attention_mask`, (B, L).
 
         Raises:
             ValueError: If a question is empty or longer than `question_max_length` tokens.
@@ -115,15 +339,7 @@ class ClaraProcessor(ProcessorMixin):
         return self.pad(ids, self.encoder_length)
 
     def memory_counts(self, attention_mask: torch.Tensor, factor: int = 1) -> list[int]:
-        """Vectors of the memories of encoded documents, without compressing them.
-
-        Args:
-            attention_mask: (N, L) of `encode_documents`.
-            factor: Neighbouring vectors that are read as one (a larger rate).
-
-        Returns:
-            N counts, those of `model.compress`.
-        """
+        """N counts of the vectors that `compress` gives, read at `factor` times the rate; mask (N, L)."""
         if self.pooling == "memory_tokens":
             return [-(-self.num_memory_tokens // factor)] * len(attention_mask)
         rate = self.doc_max_length // self.num_memory_tokens
@@ -131,14 +347,9 @@ class ClaraProcessor(ProcessorMixin):
         return ((vectors + factor - 1) // factor).tolist()
 
     def split_documents(self, texts: Sequence[str], headers: Sequence[str] | None = None) -> list[list[str]]:
-        """Cuts each text into passages of at most `doc_max_length` tokens; see `split_texts`.
+        """Each text's passages of at most `doc_max_length` tokens; with `long_texts="cut"` itself.
 
-        Args:
-            texts: N texts.
-            headers: A line for each text that stands before each of its passages.
-
-        Returns:
-            For each text its passages. With `long_texts="cut"` each text is its only passage.
+        `headers` as of `split_texts`.
         """
         if self.long_texts == "cut":
             headers = [""] * len(texts) if headers is None else headers
@@ -147,8 +358,6 @@ class ClaraProcessor(ProcessorMixin):
             ]
         limit = (self.encoder_length or self.doc_max_length) - self._frame_length()
         return split_texts(self.tokenizer, texts, limit, headers)
-
-    # Prompts
 
     def encode_prompts(
         self,
@@ -185,7 +394,7 @@ class ClaraProcessor(ProcessorMixin):
         texts = [""] * len(prompts) if texts is None else texts
         self._check_prompts(len(prompts), slots, targets)
         ids = [
-            [token for part in self._prompt_parts(messages, row, text) for token in part]
+            [token for part in prompt_ids(self, messages, row, text) for token in part]
             for messages, row, text in zip(prompts, slots, texts, strict=True)
         ]
         if targets is None:
@@ -206,15 +415,10 @@ class ClaraProcessor(ProcessorMixin):
     ) -> BatchEncoding:
         """Encodes several questions a prompt, which share its head with the memories (training).
 
-        What stands after the slots is repeated for each question with its answer. With `segments` the model
-        lets each of them attend to the shared head and itself alone, at the positions that it has by itself,
-        so that the loss is that of one prompt a question.
+        What stands after the slots is repeated for each question with its answer, which attends to the shared
+        head and itself alone (`segments`), so that the loss is that of one prompt a question.
 
-        Args:
-            prompts: B prompts.
-            slots: As in `encode_prompts`.
-            texts: For each prompt the texts that fill its `TEXT` mark, one or several.
-            targets: As many answers.
+        `texts` and `targets` hold for each of B prompts the texts that fill its `TEXT` mark, and the answers.
 
         Returns:
             `input_ids`, `attention_mask`, `labels` and `segments` (-1 at padding, 0 in the shared head or
@@ -228,7 +432,7 @@ class ClaraProcessor(ProcessorMixin):
             for number, (question, end) in enumerate(
                 zip(questions, self._ends(answers), strict=True), start=1
             ):
-                head, tail = self._prompt_parts(messages, counts, question)
+                head, tail = prompt_ids(self, messages, counts, question)
                 if not first:
                     first, row = head, list(head)
                     label, segment = [IGNORE_INDEX] * len(head), [0] * len(head)
@@ -264,54 +468,6 @@ class ClaraProcessor(ProcessorMixin):
                 f"`slots` must be between 1 and {self.num_memory_tokens} a document, got {min(counts)} to "
                 f"{max(counts)}."
             )
-
-    def _prompt_parts(
-        self, messages: Messages, slots: Sequence[int], text: str
-    ) -> tuple[list[int], list[int]]:
-        """Ids up to the last memory slot, and those after it."""
-        head: list[int] = []
-        tail: list[int] = []
-        before, found = "", False
-        for part in self._render(messages, text.strip() if STYLES[self.prompt_style].careful else text):
-            if part == SLOTS:
-                head, found = head + self._slots(slots), True
-            elif found:
-                tail.extend(self._part_ids(part, before))
-            else:
-                head.extend(self._part_ids(part, before))
-            before = self.memory_suffix if part == SLOTS else ""
-        return head, tail
-
-    def _part_ids(self, part: str | tuple[str], before: str = "") -> list[int]:
-        if isinstance(part, tuple):
-            return plain_ids(self.tokenizer, part)[0]
-        return following_ids(self.tokenizer, part, before)
-
-    def _slots(self, counts: Sequence[int]) -> list[int]:
-        """The slots: what stands after each document and between two, or what packed memories leave over."""
-        if self.memory_marks:
-            total = sum(counts)
-            return [SLOT_ID] * total + (self._part_ids(self.memory_marks) * len(counts))[total:]
-        after, between = self._part_ids(self.memory_suffix), self._part_ids(STYLES[self.prompt_style].between)
-        ids: list[int] = []
-        for number, count in enumerate(counts):
-            ids += (between if number else []) + [SLOT_ID] * count + after
-        return ids
-
-    def _render(self, messages: Messages, text: str) -> list[str | tuple[str]]:
-        """The rendered chat cut at the slots; a text that holds special tokens becomes a part of its own."""
-        rendered = render_chat(self.tokenizer, messages, self.prompt_style)
-        before, _, after = rendered.partition(SLOTS)
-        pieces: list[str | tuple[str]] = [before, SLOTS, after]
-        if not has_specials(self.tokenizer, text):
-            return [piece.replace(TEXT, text) for piece in pieces]
-        parts: list[str | tuple[str]] = []
-        for piece in pieces:
-            head, mark, tail = piece.partition(TEXT)
-            parts.extend([head, (text,), tail] if mark else [piece])
-        return [part for part in parts if part]
-
-    # Helpers
 
     def _frame_length(self) -> int:
         prefix, suffix = self.text_prefix, self.text_suffix

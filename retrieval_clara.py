@@ -4,11 +4,19 @@ Letters of the shapes: B questions, N passages, K chosen, M memory vectors (of t
 L tokens, D width of a search vector, T all vectors of a ragged memory.
 """
 
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+BLOCK_ROWS = 2048
+FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+FORMATS = (*FLOATS, "int8", "int4")
+PACKED_KINDS = {**FLOATS, "int8": torch.int8, "int4": torch.uint8}
+GROUP = 64  # values of a vector that share one scale in int8 and int4
 
 
 class Memories(NamedTuple):
@@ -129,6 +137,21 @@ def pool(memories: Memories, pooling: str = "mean") -> Tensor:
         return (memories.values.float() * own).sum(dim=-2) / own.sum(dim=-2).clamp(min=1)
 
 
+def alignment_loss(
+    states: Tensor, attention_mask: Tensor, vectors: Tensor, counts: Tensor | None = None
+) -> Tensor:
+    """Squared difference of a document's mean state and its mean memory, a mean over N and H (paper eq. 2.3).
+
+    Of states (N, L, H) and mean memories (N, H); `counts` (N,) is how often each document counts.
+    """
+    mask = attention_mask.unsqueeze(-1).float()
+    document = (states.float() * mask).sum(dim=1) / mask.sum(dim=1)
+    if counts is None:
+        return functional.mse_loss(vectors, document)
+    errors = (vectors - document).pow(2).mean(dim=-1)
+    return (errors * counts).sum() / counts.sum()
+
+
 def cosine_scores(query: Tensor, vectors: Tensor) -> Tensor:
     """Cosines of search vectors, in float32 whatever the inputs are, also under autocast.
 
@@ -241,3 +264,174 @@ def select(weights: Tensor, indices: Tensor, memories: Memories) -> Memories:
     with torch.autocast(values.device.type, enabled=False):
         chosen = torch.einsum("bkn,bnd->bkd", weights.to(values.dtype), values.flatten(-2))
     return Memories(chosen.unflatten(-1, values.shape[-2:]), memories.counts.gather(-1, indices))
+
+
+def mean_vectors(values: Tensor, offsets: Tensor) -> Tensor:
+    """The mean of each passage's vectors.
+
+    Args:
+        values: (T, H).
+        offsets: (N + 1,) int64, ascending from 0 to T.
+
+    Returns:
+        (N, H) float32.
+    """
+    counts = offsets.diff()
+    rows = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    sums = torch.zeros(len(counts), values.shape[1]).index_add_(0, rows, values.float())
+    return sums / counts.unsqueeze(1)
+
+
+def check_search(vectors: Tensor, k: int, size: int, width: int) -> Tensor:
+    """Checks a search and returns the questions' unit vectors, float32 on the CPU.
+
+    Args:
+        vectors: (B, D).
+        k: K.
+        size: N.
+        width: D of the memory.
+
+    Raises:
+        ValueError: If K is not between 1 and N, or the vectors are not (B, D).
+    """
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= size:
+        raise ValueError(
+            f"`retrieval_top_k` must be between 1 and the {size} passages of the memory, got {k}."
+        )
+    if vectors.dim() != 2 or vectors.shape[1] != width:
+        raise ValueError(
+            f"`vectors` must be (B, {width}), one search vector a question, got {tuple(vectors.shape)}: "
+            "question and "
+            "memory must come from one model with one `retrieval_pooling`."
+        )
+    return torch.nn.functional.normalize(vectors.detach().float().cpu(), dim=-1)
+
+
+def nearest(
+    query: Tensor, blocks: Iterable[tuple[Tensor, Tensor, Tensor | None]], k: int
+) -> tuple[Tensor, Tensor]:
+    """Exact search by cosine, block by block, in float32; of equal scores the lower index first.
+
+    Args:
+        query: (B, D) unit vectors.
+        blocks: Indices (n,), float32 vectors (n, D) and their lengths (n,), or None for unit vectors.
+        k: K.
+
+    Returns:
+        (B, K) float32 scores and int64 indices, best first; fewer columns if there are fewer vectors.
+    """
+    scores, indices = torch.empty(len(query), 0), torch.empty(len(query), 0, dtype=torch.long)
+    for rows, vectors, lengths in blocks:
+        found = query @ vectors.T
+        found = found if lengths is None else found / lengths
+        best, places = found.topk(min(k, len(rows)), dim=1)
+        indices = torch.cat([indices, rows[places]], 1)
+        scores = torch.cat([scores, best], 1)
+        order = indices.argsort(dim=1)
+        order = order.gather(1, scores.gather(1, order).argsort(dim=1, descending=True, stable=True))[:, :k]
+        scores, indices = scores.gather(1, order), indices.gather(1, order)
+    return scores, indices
+
+
+def cosines(query: Tensor, vectors: Tensor) -> Tensor:
+    """Cosines (B, K) of unit vectors (B, D) with vectors (B, K, D)."""
+    return torch.einsum("bd,bkd->bk", query, torch.nn.functional.normalize(vectors.float(), dim=-1))
+
+
+def row_blocks(vectors: Tensor, lengths: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """What `nearest` reads of vectors (N, D) of lengths (N,), in blocks."""
+    for start in range(0, len(vectors), BLOCK_ROWS):
+        part = slice(start, start + BLOCK_ROWS)
+        yield torch.arange(start, start + len(lengths[part])), vectors[part], lengths[part]
+
+
+def format_name(dtype: torch.dtype | str) -> str:
+    """The name of a format in which memories are kept, from its name or from a torch dtype.
+
+    Raises:
+        ValueError: If memories cannot be kept so.
+    """
+    name = str(dtype).removeprefix("torch.")
+    if name not in FORMATS:
+        raise ValueError(f"`dtype` must be one of {', '.join(FORMATS)}, got {dtype}.")
+    return name
+
+
+@torch.no_grad()
+def pack(values: Tensor, dtype: str) -> dict[str, Tensor]:
+    """Packs vectors in a format.
+
+    Args:
+        values: (T, H), of any float dtype.
+        dtype: A float dtype's name; "int8", or "int4" with two values in a byte: both keep one bfloat16 scale
+            for 64 neighbouring values.
+
+    Returns:
+        `values` (T, H) or (T, H / 2), and `scales` (T, H / 64) beside int8 and int4.
+
+    Raises:
+        ValueError: If a value is NaN, infinite or too large for the format, or H is odd with int4.
+    """
+    if dtype in FLOATS:
+        return {"values": check_finite(values.to(FLOATS[dtype]))}
+    if dtype == "int4" and values.shape[1] % 2:
+        raise ValueError(f"`dtype` int4 packs pairs, but the width {values.shape[1]} is odd: use int8.")
+    most = 127 if dtype == "int8" else 7
+    groups = check_finite(values).float().unflatten(-1, (-1, math.gcd(values.shape[-1], GROUP)))
+    scales = (groups.abs().amax(-1) / most).to(torch.bfloat16)
+    divisors = scales.float().masked_fill(scales == 0, 1.0).unsqueeze(-1)
+    steps = (groups / divisors).round().clamp(-most, most).flatten(-2)
+    if dtype == "int8":
+        return {"values": steps.to(torch.int8), "scales": scales}
+    pairs = (steps + 8).to(torch.uint8)
+    return {"values": pairs[:, 0::2] | pairs[:, 1::2] << 4, "scales": scales}
+
+
+@torch.no_grad()
+def unpack(parts: Mapping[str, Tensor], dtype: str) -> Tensor:
+    """Vectors (T, H) from what `pack` returned: of the format's own dtype, float32 for int8 and int4."""
+    values = parts["values"]
+    if dtype in FLOATS:
+        return values
+    if dtype == "int4":
+        values = torch.stack([values & 15, values >> 4], -1).flatten(-2).to(torch.int8) - 8
+    groups = values.float().unflatten(-1, (parts["scales"].shape[-1], -1))
+    return (groups * parts["scales"].float().unsqueeze(-1)).flatten(-2)
+
+
+def check_finite(values: Tensor) -> Tensor:
+    """Returns vectors (T, H) that hold no NaN and no infinity; raises ValueError, which names the row."""
+    wrong = ~torch.isfinite(values).all(dim=-1) if len(values) else torch.zeros(0)
+    if wrong.any():
+        raise ValueError(
+            f"`values[{int(wrong.nonzero()[0])}]` holds NaN, an infinity or a value too large for its dtype: "
+            "compress the document again, or choose another `dtype`."
+        )
+    return values
+
+
+def check_ragged(values: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """Checks ragged memories and returns them on the CPU, without a graph.
+
+    Args:
+        values: (T, H).
+        offsets: (N + 1,).
+
+    Raises:
+        ValueError: If shapes or dtypes are others, or offsets do not ascend from 0 to T.
+    """
+    if values.dim() != 2 or values.dtype not in FLOATS.values() or 0 in values.shape:
+        raise ValueError(
+            f"`values` must be (T, H) of {', '.join(FLOATS)}, with one vector at least, got "
+            f"{tuple(values.shape)} of "
+            f"{values.dtype}."
+        )
+    offsets = offsets.detach().cpu()
+    right = offsets.dim() == 1 and offsets.dtype == torch.int64 and len(offsets) > 1
+    if not right or offsets[0] != 0 or offsets[-1] != len(values) or (offsets.diff() < 1).any():
+        raise ValueError(
+            f"`offsets` must be (N + 1,) int64 that ascend from 0 to {len(values)}, one vector a passage "
+            "at least, got "
+            f"{tuple(offsets.shape)} of {offsets.dtype}."
+        )
+    return values.detach().cpu(), offsets

@@ -1,4 +1,4 @@
-"""Ask a stored corpus memory a question: the answer, then the documents it was read from."""
+"""Ask a stored corpus memory questions: each answer, then the documents it was read from."""
 
 from __future__ import annotations
 
@@ -17,8 +17,13 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `clara ask`."""
+    add_answer_arguments(parser)
+    parser.add_argument("questions", nargs="+", metavar="QUESTION", help="one question or several")
+
+
+def add_answer_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what `clara ask` and `clara chat` have in common."""
     parser.add_argument("folder", metavar="FOLDER", help="a corpus memory: folder or Hub dataset repository")
-    parser.add_argument("question", metavar="QUESTION")
     add_model_arguments(parser)
     add_search_arguments(parser)
     parser.add_argument(
@@ -30,24 +35,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print answer and sources as one JSON object")
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Answers the question; the answer is printed as it is written."""
-    from . import display
+def answer_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `generate` is told beyond the search."""
+    options = {"retrieval_top_k": arguments.retrieval_top_k}
+    if arguments.max_new_tokens is not None:
+        options["max_new_tokens"] = arguments.max_new_tokens
+    return options
 
+
+def run(arguments: argparse.Namespace) -> None:
+    """Answers the questions; an answer is printed as it is written."""
     check_memory(arguments.folder)
-    options = {"retrieval_top_k": arguments.retrieval_top_k, **search_options(arguments)}
+    options = {**search_options(arguments), **answer_options(arguments)}
     model, trained = load_model(arguments.model, arguments.device)
     warn_untrained(trained)
     memory = open_memory(model, arguments.folder, arguments.milvus)
-    if arguments.max_new_tokens is not None:
-        options["max_new_tokens"] = arguments.max_new_tokens
-    if not arguments.json:
-        options["streamer"] = make_streamer(model)
-    found = answer(model, memory, arguments.question, options)
-    if arguments.json:
-        print(json.dumps(found, ensure_ascii=False, indent=2))
+    for number, question in enumerate(arguments.questions):
+        if len(arguments.questions) > 1 and not arguments.json:
+            print(f"{chr(10) if number else ''}{question}")
+        show_answer(model, memory, question, options, arguments.json)
+
+
+def show_answer(
+    model: ClaraForRetrievalGeneration,
+    memory: CorpusMemory,
+    question: str,
+    options: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Prints an answer with its sources."""
+    from . import display
+
+    if as_json:
+        print(json.dumps(answer(model, memory, question, options), ensure_ascii=False, indent=2))
     else:
-        display.show_sources(found)
+        display.show_sources(answer(model, memory, question, {**options, "streamer": make_streamer(model)}))
 
 
 def make_streamer(model: ClaraForRetrievalGeneration) -> Any:

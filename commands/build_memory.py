@@ -183,7 +183,7 @@ def _plan(corpus: Any, model: ClaraForRetrievalGeneration, arguments: argparse.N
     import os
 
     from ..data.bulk.plan import plan_for
-    from ..packing_clara import format_name
+    from ..retrieval_clara import format_name
 
     threads = arguments.threads or ((os.cpu_count() or 1) if len(corpus.starts) == 1 else 1)
     dtype = format_name(arguments.dtype or model.dtype)

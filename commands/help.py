@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from textwrap import indent
 
 GROUPS = {
-    "documents and answers": ("demo", "build-memory", "ask", "serve", "app"),
+    "documents and answers": ("demo", "build-memory", "ask", "chat", "memory", "serve", "app"),
     "models": ("train", "synthesize", "average", "convert", "export", "publish"),
     "measurements": ("evaluate", "experiment", "bench", "bench-serve"),
 }
@@ -24,6 +24,12 @@ EXAMPLES = {
     "ask": (
         'clara ask my_memory "Who found Titan?"',
         'clara ask my_memory "Who found Titan?" --where \'{"year": {">=": 1600}}\' --hybrid --json',
+    ),
+    "chat": ("clara chat my_memory", "clara chat my_memory --retrieval-top-k 2 --json"),
+    "memory": (
+        "clara memory list my_memory",
+        "clara memory update my_memory notes/changed.md",
+        "clara memory export my_memory --output passages.jsonl",
     ),
     "serve": (
         "clara serve --memory my_memory",

@@ -64,7 +64,7 @@ def search_options(arguments: argparse.Namespace) -> dict[str, Any]:
     Raises:
         ValueError: If a filter or the weight is malformed.
     """
-    from ..ranking_clara import check_hybrid
+    from ..store.ranking import check_hybrid
 
     options: dict[str, Any] = {}
     if arguments.where:
@@ -86,7 +86,7 @@ def read_where(entries: list[str]) -> dict[str, Any]:
     Raises:
         ValueError: If an entry is neither, a name occurs twice, or it is no filter (see `check_where`).
     """
-    from ..ranking_clara import check_where
+    from ..store.ranking import check_where
 
     where: dict[str, Any] = {}
     for entry in entries:

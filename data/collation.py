@@ -14,11 +14,12 @@ from ..prompts_clara import (
     Messages,
     answer_prompt,
     paraphrase_prompt,
+    plain_ids,
+    plain_offsets,
     questions_and_answers_prompt,
     questions_and_answers_target,
     reconstruction_prompt,
 )
-from ..tokens_clara import plain_ids, plain_offsets
 from .records import PretrainingRecord, QuestionRecord
 
 SIGNALS = ("questions_and_answers", "answer", "paraphrase", "reconstruction")

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ..documents_clara import PART, part_clash
+from ..processing_clara import PART, part_clash
 
 RECENT = 1 << 16
 

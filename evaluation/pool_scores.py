@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from clara.documents_clara import reading_order
 from clara.modeling_clara import ClaraForRetrievalGeneration
+from clara.processing_clara import reading_order
 
 from .benchmarks import Benchmark
 from .language_models import ClaraModel

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from clara.data.text_prompts import closed_book_ids, first_tokens, text_prompt_ids
 from clara.memory_clara import CorpusMemory
-from clara.packing_clara import pack
+from clara.retrieval_clara import pack
 
 from .language_models import MemoryModel, TextModel
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from clara.ranking_clara import fuse_ranks
 from clara.retrieval_clara import cosine_scores
+from clara.store.ranking import fuse_ranks
 
 from .baselines import Pools, Retriever, best_of_pool, check_search
 from .language_models import MemoryModel

@@ -5,8 +5,7 @@ from typing import Any
 
 import torch
 from clara.modeling_clara import ClaraForRetrievalGeneration
-from clara.prompts_clara import reconstruction_prompt
-from clara.tokens_clara import plain_ids
+from clara.prompts_clara import plain_ids, reconstruction_prompt
 from tqdm.auto import tqdm
 
 from .language_models import ClaraModel

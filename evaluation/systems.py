@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from clara.documents_clara import Passages, reading_order
+from clara.processing_clara import Passages, reading_order
 
 from .baselines import Retriever
 from .benchmarks import Example

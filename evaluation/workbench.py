@@ -5,8 +5,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from clara.documents_clara import Passages
 from clara.memory_clara import CorpusMemory
+from clara.processing_clara import Passages
 
 from .baselines import BM25Retriever, DenseRetriever, Retriever, load_sentence_encoder
 from .benchmarks import Benchmark, check_choice

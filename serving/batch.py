@@ -13,7 +13,7 @@ from torch.nn import functional
 from transformers import DynamicCache
 
 from ..adapters_clara import wearing
-from ..encoding_clara import positions
+from ..modeling_clara import positions
 
 # Tokens of prompts in one pass. What a pass needs on the way grows with them, on a CPU by 0.4 MB a token with
 # SmolLM2-135M: without a bound, memory would follow the number of questions that happen to come together.

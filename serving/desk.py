@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any
 
-from ..documents_clara import clean_text
+from ..processing_clara import clean_text
 from .engine import ClosingError, Engine, QueueFullError
 from .errors import ApiError
 from .metrics import Metrics

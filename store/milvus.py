@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..ranking_clara import COMPARISONS, check_search, check_where
+from ..retrieval_clara import check_search
+from ..store.ranking import COMPARISONS, check_where
 from .store import CorpusStore
 
 COLLECTION = "clara"

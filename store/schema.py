@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ..packing_clara import FLOATS, FORMATS, GROUP, pack, unpack
+from ..retrieval_clara import FLOATS, FORMATS, GROUP, pack, unpack
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import torch
 from lance.query import MatchQuery
 from torch import Tensor
 
-from ..ranking_clara import BLOCK_ROWS, nearest
+from ..retrieval_clara import BLOCK_ROWS, nearest
 from .places import Places
 from .vectors import Vectors
 

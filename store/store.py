@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..memory_clara import is_corpus_memory
-from ..packing_clara import format_name
-from ..ranking_clara import DEPTH, check_hybrid, check_search, cosines, fused
+from ..memory_clara import CorpusMemory, is_corpus_memory
+from ..retrieval_clara import check_search, cosines, format_name
+from ..store.ranking import DEPTH, check_hybrid, fused
 from . import search as find
 from .columns import Column
 from .commits import (
@@ -400,6 +400,21 @@ class CorpusStore:
         if name not in self._there()._dataset.tags.list():
             raise ValueError(f"`name` {name!r} is the tag of no version: {self.uri} has other tags.")
         self._dataset.tags.delete(name)
+
+    def to_memory(self) -> CorpusMemory:
+        """This version as a plain memory in RAM, which needs no Lance."""
+        rows = self.gather(range(len(self._there())))
+        found = self._vectors.at(self._places.addresses(np.arange(len(self))))
+        names = ("texts", "document_ids", "metadata", "parents", "orders")
+        return CorpusMemory(
+            torch.cat(rows),
+            torch.tensor([0, *map(len, rows)]).cumsum(0),
+            **{name: list(getattr(self, name)) for name in names},
+            vectors=torch.from_numpy(found).float(),
+            fingerprint=self.fingerprint,
+            base=self.base,
+            dtype=self.dtype,
+        )
 
     def push_to_hub(self, repo_id: str, private: bool | None = None, token: str | bool | None = None) -> str:
         """Uploads this version as a dataset repository; `store.hub.from_hub` opens it.

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..ranking_clara import check_where, condition_values
+from ..store.ranking import check_where, condition_values
 from .schema import kind_of, literals
 
 COLUMNS = ("id", "parent", "order", "text")

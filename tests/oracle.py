@@ -4,8 +4,8 @@ import re
 
 import torch
 from clara.data.records import QuestionRecord
-from clara.documents_clara import to_passages
 from clara.memory_clara import CorpusMemory
+from clara.processing_clara import to_passages
 
 WIDTH = 64
 ANSWER_WEIGHT = 0.01

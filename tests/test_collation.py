@@ -12,8 +12,8 @@ from clara.data.collation import (
     draw_rate,
 )
 from clara.data.records import PretrainingRecord, QuestionRecord
-from clara.processing_clara import SLOT_ID
 from clara.prompts_clara import (
+    SLOT_ID,
     answer_prompt,
     paraphrase_prompt,
     questions_and_answers_prompt,

@@ -11,7 +11,7 @@ from clara.data.document_ids import DocumentIds
 from clara.data.documents import count_documents, read_documents
 from clara.data.readers import read_rows
 from clara.data.skipped import Skipped
-from clara.documents_clara import to_passages
+from clara.processing_clara import to_passages
 from pyarrow import parquet
 
 

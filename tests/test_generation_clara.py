@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from clara.adapters_clara import wearing, worn_adapters
+from clara.evaluation.lens import logit_lens
 from clara.memory_clara import CorpusMemory
 from clara.modeling_clara import ClaraForRetrievalGeneration
 from clara.prompts_clara import SLOTS, TEXT
@@ -493,7 +494,7 @@ def test_a_folder_is_opened_and_another_path_refused(shared_model, memory, tmp_p
 
 
 def test_the_logit_lens_reads_each_memory_vector(shared_model):
-    found = shared_model.logit_lens(QUESTIONS[0], top=3)
+    found = logit_lens(shared_model, QUESTIONS[0], top=3)
     assert len(found) == M and all(len(row) == 3 for row in found)
     assert all(row[0][1] >= row[1][1] >= row[2][1] > 0 for row in found)
 

@@ -233,7 +233,7 @@ SPLIT = {"document_ids": ["d1#0", "d1#1"], "parents": ["d1", "d1"]}
 )
 def test_a_document_in_any_form_is_refused(there, new):
     memory = make_memory(2, **there)
-    with pytest.raises(ValueError, match="has the document 'd[01](#1)?', which this memory has already"):
+    with pytest.raises(ValueError, match="has the document 'd[01](#1)?', which is here already"):
         memory.append(make_memory(2, **new))
     assert same(memory, make_memory(2, **there))
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from clara.adapters_clara import adapter_parameters, wearing, worn_adapters
 from clara.configuration_clara import ADAPTERS
-from clara.encoding_clara import length_groups
-from clara.processing_clara import IGNORE_INDEX, SLOT_ID
+from clara.modeling_clara import length_groups
+from clara.processing_clara import IGNORE_INDEX
+from clara.prompts_clara import SLOT_ID
 from clara.retrieval_clara import cosine_scores, span_means
 from conftest import DOCUMENTS, QUESTIONS, make_model, slots_of
 from torch import tensor

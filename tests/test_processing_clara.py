@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from clara.processing_clara import IGNORE_INDEX, SLOT_ID, ClaraProcessor
-from clara.prompts_clara import SLOTS, TEXT, paraphrase_prompt
+from clara.processing_clara import IGNORE_INDEX, ClaraProcessor
+from clara.prompts_clara import SLOT_ID, SLOTS, TEXT, paraphrase_prompt
 from conftest import CHATML, DOCUMENTS, NO_SYSTEM, QUESTIONS, make_tokenizer, slots_of
 from transformers import AutoProcessor
 

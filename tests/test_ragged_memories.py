@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from clara.encoding_clara import segment_attention, segment_positions
+from clara.modeling_clara import segment_attention, segment_positions
 from clara.prompts_clara import answer_prompt
 from clara.retrieval_clara import (
     Memories,

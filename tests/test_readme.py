@@ -55,7 +55,7 @@ def test_blocks_run_on_a_tiny_model(base, checkpoint, tmp_path, monkeypatch):
     def load_tiny(name, *args, **kwargs):
         return load(name if os.path.isdir(name) else checkpoint, *args, **kwargs)
 
-    monkeypatch.setattr("clara.pretrained_clara.base_path", lambda name: base)
+    monkeypatch.setattr("clara.checkpoint_clara.base_path", lambda name: base)
     monkeypatch.setattr(AutoModel, "from_pretrained", load_tiny)
     monkeypatch.chdir(tmp_path)
     Path("checkpoints").mkdir()

@@ -11,11 +11,10 @@ import time
 
 import httpx
 import pytest
-from clara.adapters_clara import tuner_layers
+from clara.adapters_clara import MERGED, tuner_layers
 from clara.commands.bench_serve import MAIN, render
 from clara.commands.main import main
 from clara.commands.serve import KERNEL_CACHES, KERNELS, bound_kernel_caches, named_folders
-from clara.merging_clara import MERGED
 from conftest import DOCUMENTS, make_model, save_base
 from serving_helpers import ask
 

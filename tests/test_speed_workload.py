@@ -3,7 +3,7 @@
 import pytest
 from clara.data.sample_corpus import sample_texts
 from clara.evaluation.speed import workload
-from clara.tokens_clara import plain_ids
+from clara.prompts_clara import plain_ids
 
 
 def lengths(tokenizer, texts):

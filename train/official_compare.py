@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..processing_clara import SLOT_ID
+from ..prompts_clara import SLOT_ID
 
 CLOSE = 1e-5
 

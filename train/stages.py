@@ -95,7 +95,7 @@ def prepare_stage(
             copy_adapter(model.decoder, "compressor", adapter)
         elif start == "fresh":
             reset_adapter(model.decoder, adapter, seed)
-    model.freeze_base()
+
     model.set_trainable(
         [adapter for adapter in stage.adapters if adapter not in frozen],
         memory_tokens=stage.memory_tokens and "compressor" not in frozen,

@@ -28,7 +28,7 @@ from ..data.collation import InstructionCollator, Item, RecordDataset
 from ..data.records import QuestionRecord
 from ..data.text_prompts import text_prompt_ids
 from ..processing_clara import IGNORE_INDEX
-from ..tokens_clara import plain_ids, plain_offsets
+from ..prompts_clara import plain_ids, plain_offsets
 from .arguments import ClaraTrainingConfig
 from .optimizer import master_adamw
 from .recipe import ScriptArguments, parse_arguments

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ...documents_clara import to_passages
+from ...processing_clara import to_passages
 from ...store.build import BuildPlan, StoreBuild
 from .plan import corpus_of, part_documents, part_length
 

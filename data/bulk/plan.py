@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ...documents_clara import OURS, read_fields
+from ...processing_clara import OURS, read_fields
 from ...store.build import BuildPlan, decode_fields, encode_fields, file_facts
 from ...store.schema import merge_fields
 from ..document_ids import DocumentIds

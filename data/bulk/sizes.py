@@ -6,8 +6,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...documents_clara import to_passages
-from ...packing_clara import FORMATS
+from ...processing_clara import to_passages
+from ...retrieval_clara import FORMATS
 from ...store.schema import Facts
 from ..documents import read_files
 from .plan import Corpus, widths

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ...documents_clara import clean_text
+from ...processing_clara import clean_text
 
 _SENTENCE = re.compile(r".*?(?:[.!?。！？]+[\"'”’)\]]*(?=\s)|\n\s*\n|\Z)", re.DOTALL)
 LONGEST_WORD = 200

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...documents_clara import read_fields
+from ...processing_clara import read_fields
 from ..document_rows import document_rows, has_rows
 from ..documents import find_files, read_file
 from ..loaders import UnreadableError

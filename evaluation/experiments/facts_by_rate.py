@@ -14,7 +14,7 @@ from typing import Any
 from clara.data.records import QuestionRecord
 from clara.memory_clara import CorpusMemory
 from clara.modeling_clara import ClaraForRetrievalGeneration
-from clara.tokens_clara import plain_ids
+from clara.prompts_clara import plain_ids
 
 from ..preservation import answer_kind
 from ..rates import coarser, rate_factor

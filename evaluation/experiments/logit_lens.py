@@ -14,6 +14,7 @@ from typing import Any
 from clara.data.records import QuestionRecord
 from clara.modeling_clara import ClaraForRetrievalGeneration
 
+from ..lens import logit_lens
 from ..metrics import normalize_answer
 from ..sample_rows import question_rows
 from ..statistics import bootstrap_interval
@@ -138,7 +139,7 @@ def measure(arguments: argparse.Namespace, model: ClaraForRetrievalGeneration) -
 
 def decode(model: ClaraForRetrievalGeneration, question: str, top: int) -> list[list[str]]:
     """For each of a question's M memory vectors the distinct words of its likeliest tokens, best first."""
-    return [words_of([token for token, _ in row]) for row in model.logit_lens(question, top)]
+    return [words_of([token for token, _ in row]) for row in logit_lens(model, question, top)]
 
 
 def words_of(pieces: Sequence[str]) -> list[str]:

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clara.documents_clara import Passages
 from clara.memory_clara import CorpusMemory
 from clara.modeling_clara import ClaraForRetrievalGeneration
+from clara.processing_clara import Passages
 
 from ..benchmarks import Benchmark, build_benchmark
 from ..language_models import ClaraModel, MemoryModel, memory_folder

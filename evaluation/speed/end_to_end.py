@@ -5,9 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from clara.adapters_clara import evaluating
 from clara.data.collation import Item
 from clara.data.records import QuestionRecord
-from clara.encoding_clara import evaluating
 from clara.train.memories import Candidates, EndToEndCollator
 from clara.train.throughput import StepFlops
 from torch.nn import functional

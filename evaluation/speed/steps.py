@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from clara.adapters_clara import wearing
 from clara.data.collation import Item
-from clara.encoding_clara import positions
+from clara.modeling_clara import positions
 from clara.retrieval_clara import Memories
 from clara.train.optimizer import MasterAdamW
 from clara.train.stages import get_stage, prepare_stage

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from clara.data import sample_corpus
 from clara.data.sample_corpus import sample_texts
-from clara.tokens_clara import plain_offsets
+from clara.prompts_clara import plain_offsets
 from transformers import PreTrainedTokenizerBase
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from clara.evaluation.lens import logit_lens
 
 from ...data.sample_corpus import CORPUS
 from .page import (
@@ -134,7 +135,7 @@ class Page:
     def show_lens(self, question: str) -> str:
         """The words that the question's memory decodes to."""
         problem = self.problem(question, memory="not needed")
-        return problem or lens(self.model.logit_lens(question))
+        return problem or lens(logit_lens(self.model, question))
 
     def problem(self, question: str, memory: Any) -> str:
         """Why a question cannot be asked now, as a notice; empty if it can."""

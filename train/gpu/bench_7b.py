@@ -17,7 +17,7 @@ from transformers import MistralConfig
 
 from ...configuration_clara import ClaraConfig
 from ...modeling_clara import ClaraForRetrievalGeneration
-from ...processing_clara import SLOT_ID
+from ...prompts_clara import SLOT_ID
 from ..stages import prepare_stage
 from ..throughput import StepFlops, device_peak_tflops
 

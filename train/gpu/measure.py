@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...adapters_clara import copy_adapter, wearing
+from ...adapters_clara import copy_adapter, evaluating, wearing
 from ...data.readers import read_questions
 from ...data.records import QuestionRecord
 from ...data.text_prompts import closed_book_ids, text_prompt_ids
-from ...encoding_clara import evaluating
 from ...modeling_clara import ClaraForRetrievalGeneration
 from ...retrieval_clara import Memories, average_neighbours, cosine_scores, ragged
 from ..memories import compressed, first_passages

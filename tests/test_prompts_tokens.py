@@ -2,7 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-from clara.tokens_clara import (
+from clara.prompts_clara import (
     following_ids,
     framed_ids,
     has_specials,

@@ -3,13 +3,15 @@
 import pytest
 import torch
 from clara.adapters_clara import (
+    MERGED,
     adapter_parameters,
     copy_adapter,
+    merge,
+    merged_weight,
     tuner_layers,
     wearing,
     worn_adapters,
 )
-from clara.merging_clara import MERGED, merge, merged_weight
 from conftest import DOCUMENTS, QUESTIONS, make_model
 
 

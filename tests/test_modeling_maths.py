@@ -5,15 +5,9 @@ import pickle
 
 import pytest
 import torch
-from clara.encoding_clara import (
-    ModelLock,
-    alignment_loss,
-    evaluating,
-    every_module,
-    length_buckets,
-    length_groups,
-    positions,
-)
+from clara.adapters_clara import ModelLock, evaluating, every_module
+from clara.generation_clara import length_buckets
+from clara.modeling_clara import alignment_loss, length_groups, positions
 from torch import nn, tensor
 
 

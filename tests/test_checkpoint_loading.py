@@ -240,7 +240,7 @@ def test_saving_leaves_the_model_as_it_was(model, tmp_path):
 def test_the_upload_gets_its_arguments(shared_model, tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(
-        "clara.pretrained_clara.upload", lambda folder, **kwargs: calls.append((folder, kwargs))
+        "clara.checkpoint_clara.upload", lambda folder, **kwargs: calls.append((folder, kwargs))
     )
     shared_model.save_pretrained(tmp_path, push_to_hub=True, repo_id="org/x", private=True)
     assert calls == [(str(tmp_path), {"repo_id": "org/x", "private": True})]

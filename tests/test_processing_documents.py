@@ -4,7 +4,7 @@ from collections import UserDict
 from types import SimpleNamespace
 
 import pytest
-from clara.documents_clara import (
+from clara.processing_clara import (
     check_texts,
     clean_text,
     is_document,

@@ -1,7 +1,6 @@
-"""Finding passages: exact search by cosine, filters by metadata, words, and ranks fused.
+"""Filters of a search, words, and the ranks of vectors and words fused, for the plain memory and the store.
 
-Used by the plain memory and by the store. Letters of the shapes: B questions, N passages, K chosen, n rows of
-a block, T all vectors of all passages, H hidden width, D width of a search vector.
+Letters of the shapes: B questions, N passages, K chosen, D width of a search vector.
 """
 
 import importlib
@@ -13,30 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-FUSION, DEPTH, HALF = 60, 100, 0.5
+from ..retrieval_clara import cosines, nearest
+
 WORD = r"(?u)\w+"
+FUSION, DEPTH, HALF = 60, 100, 0.5
 COMPARISONS = (">", ">=", "<", "<=", "!=")
-BLOCK_ROWS = 2048
-
-
-def mean_vectors(values: Tensor, offsets: Tensor) -> Tensor:
-    """The mean of each passage's vectors.
-
-    Args:
-        values: (T, H).
-        offsets: (N + 1,) int64, ascending from 0 to T.
-
-    Returns:
-        (N, H) float32.
-    """
-    counts = offsets.diff()
-    rows = torch.repeat_interleave(torch.arange(len(counts)), counts)
-    sums = torch.zeros(len(counts), values.shape[1]).index_add_(0, rows, values.float())
-    return sums / counts.unsqueeze(1)
 
 
 def check_where(where: Any) -> None:
-    """Checks a filter that is a mapping, for the plain memory and the store.
+    """Checks a filter that is a mapping.
 
     `{"language": "en"}` equality, `{"language": ["en", "de"]}` one of, `{"year": {">=": 1890}}` comparison;
     `author.name` reaches into nested metadata; `id` and `parent` are columns. What is missing never passes.
@@ -130,57 +114,6 @@ def fuse_ranks(rankings: Iterable[tuple[float, Sequence[int]]]) -> dict[int, flo
     return dict(sorted(fused.items(), key=lambda item: -item[1]))
 
 
-def check_search(vectors: Tensor, k: int, size: int, width: int) -> Tensor:
-    """Checks a search and returns the questions' unit vectors, float32 on the CPU.
-
-    Args:
-        vectors: (B, D).
-        k: K.
-        size: N.
-        width: D of the memory.
-
-    Raises:
-        ValueError: If K is not between 1 and N, or the vectors are not (B, D).
-    """
-    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= size:
-        raise ValueError(
-            f"`retrieval_top_k` must be between 1 and the {size} passages of the memory, got {k}."
-        )
-    if vectors.dim() != 2 or vectors.shape[1] != width:
-        raise ValueError(
-            f"`vectors` must be (B, {width}), one search vector a question, got {tuple(vectors.shape)}: "
-            "question and "
-            "memory must come from one model with one `retrieval_pooling`."
-        )
-    return torch.nn.functional.normalize(vectors.detach().float().cpu(), dim=-1)
-
-
-def nearest(
-    query: Tensor, blocks: Iterable[tuple[Tensor, Tensor, Tensor | None]], k: int
-) -> tuple[Tensor, Tensor]:
-    """Exact search by cosine, block by block, in float32; of equal scores the lower index first.
-
-    Args:
-        query: (B, D) unit vectors.
-        blocks: Indices (n,), float32 vectors (n, D) and their lengths (n,), or None for unit vectors.
-        k: K.
-
-    Returns:
-        (B, K) float32 scores and int64 indices, best first; fewer columns if there are fewer vectors.
-    """
-    scores, indices = torch.empty(len(query), 0), torch.empty(len(query), 0, dtype=torch.long)
-    for rows, vectors, lengths in blocks:
-        found = query @ vectors.T
-        found = found if lengths is None else found / lengths
-        best, places = found.topk(min(k, len(rows)), dim=1)
-        indices = torch.cat([indices, rows[places]], 1)
-        scores = torch.cat([scores, best], 1)
-        order = indices.argsort(dim=1)
-        order = order.gather(1, scores.gather(1, order).argsort(dim=1, descending=True, stable=True))[:, :k]
-        scores, indices = scores.gather(1, order), indices.gather(1, order)
-    return scores, indices
-
-
 def fused(query: Tensor, near: Tensor, words: Sequence[Sequence[int]], weight: float, k: int) -> Tensor:
     """Indices (B, K) by the fused ranks of memories `near` (B, depth) and of words (B lists)."""
     columns = min(k, near.shape[1])
@@ -189,11 +122,6 @@ def fused(query: Tensor, near: Tensor, words: Sequence[Sequence[int]], weight: f
         for by_memory, by_words in zip(near.tolist(), words, strict=True)
     ]
     return torch.tensor(rows, dtype=torch.long).view(len(query), columns)
-
-
-def cosines(query: Tensor, vectors: Tensor) -> Tensor:
-    """Cosines (B, K) of unit vectors (B, D) with vectors (B, K, D)."""
-    return torch.einsum("bd,bkd->bk", query, torch.nn.functional.normalize(vectors.float(), dim=-1))
 
 
 class WordIndex:
@@ -231,13 +159,39 @@ class WordIndex:
             yield self._index.get_scores(known) if known else np.zeros(self._count, np.float32)
 
 
-def row_blocks(
-    vectors: Tensor, lengths: Tensor, rows: Tensor | None = None
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """What `nearest` reads of vectors (N, D) of lengths (N,): all of them, or those of the rows (n,)."""
-    for start in range(0, len(vectors) if rows is None else len(rows), BLOCK_ROWS):
-        part = slice(start, start + BLOCK_ROWS)
-        if rows is None:
-            yield torch.arange(start, start + len(lengths[part])), vectors[part], lengths[part]
-        else:
-            yield rows[part], vectors[rows[part]], lengths[rows[part]]
+def search_plain(
+    memory: Any, query: Tensor, k: int, questions: Sequence[str] | None, where: Any, hybrid: Any
+) -> tuple[Tensor, Tensor]:
+    """`CorpusMemory.search` with a filter or words; `query` (B, D) are unit vectors."""
+    rows, weight = _passing(memory, where), check_hybrid(hybrid)
+    kept = torch.arange(len(memory)) if rows is None else rows
+    vectors = torch.nn.functional.normalize(memory.vectors[kept], dim=-1)
+    depth = max(k, DEPTH) if weight else k
+    scores, near = nearest(query, [(kept, vectors, None)], depth)
+    if not weight:
+        return scores, near
+    if questions is None or len(questions) != len(query):
+        raise ValueError(f"`hybrid` needs `questions`, a text for each of the {len(query)} vectors.")
+    indices = fused(query, near, _by_words(memory, questions, depth, kept), weight, k)
+    return cosines(query, memory.vectors[indices]), indices
+
+
+def _passing(memory: Any, where: Any) -> Tensor | None:
+    if where is None:
+        return None
+    if isinstance(where, str):
+        raise ValueError(f"`where` as SQL text needs a `CorpusStore`, got {where!r}: give a mapping here.")
+    check_where(where)
+    columns = zip(memory.metadata, memory.document_ids, memory.parents, strict=True)
+    kept = [passes(where, {**fields, "id": name, "parent": parent}) for fields, name, parent in columns]
+    return torch.tensor(kept).nonzero()[:, 0]
+
+
+def _by_words(memory: Any, questions: Sequence[str], depth: int, rows: Tensor) -> list[list[int]]:
+    if memory.words is None:
+        memory.words = WordIndex(memory.texts)
+    found = []
+    for scores in memory.words.scores(questions):
+        sharing = np.intersect1d(np.flatnonzero(scores > 0), rows.numpy())
+        found.append(sharing[np.argsort(-scores[sharing], kind="stable")[:depth]].tolist())
+    return found

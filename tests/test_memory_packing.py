@@ -2,7 +2,9 @@
 
 import pytest
 import torch
-from clara.packing_clara import check_unique, file_digest, format_name, pack, unpack
+from clara.memory_clara import file_digest
+from clara.processing_clara import check_unique
+from clara.retrieval_clara import format_name, pack, unpack
 
 
 @pytest.mark.parametrize(("dtype", "steps"), [("int8", 127), ("int4", 7)])

@@ -1,7 +1,8 @@
 """Outputs: fields in order, and a single question's taken out of a batch of one."""
 
 import torch
-from clara.outputs_clara import ClaraGenerateOutput, ClaraOutput, RetrievalOutput, first
+from clara.generation_clara import ClaraGenerateOutput, RetrievalOutput, first
+from clara.modeling_clara import ClaraOutput
 
 
 def test_the_first_of_a_batch_of_one():

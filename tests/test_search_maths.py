@@ -2,16 +2,8 @@
 
 import pytest
 import torch
-from clara.ranking_clara import (
-    WordIndex,
-    check_search,
-    check_where,
-    fuse_ranks,
-    mean_vectors,
-    nearest,
-    passes,
-    row_blocks,
-)
+from clara.retrieval_clara import check_search, mean_vectors, nearest, row_blocks
+from clara.store.ranking import WordIndex, check_where, fuse_ranks
 
 
 def test_means_by_hand():
@@ -24,8 +16,6 @@ def test_the_nearest_by_cosine_and_the_first_of_equals():
     query = torch.tensor([[1.0, 0.0]])
     scores, indices = nearest(query, row_blocks(vectors, vectors.norm(dim=1)), 3)
     assert indices.tolist() == [[1, 2, 0]] and scores.tolist() == [[1.0, 1.0, 0.0]]
-    kept = nearest(query, row_blocks(vectors, vectors.norm(dim=1), torch.tensor([0, 3])), 3)
-    assert kept[1].tolist() == [[0, 3]]
 
 
 def test_ranks_are_fused_by_their_reciprocals():
@@ -34,9 +24,7 @@ def test_ranks_are_fused_by_their_reciprocals():
     assert fused[8] == pytest.approx(0.5 / 61 + 0.5 / 62) or fused[8] > fused[7]
 
 
-def test_filters_by_metadata():
-    assert passes({"year": {">": 2020}}, {"year": 2021}) and not passes({"year": {">": 2020}}, {"year": 2020})
-    assert passes({"tag": ["a", "b"]}, {"tag": "b"}) and not passes({"tag": "a"}, {})
+def test_filters_are_checked():
     with pytest.raises((ValueError, TypeError), match="where"):
         check_where({"year": {"~": 1}})
 

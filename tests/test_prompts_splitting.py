@@ -3,9 +3,8 @@
 import logging
 
 import pytest
-from clara.processing_clara import ClaraProcessor
-from clara.splitting_clara import sentences, split_text, split_texts
-from clara.tokens_clara import plain_ids, plain_offsets
+from clara.processing_clara import ClaraProcessor, split_text, split_texts
+from clara.prompts_clara import plain_ids, plain_offsets
 from conftest import DOCUMENTS, make_tokenizer
 
 
@@ -97,24 +96,6 @@ def test_a_document_of_100_000_tokens(processor, caplog, monkeypatch):
     assert sum(lengths) >= 100_000 * 0.95
     assert len(passages) < 100_000 / (processor.doc_max_length / 2)
     assert "longer than the specified maximum" not in caplog.text
-
-
-def test_sentences():
-    text = (
-        "Titan was found in 1655. Is that really so?\nYes it is, says everybody!  Short. Huygens saw it first"
-    )
-    assert sentences(text) == [
-        "Titan was found in 1655.",
-        "Yes it is, says everybody!",
-        "Huygens saw it first",
-    ]
-    first, second = (
-        "太陽系最大的衛星是木衛三而土衛六是第二大的衛星。",
-        "土衛六由惠更斯於一六五五年發現他也是天文學家。",
-    )
-    assert sentences(first + second) == [first, second]
-    assert sentences("x" * 500) == ["x" * 200]
-    assert sentences("  Tiny. ") == ["Tiny."]
 
 
 # Where passages end

@@ -5,8 +5,7 @@ import shutil
 
 import pytest
 import torch
-from clara.adapters_clara import adapter_parameters
-from clara.fingerprint_clara import _known, model_fingerprint
+from clara.adapters_clara import _known, adapter_parameters, model_fingerprint
 from clara.modeling_clara import ClaraForRetrievalGeneration
 from conftest import DOCUMENTS, make_model, save_base
 

@@ -1,1 +1,0 @@
-../../documents_clara.py

@@ -1,1 +1,0 @@
-../../merging_clara.py

@@ -1,1 +1,0 @@
-../../outputs_clara.py

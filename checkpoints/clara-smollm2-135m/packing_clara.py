@@ -1,1 +1,0 @@
-../../packing_clara.py

@@ -1,1 +1,0 @@
-../../pretrained_clara.py

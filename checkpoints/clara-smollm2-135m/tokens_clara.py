@@ -1,1 +1,0 @@
-../../tokens_clara.py

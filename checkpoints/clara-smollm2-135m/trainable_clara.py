@@ -1,1 +1,0 @@
-../../trainable_clara.py
