@@ -323,18 +323,19 @@ class TextInterface:
 
     @torch.no_grad()
     def embed_prompts(
-        self, questions: Sequence[str], memory: Memory, retrieval_top_k: int | None = None
+        self, questions: Sequence[str], memory: Memory, retrieval_top_k: int | None = None, **options: Any
     ) -> tuple[RetrievalOutput, Tensor, Tensor]:
         """What `generate` reads: retrieves, and fills the prompts' slots with the chosen memories.
 
         The worn generator, or the base with the generator merged into it, answers from these embeddings.
+        Arguments are those of `generate`, `where`, `exact` and `hybrid` among the options.
 
         Returns:
             What was found (nested lists), input embeddings (B, L, H) and mask (B, L), padded on the left.
         """
         texts = check_texts(list(questions), "questions")
         with self.lock:
-            return self._embed(texts, memory, retrieval_top_k, {})
+            return self._embed(texts, memory, retrieval_top_k, options)
 
     def _embed(
         self, texts: list[str], memory: Memory, k: int | None, options: dict[str, Any]

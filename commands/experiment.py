@@ -29,6 +29,7 @@ EXPERIMENTS = {
     "nested-rates": "several compression rates trained at once against one, read at each rate",
     "passage-order": "long documents: passages in order or shuffled, recall over length",
     "scaling-curve": "examples seen against held-out loss and answers, extrapolated",
+    "handbook": "files of nine kinds: all read, all found, answered, refused where they hold no answer",
     "logit-lens": "which words a question's memory decodes to",
 }
 

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "data": {"data", "bases", "store"},
     "train": {"train", "data"},
     "evaluation": {"evaluation", "data", "train", "store"},
-    "serving": {"serving", "data", "store"},
+    "serving": {"serving", "data", "store", "integrations"},
     "hub": {"hub", "data", "train", "evaluation", "serving", "store"},
     "integrations": {"integrations"},
     "commands": set(ROOMS),
