@@ -157,12 +157,12 @@ class TextInterface:
         values, offsets, vectors = self.compress_texts(passages.texts, batch_size, show_progress)
         return CorpusMemory(
             values.to(FLOATS[dtype]) if dtype in FLOATS else values.float(),
-            offsets,
             *columns,
             vectors=vectors,
             dtype=dtype,
             fingerprint=self.memory_fingerprint(),
             base=self.memory_base(),
+            offsets=offsets,
         )
 
     @torch.no_grad()

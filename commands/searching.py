@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 TOKEN = "MILVUS_TOKEN"
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-TEXT_COLUMNS = ("id", "parent")
+TEXT_COLUMNS = ("id", "document_id", "parent")
 
 
 def add_search_arguments(parser: argparse.ArgumentParser) -> None:

@@ -39,7 +39,6 @@ def coarser(memory: CorpusMemory, factor: int) -> CorpusMemory:
     ]
     return CorpusMemory(
         torch.cat(rows),
-        torch.tensor([0, *map(len, rows)]).cumsum(0),
         memory.texts,
         memory.document_ids,
         memory.metadata,
@@ -49,4 +48,5 @@ def coarser(memory: CorpusMemory, factor: int) -> CorpusMemory:
         memory.fingerprint,
         memory.base,
         memory.dtype,
+        offsets=torch.tensor([0, *map(len, rows)]).cumsum(0),
     )

@@ -295,10 +295,10 @@ def test_memories_of_other_formats_and_lengths(shared_model, memory):
         assert len(shared_model.generate(QUESTIONS, kept, 2, **FULL).answers) == 3
     short = CorpusMemory(
         whole(memory)[:, :2].flatten(0, 1),
-        torch.arange(7) * 2,
         DOCUMENTS,
         vectors=memory.vectors,
         fingerprint=memory.fingerprint,
+        offsets=torch.arange(7) * 2,
     )
     out = shared_model.generate(QUESTIONS[0], short, 2, **FULL)
     close(out.scores, shared_model.retrieve(QUESTIONS[0], memory, 2).scores)
