@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .demo import timed
 from .models import add_model_arguments, load_model, warn_untrained
-from .searching import add_search_arguments, check_memory, open_memory, search_options
+from .search_options import add_search_arguments, check_memory, open_memory, search_options
 
 if TYPE_CHECKING:
     from ..memory_clara import CorpusMemory

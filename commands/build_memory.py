@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from .display import quiet_executor, show_sizes, show_skipped
 from .models import add_model_arguments, load_model, warn_untrained
-from .searching import add_milvus_argument, check_milvus, fill_milvus, need_store, question_texts
+from .search_options import add_milvus_argument, check_milvus, fill_milvus, need_store, question_texts
 
 if TYPE_CHECKING:
     from ..modeling_clara import ClaraForRetrievalGeneration

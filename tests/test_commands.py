@@ -11,7 +11,7 @@ import torch
 from clara.commands import demo, display
 from clara.commands.main import find_commands, main
 from clara.commands.models import UNTRAINED, load_model
-from clara.commands.searching import open_memory
+from clara.commands.search_options import open_memory
 from clara.memory_clara import CorpusMemory
 from clara.store import CorpusStore
 from conftest import make_model

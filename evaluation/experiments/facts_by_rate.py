@@ -16,9 +16,9 @@ from clara.memory_clara import CorpusMemory
 from clara.modeling_clara import ClaraForRetrievalGeneration
 from clara.prompts_clara import plain_ids
 
+from ..answer_losses import LOSS, base_of, score_readings, score_text_readings
 from ..preservation import answer_kind
 from ..rates import coarser, rate_factor
-from ..readings import LOSS, base_of, score_readings, score_text_readings
 from ..reports import Scores
 from ..rewriting import KEPT, kept_in_rewriting
 from ..sample_rows import gold_rows

@@ -12,9 +12,9 @@ from typing import Any
 
 from clara.modeling_clara import ClaraForRetrievalGeneration
 
+from ..answer_losses import LOSS
 from ..devices import choose_device
 from ..rates import coarser, rate_factor
-from ..readings import LOSS
 from ..reports import Scores
 from ..sample_rows import gold_rows
 from ..summaries import COLUMNS, SHOWN, differences_table, error_bars, means_table, summarize

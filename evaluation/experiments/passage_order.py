@@ -17,10 +17,10 @@ import numpy as np
 from clara.data.records import QuestionRecord
 from clara.modeling_clara import ClaraForRetrievalGeneration
 
+from ..answer_losses import base_of, score_readings, score_text_readings
 from ..baselines import BM25Retriever
 from ..language_models import ClaraModel
 from ..metrics import cover_exact_match
-from ..readings import base_of, score_readings, score_text_readings
 from ..reports import Scores
 from ..retrievers import MemoryRetriever
 from ..sample_rows import SAMPLE_NAME, question_rows, sample_long_questions

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from clara.modeling_clara import ClaraForRetrievalGeneration
 
+from ..answer_losses import LOSS
 from ..devices import choose_device
-from ..readings import LOSS
 from ..reports import Scores
 from ..sample_rows import gold_rows
 from ..summaries import COLUMNS, SHOWN, error_bars, means_table, summarize

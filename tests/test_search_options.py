@@ -5,10 +5,10 @@ import json
 
 import pytest
 import torch
-from clara.commands import build_memory, searching
+from clara.commands import build_memory, search_options
 from clara.commands.main import main
 from clara.commands.models import load_model
-from clara.commands.searching import read_where
+from clara.commands.search_options import read_where
 from clara.store import milvus
 from conftest import DOCUMENTS, QUESTIONS
 
@@ -82,12 +82,12 @@ def test_filters_that_are_refused(entries, message):
 
 def test_nothing_is_told_that_was_not_asked():
     parser = argparse.ArgumentParser()
-    searching.add_search_arguments(parser)
-    assert searching.search_options(parser.parse_args([])) == {}
-    assert searching.search_options(parser.parse_args(["--hybrid"])) == {"hybrid": 0.5}
-    assert searching.search_options(parser.parse_args(["--hybrid", "1"])) == {"hybrid": 1.0}
+    search_options.add_search_arguments(parser)
+    assert search_options.search_options(parser.parse_args([])) == {}
+    assert search_options.search_options(parser.parse_args(["--hybrid"])) == {"hybrid": 0.5}
+    assert search_options.search_options(parser.parse_args(["--hybrid", "1"])) == {"hybrid": 1.0}
     with pytest.raises(ValueError, match="from 0 to 1"):
-        searching.search_options(parser.parse_args(["--hybrid", "2"]))
+        search_options.search_options(parser.parse_args(["--hybrid", "2"]))
 
 
 def test_ask_with_a_filter(store, checkpoint, capsys):
@@ -149,7 +149,7 @@ def test_the_index_is_built_where_it_is_asked_for(checkpoint, tmp_path, capsys, 
     ]
     assert main([*words, "--device", "cpu", "--index", "IVF_FLAT"]) == 0
     assert "Its index of vectors is built." in capsys.readouterr().out
-    store = searching.open_store(str(tmp_path / "store"))
+    store = search_options.open_store(str(tmp_path / "store"))
     assert store.search(torch.ones(1, store.facts.width), 3, exact=False)[1].shape == (1, 3)
 
 
@@ -167,9 +167,9 @@ def test_no_lance_says_what_to_install(tmp_path, monkeypatch, capsys):
 
 def test_the_token_is_taken_from_the_environment(monkeypatch):
     monkeypatch.delenv("MILVUS_TOKEN", raising=False)
-    assert searching.milvus_token() == ""
+    assert search_options.milvus_token() == ""
     monkeypatch.setenv("MILVUS_TOKEN", "secret")
-    assert searching.milvus_token() == "secret"
+    assert search_options.milvus_token() == "secret"
 
 
 def test_milvus_answers_as_the_local_memory_does(checkpoint, tmp_path, capsys):

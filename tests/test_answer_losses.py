@@ -1,7 +1,7 @@
 """Losses and answers from memories, against the model's own forward and generate."""
 
 import torch
-from clara.evaluation.readings import LOSS, answer_losses, base_of, score_readings, score_text_readings
+from clara.evaluation.answer_losses import LOSS, answer_losses, base_of, score_readings, score_text_readings
 from conftest import DOCUMENTS, QUESTIONS, make_model
 
 ANSWERS = [("1890",), ("Christiaan Huygens", "Huygens"), ("Leipzig",)]

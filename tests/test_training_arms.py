@@ -7,7 +7,7 @@ import pytest
 import torch
 from clara.adapters_clara import adapter_state
 from clara.data.readers import read_questions
-from clara.evaluation.arms import SETTINGS, Arm, Phase, Plan, phase_fields, trained
+from clara.evaluation.training_arms import SETTINGS, Arm, Phase, Plan, phase_fields, trained
 
 
 def plan(base, tmp_path, **kwargs):
@@ -70,7 +70,7 @@ def test_trains_goes_on_and_refuses(base, tmp_path, monkeypatch):
     def never(*_):
         raise RuntimeError("trained again")
 
-    monkeypatch.setattr("clara.evaluation.arms.run", never)
+    monkeypatch.setattr("clara.evaluation.training_arms.run", never)
     again = trained(shared, "two phases", arm)
     for name, tensor in adapter_state(again.decoder, "generator").items():
         assert torch.equal(tensor, generator[name])
