@@ -1,5 +1,6 @@
 """Answers from the memories of gold passages, read at any rate."""
 
+import argparse
 from collections.abc import Sequence
 
 from clara.data.records import QuestionRecord
