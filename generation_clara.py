@@ -4,6 +4,8 @@ Letters of the shapes: B questions, N passages, K chosen, M memory vectors (of t
 width, D width of a search vector, L tokens, V vocabulary.
 """
 
+import importlib
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -190,13 +192,15 @@ class TextInterface:
         offsets = torch.tensor([0, *map(len, rows)]).cumsum(0)
         return torch.cat(rows), offsets, torch.stack(vectors)
 
-    def load_memory(self, path: str, **kwargs: Any) -> CorpusMemory:
-        """Opens a stored corpus memory, a folder or a Hub dataset repository, made by this compressor.
+    def load_memory(self, path: str, **kwargs: Any) -> Any:
+        """Opens a stored memory or store, in a folder or on the Hub, that this compressor made.
 
-        Raises:
-            ValueError: If another compressor or base made it, or a file is missing, cut short or altered.
+        Raises a ValueError if another compressor made it, or a file is missing, cut short or altered.
         """
-        return CorpusMemory.from_pretrained(path, fingerprint=self.memory_fingerprint(), **kwargs)
+        if not os.path.isdir(os.path.join(path, "_versions")):
+            return CorpusMemory.from_pretrained(path, fingerprint=self.memory_fingerprint(), **kwargs)
+        store = importlib.import_module("clara.store").CorpusStore
+        return store.open(path, self.memory_fingerprint(), create=False, **kwargs)
 
     # Retrieval
 
@@ -420,12 +424,7 @@ class TextInterface:
     def paraphrase(self, documents: Document | Sequence[Document], **kwargs: Any) -> str | list[str]:
         """Says what a document's memory alone still holds (the paper's paraphrase task).
 
-        Args:
-            documents: One document or several.
-            **kwargs: Ordinary generation arguments.
-
-        Returns:
-            One text a document; a single document gives a text.
+        A text for each of several documents; `kwargs` are ordinary generation arguments.
         """
         single = is_document(documents)
         passages = self.split_passages(documents)
