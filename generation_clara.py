@@ -8,7 +8,6 @@ import importlib
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,50 +32,15 @@ from .processing_clara import (
     to_passages,
 )
 from .prompts_clara import paraphrase_prompt
-from .retrieval_clara import FLOATS, Memories, format_name
-
-
-@dataclass
-class RetrievalOutput(ModelOutput):
-    """Passages found, best first.
-
-    Attributes:
-        document_ids: Ids of the passages: a list for one question, a list of lists for several.
-        indices: Their places in the memory, shaped as `document_ids`.
-        scores: Cosines, (K,) for one question and (B, K) for several, float32.
-    """
-
-    document_ids: list | None = None
-    indices: list | None = None
-    scores: Tensor | None = None
-
-
-@dataclass
-class ClaraGenerateOutput(ModelOutput):
-    """What `generate` returns with `return_dict_in_generate=True`.
-
-    Attributes:
-        answers: One text, or a list of texts for a list of questions (a list of lists with several
-            `num_return_sequences`).
-        document_ids: Ids of the chosen passages, best first.
-        indices: Their places in the memory.
-        scores: Their cosines, (K,) or (B, K); -inf where a question's pool has fewer passages.
-        sequences: (B, L) generated token ids, without the prompt.
-        generation: transformers' own output.
-    """
-
-    answers: str | list | None = None
-    document_ids: list | None = None
-    indices: list | None = None
-    scores: Tensor | None = None
-    sequences: Tensor | None = None
-    generation: ModelOutput | None = None
-
-
-def first(output: ModelOutput) -> ModelOutput:
-    """The output of a single question out of a batch of one."""
-    batched = ("answers", "document_ids", "indices", "scores")
-    return type(output)(**{key: value[0] if key in batched else value for key, value in output.items()})
+from .retrieval_clara import (
+    FLOATS,
+    ClaraGenerateOutput,
+    Memories,
+    RetrievalOutput,
+    best_answers,
+    first,
+    format_name,
+)
 
 
 def length_buckets(texts: Sequence[str], batch_size: int) -> Iterator[list[int]]:
@@ -86,6 +50,8 @@ def length_buckets(texts: Sequence[str], batch_size: int) -> Iterator[list[int]]
         yield order[start : start + batch_size]
 
 
+READINGS = ("together", "each")
+READING_TEMPERATURE = 0.1  # of the cosines, beside the mean log probability of an answer's tokens
 Memory = Any  # a corpus memory (the protocol of memory_clara), a folder of one, texts, or a list a question
 
 
@@ -280,6 +246,7 @@ class TextInterface:
         where: Any = None,
         exact: bool | None = None,
         hybrid: float | bool | None = None,
+        reading: str = "together",
         **kwargs: Any,
     ) -> str | list[str] | ClaraGenerateOutput:
         """Answers questions from the memories nearest to them.
@@ -292,6 +259,8 @@ class TextInterface:
             where: As of `retrieve`.
             exact: As of `retrieve`.
             hybrid: As of `retrieve`.
+            reading: "together": the generator reads the K memories in one prompt (the paper). "each": it
+                answers from each alone, greedily, and the answer stays that is likeliest with its passage.
             **kwargs: Ordinary generation arguments (max_new_tokens, num_beams, streamer, …);
                 `return_dict_in_generate=True` returns a `ClaraGenerateOutput`.
 
@@ -313,11 +282,14 @@ class TextInterface:
                     super().generate(**kwargs) if questions is None else super().generate(questions, **kwargs)
                 )
         texts = check_texts([questions] if isinstance(questions, str) else questions, "questions")
+        check_reading(reading, kwargs)
         with_dict = kwargs.pop("return_dict_in_generate", False)
         with self.lock:
             options = _options(where, exact, hybrid)
-            found, embeds, mask = self._embed(texts, memory, retrieval_top_k, options)
-            generation = self._generate_from(embeds, mask, **kwargs)
+            found, chosen = self._find(
+                texts, self._pools(memory, len(texts)), retrieval_top_k, options, reading
+            )
+            generation = self._read(texts, chosen, found.scores, reading, kwargs)
         answers = self._decode(generation.sequences, len(texts))
         out = ClaraGenerateOutput(
             answers=answers, sequences=generation.sequences, generation=generation, **dict(found.items())
@@ -338,13 +310,27 @@ class TextInterface:
         """
         texts = check_texts(list(questions), "questions")
         with self.lock:
-            return self._embed(texts, memory, retrieval_top_k, {})
+            found, chosen = self._find(texts, self._pools(memory, len(texts)), retrieval_top_k, {})
+            return found, *self.embed_answers(texts, chosen)
 
-    def _embed(
-        self, texts: list[str], memory: Memory, k: int | None, options: dict[str, Any]
-    ) -> tuple[RetrievalOutput, Tensor, Tensor]:
-        found, chosen = self._find(texts, self._pools(memory, len(texts)), k, options)
-        return found, *self.embed_answers(texts, chosen)
+    def _read(
+        self, texts: list[str], chosen: list[list[Tensor]], scores: Tensor, reading: str, options: dict
+    ) -> ModelOutput:
+        """Generates from all memories of a question at once, or from each alone and keeps the likeliest."""
+        if reading == "together":
+            return self._generate_from(*self.embed_answers(texts, chosen), **options)
+        counts = [len(row) for row in chosen]
+        asked = [text for text, count in zip(texts, counts, strict=True) for _ in range(count)]
+        embeds, mask = self.embed_answers(asked, [[memory] for row in chosen for memory in row])
+        generation = self._generate_from(embeds, mask, output_scores=True, **options)
+        sequences = generation.sequences
+        taken = self.decoder.compute_transition_scores(sequences, generation.scores, normalize_logits=True)
+        ends = torch.isin(sequences, torch.tensor(self.generation_config.eos_token_id).to(sequences)).long()
+        own = ends.cumsum(dim=1) - ends == 0  # up to the end of the answer
+        likely = taken.float().where(own, 0).sum(dim=1) / own.sum(dim=1)
+        best = best_answers(likely, counts, scores, READING_TEMPERATURE)
+        places = [sum(counts[:row]) + place for row, place in enumerate(best)]
+        return ModelOutput(sequences=sequences[places])
 
     def embed_answers(
         self, questions: Sequence[str], memories: Sequence[Sequence[Tensor]]
@@ -380,9 +366,9 @@ class TextInterface:
         return [self.build_memory(pool, show_progress=False) for pool in memory]
 
     def _find(
-        self, questions: list[str], pools: list[Any], k: int | None, options: dict[str, Any]
+        self, questions: list[str], pools: list, k: int | None, options: dict, reading: str = "together"
     ) -> tuple[RetrievalOutput, list[list[Tensor]]]:
-        """What was found, and for each question its K memories (m, H) in prompt order."""
+        """What was found, and for each question its K memories (m, H) in the order in which they are read."""
         vectors = self.question_vectors(questions)
         groups: dict[int, list[int]] = defaultdict(list)
         for row, pool in enumerate(pools):
@@ -397,6 +383,7 @@ class TextInterface:
         if not all(indices):
             raise ValueError(f"`where` {options['where']!r} lets no passage through: nothing to answer from.")
         order = reading_order if self.config.memory_order == "score" else pool_order
+        order = (lambda _, row: row) if reading == "each" else order
         chosen = [pool.gather(order(pool, row)) for pool, row in zip(pools, indices, strict=True)]
         found = RetrievalOutput(
             document_ids=[
@@ -489,6 +476,16 @@ class TextInterface:
                 f"This model lacks its adapters {sorted(missing)}: load it with from_pretrained."
             )
         return self.processor
+
+
+def check_reading(reading: str, options: dict[str, Any]) -> None:
+    """Raises a ValueError at an unknown way of reading, or an option that "each" cannot follow."""
+    if reading not in READINGS:
+        raise ValueError(f"`reading` must be one of {READINGS}, got {reading!r}.")
+    names = ("num_beams", "num_return_sequences", "do_sample", "streamer")
+    odd = [name for name in names if options.get(name)]
+    if reading == "each" and odd:
+        raise ValueError(f"`reading` 'each' answers greedily: leave `{odd[0]}` out, or read 'together'.")
 
 
 def _options(where: Any, exact: bool | None, hybrid: float | bool | None) -> dict[str, Any]:

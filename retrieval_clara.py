@@ -6,11 +6,13 @@ L tokens, D width of a search vector, T all vectors of a ragged memory.
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers.utils import ModelOutput
 
 BLOCK_ROWS = 2048
 FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -43,6 +45,65 @@ class Memories(NamedTuple):
         """Both tensors on another device; the values alone take another dtype."""
         values = self.values.to(*args, **kwargs)
         return Memories(values, self.counts.to(values.device))
+
+
+@dataclass
+class RetrievalOutput(ModelOutput):
+    """Passages found, best first.
+
+    Attributes:
+        document_ids: Ids of the passages: a list for one question, a list of lists for several.
+        indices: Their places in the memory, shaped as `document_ids`.
+        scores: Cosines, (K,) for one question and (B, K) for several, float32.
+    """
+
+    document_ids: list | None = None
+    indices: list | None = None
+    scores: Tensor | None = None
+
+
+@dataclass
+class ClaraGenerateOutput(ModelOutput):
+    """What `generate` returns with `return_dict_in_generate=True`.
+
+    Attributes:
+        answers: One text, or a list of texts for a list of questions (a list of lists with several
+            `num_return_sequences`).
+        document_ids: Ids of the chosen passages, best first.
+        indices: Their places in the memory.
+        scores: Their cosines, (K,) or (B, K); -inf where a question's pool has fewer passages.
+        sequences: (B, L) generated token ids, without the prompt.
+        generation: transformers' own output.
+    """
+
+    answers: str | list | None = None
+    document_ids: list | None = None
+    indices: list | None = None
+    scores: Tensor | None = None
+    sequences: Tensor | None = None
+    generation: ModelOutput | None = None
+
+
+def first(output: ModelOutput) -> ModelOutput:
+    """The output of a single question out of a batch of one."""
+    batched = ("answers", "document_ids", "indices", "scores")
+    return type(output)(**{key: value[0] if key in batched else value for key, value in output.items()})
+
+
+def best_answers(log_probs: Tensor, counts: list[int], scores: Tensor, temperature: float) -> list[int]:
+    """Which of each question's answers, read from one memory each, is the likeliest with its passage.
+
+    Args:
+        log_probs: (all answers,) mean log probability of each answer's tokens.
+        counts: B numbers of answers.
+        scores: (B, K) cosines of the passages.
+        temperature: Divides the cosines.
+
+    Returns:
+        B places in the questions' lists.
+    """
+    pairs = zip(log_probs.split(counts), scores, counts, strict=True)
+    return [int((own + row[:count].to(own) / temperature).argmax()) for own, row, count in pairs]
 
 
 def ragged(values: Tensor, offsets: Tensor, indices: Tensor, length: int | None = None) -> Memories:
