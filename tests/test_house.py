@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 HUB_FILES = sorted(ROOT.glob("*_clara.py"))
-ROOMS = ("bases", "store", "data", "train", "evaluation", "serving", "hub", "commands")
+ROOMS = ("bases", "store", "data", "train", "evaluation", "serving", "hub", "integrations", "commands")
 MAY_IMPORT = {
     "bases": {"bases"},
     "store": {"store"},
@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "evaluation": {"evaluation", "data", "train", "store"},
     "serving": {"serving", "data", "store"},
     "hub": {"hub", "data", "train", "evaluation", "serving", "store"},
+    "integrations": {"integrations"},
     "commands": set(ROOMS),
 }
 SOURCES = sorted([*ROOT.glob("*.py"), *(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))])
