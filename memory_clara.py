@@ -472,7 +472,9 @@ def json_text(index: int, entry: Mapping[str, Any]) -> str:
 
 
 def check_kin(other: Any, fingerprint: str | None, hidden_size: int, width: int) -> None:
-    """Raises a `ValueError` if another model made a memory: its fingerprint, H or D differ."""
+    """Raises a `ValueError` if another model made a memory, a `TypeError` if it is not one in RAM."""
+    if not hasattr(other, "values"):
+        raise TypeError(f"`other` must be a `CorpusMemory`, got a {type(other).__name__}: use `to_memory`.")
     if other.fingerprint != fingerprint:
         raise ValueError(
             f"`other` has fingerprint {other.fingerprint}, this memory {fingerprint}: another compressor or "
@@ -480,9 +482,7 @@ def check_kin(other: Any, fingerprint: str | None, hidden_size: int, width: int)
         )
     got = (other.values.shape[1], other.vectors.shape[1])
     if got != (hidden_size, width):
-        raise ValueError(
-            f"`other` has (H, D) = {got}, this memory {(hidden_size, width)}: they must be equal."
-        )
+        raise ValueError(f"`other` has (H, D) = {got}, this memory {(hidden_size, width)}: not equal.")
 
 
 def sync(path: Path) -> None:

@@ -1,5 +1,6 @@
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -244,6 +245,13 @@ def test_append_of_another_model_is_refused():
         make_memory().append(make_memory(1, first=9, fingerprint="g"))
     with pytest.raises(ValueError, match=r"\(H, D\) = \(4, 4\)"):
         make_memory().append(make_memory(1, first=9, width=4))
+
+
+def test_append_of_what_is_not_in_ram_is_refused():
+    memory = make_memory()
+    stored = SimpleNamespace(fingerprint=memory.fingerprint)
+    with pytest.raises(TypeError, match="must be a `CorpusMemory`, got a SimpleNamespace: use `to_memory`"):
+        memory.append(stored)
 
 
 def test_words_are_counted_anew_after_append():

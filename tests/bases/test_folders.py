@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from clara.train.folders import check_free, complete_folder, copy_or_link, list_files
+from clara.bases.folders import check_free, complete_folder, copy_or_link, list_files
 
 
 def test_a_folder_appears_when_it_is_complete(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 import transformers
-from clara.train.official_config import (
+from clara.convert.official_config import (
     check_fields,
     extend_tokenizer,
     make_config,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from clara.train.official_files import read_official
+from clara.convert.official_files import read_official
 from official_helpers import make_official
 
 ADAPTERS, TABLES = "adapters.pth", "decoder_first_last_layers.pth"

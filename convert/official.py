@@ -10,11 +10,11 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from transformers.dynamic_module_utils import custom_object_save
 
 from ..adapters_clara import save_adapter
+from ..bases.folders import check_free, complete_folder
 from ..checkpoint_clara import base_path, make_processor
 from ..configuration_clara import ADAPTERS, ClaraConfig
 from ..modeling_clara import ClaraForRetrievalGeneration
 from ..pipeline_clara import CUSTOM_PIPELINES
-from .folders import check_free, complete_folder
 from .official_base import StoredTensor, as_loaded, read_base, write_weights
 from .official_config import check_fields, extend_tokenizer, make_config, make_generation_config, memory_marks
 from .official_files import CONFIG, OfficialCheckpoint, read_official

@@ -11,9 +11,9 @@ import pytest
 import torch
 from clara.adapters_clara import adapter_state
 from clara.commands.main import main
+from clara.convert.official import convert_official
+from clara.convert.official_compare import compare, read_expected
 from clara.modeling_clara import ClaraForRetrievalGeneration
-from clara.train.convert import convert_official
-from clara.train.official_compare import compare, read_expected
 from conftest import DOCUMENTS, NO_SYSTEM, QUESTIONS, ROOT
 from official_helpers import ANSWER_TOKENS, first_word_tokenizer, make_base, make_official, record
 from transformers import AutoModel
@@ -252,7 +252,7 @@ def test_a_disk_that_is_full_leaves_nothing(made, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("clara.train.convert.save_adapter", full)
+    monkeypatch.setattr("clara.convert.official.save_adapter", full)
     with pytest.raises(OSError, match="No space left"):
         convert_official(made.checkpoint, made.base, tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
@@ -266,7 +266,7 @@ def test_the_command_tells_errors_in_a_line(made, tmp_path, capsys):
 
 MEASURED = """
 import re, sys
-from clara.train.convert import convert_official
+from clara.convert.official import convert_official
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
 before = peak()
 convert_official(*sys.argv[1:])

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from clara.commands.main import main
+from clara.convert.official import convert_official
+from clara.convert.official_compare import compare, read_expected
 from clara.modeling_clara import ClaraForRetrievalGeneration
-from clara.train.convert import convert_official
-from clara.train.official_compare import compare, read_expected
 from official_helpers import ANSWER_TOKENS, make_official, record
 
 

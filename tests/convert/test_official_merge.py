@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from clara.train.convert import convert_official
+from clara.convert.official import convert_official
 from official_helpers import make_base, make_official
 from safetensors.torch import load_file, save_file
 

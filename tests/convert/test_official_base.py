@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from clara.train import official_base
-from clara.train.official_base import as_loaded, read_base, write_weights
+from clara.convert import official_base
+from clara.convert.official_base import as_loaded, read_base, write_weights
 from safetensors.torch import load_file, save_file
 
 
