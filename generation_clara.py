@@ -50,6 +50,7 @@ def length_buckets(texts: Sequence[str], batch_size: int) -> Iterator[list[int]]
         yield order[start : start + batch_size]
 
 
+NOT_FOUND = "Not found in these documents."
 READINGS = ("together", "each")
 READING_TEMPERATURE = 0.1  # of the cosines, beside the mean log probability of an answer's tokens
 Memory = Any  # a corpus memory (the protocol of memory_clara), a folder of one, texts, or a list a question
@@ -88,9 +89,6 @@ class TextInterface:
             batch_size: Passages compressed at once, grouped by length.
             dtype: Format of the stored memories: a float dtype, "int8" or "int4"; the model's by default.
             show_progress: Show a progress bar.
-
-        Returns:
-            A `CorpusMemory` of N passages.
 
         Raises:
             TypeError: If a document is not a text; names its index.
@@ -247,6 +245,7 @@ class TextInterface:
         exact: bool | None = None,
         hybrid: float | bool | None = None,
         reading: str = "together",
+        min_score: float | None = None,
         **kwargs: Any,
     ) -> str | list[str] | ClaraGenerateOutput:
         """Answers questions from the memories nearest to them.
@@ -261,6 +260,8 @@ class TextInterface:
             hybrid: As of `retrieve`.
             reading: "together": the generator reads the K memories in one prompt (the paper). "each": it
                 answers from each alone, greedily, and the answer stays that is likeliest with its passage.
+            min_score: A question whose best passage has a lower cosine is answered with `NOT_FOUND`;
+                `config.retrieval_min_score` by default.
             **kwargs: Ordinary generation arguments (max_new_tokens, num_beams, streamer, …);
                 `return_dict_in_generate=True` returns a `ClaraGenerateOutput`.
 
@@ -291,6 +292,10 @@ class TextInterface:
             )
             generation = self._read(texts, chosen, found.scores, reading, kwargs)
         answers = self._decode(generation.sequences, len(texts))
+        least = self.config.retrieval_min_score if min_score is None else min_score
+        if least is not None:
+            best = found.scores.amax(dim=1).tolist()
+            answers = [NOT_FOUND if s < least else text for text, s in zip(answers, best, strict=True)]
         out = ClaraGenerateOutput(
             answers=answers, sequences=generation.sequences, generation=generation, **dict(found.items())
         )

@@ -8,6 +8,7 @@ import pytest
 import torch
 from clara.adapters_clara import wearing, worn_adapters
 from clara.evaluation.lens import logit_lens
+from clara.generation_clara import NOT_FOUND
 from clara.memory_clara import CorpusMemory
 from clara.modeling_clara import ClaraForRetrievalGeneration
 from clara.prompts_clara import SLOTS, TEXT
@@ -540,3 +541,14 @@ def test_what_reading_each_cannot_do_is_refused(shared_model, memory):
         shared_model.generate(QUESTIONS[0], memory, reading="both")
     with pytest.raises(ValueError, match="leave `num_beams` out"):
         shared_model.generate(QUESTIONS[0], memory, reading="each", num_beams=2)
+
+
+def test_a_question_that_no_passage_is_near_to_is_not_answered(shared_model, memory):
+    options = {"max_new_tokens": 3, "return_dict_in_generate": True}
+    plain = shared_model.generate(QUESTIONS, memory, 2, **options)
+    best = plain.scores.amax(dim=1)
+    between = float(best.sort().values[:2].mean())
+    found = shared_model.generate(QUESTIONS, memory, 2, min_score=between, **options)
+    expected = [NOT_FOUND if s < between else a for a, s in zip(plain.answers, best.tolist(), strict=True)]
+    assert found.answers == expected and found.answers.count(NOT_FOUND) == 1
+    assert found.document_ids == plain.document_ids
