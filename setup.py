@@ -8,7 +8,9 @@ from setuptools.command.build_py import build_py
 
 ROOT_SCRIPTS = ("setup",)
 SHIPPED = [f"checkpoints/clara-smollm2-135m/{files}" for files in ("*", "*/*")]
-ROOMS = ("store", "data", "train", "evaluation", "serving", "hub", "integrations", "commands")
+ROOMS = (
+    "bases", "convert", "store", "data", "train", "evaluation", "serving", "hub", "integrations", "commands",
+)  # fmt: skip
 
 DOCUMENTS = [
     "markitdown[pdf,docx,pptx]>=0.1.3",

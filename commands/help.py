@@ -42,11 +42,15 @@ EXAMPLES = {
     ),
     "synthesize": ("clara synthesize documents/ --teacher http://localhost:8000/v1 --output my_rows",),
     "average": ("clara average runs/a/final runs/b/final --output averaged",),
-    "convert": ("clara convert official org/clara-7b --output converted --base org/base-7b",),
+    "convert": (
+        "clara convert official org/clara-7b --output converted --base org/base-7b",
+        "clara convert to-text-generation my_model --output plain",
+        "clara convert from-text-generation my_lora --output my_model",
+    ),
     "export": ("clara export vllm my_model --output exported",),
     "publish": ("clara publish my_model --repo org/name --dry-run --output folder",),
     "evaluate": ("clara evaluate --benchmark nq --file nq.jsonl --limit 500 --systems all --output report",),
-    "experiment": ("clara experiment similarity --output results",),
+    "experiment": ("clara experiment memory-controls --output results",),
     "bench": ("clara bench latency --repeats 5", "clara bench all --output results/speed"),
     "bench-serve": ("clara bench-serve --clients 32 --output results/serve",),
 }

@@ -90,7 +90,7 @@ class Part(NamedTuple):
 
 def run(arguments: argparse.Namespace) -> None:
     """Assembles, checks, lists and uploads."""
-    from ..train.folders import check_free, complete_folder
+    from ..bases.folders import check_free, complete_folder
 
     with tempfile.TemporaryDirectory(prefix="clara-publish-") as temporary:
         parts = plan(arguments, arguments.output or Path(temporary) / "model")
@@ -132,7 +132,7 @@ def plan(arguments: argparse.Namespace, target: Path) -> list[Part]:
 
 def show_files(folder: Path) -> None:
     """Prints every file of an assembled folder with its bytes, and their sum."""
-    from ..train.folders import list_files
+    from ..bases.folders import list_files
 
     files = list_files(folder)
     for name, size in files.items():

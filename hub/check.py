@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..bases.folders import copy_or_link
 from ..data.sample_corpus import sample_documents, sample_questions
 from ..modeling_clara import ClaraForRetrievalGeneration
-from ..train.folders import copy_or_link
 from . import fresh
 
 TIMEOUT = 3600

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from ..generation_clara import NOT_FOUND
 from .batch import RunningBatch
 from .decoding import Answer
-from .requests import FAILED, FOUND, EngineRequest, Found
+from .requests import DONE, FAILED, FOUND, PIECE, EngineRequest, Finished, Found
 
 logger = logging.getLogger(__name__)
 BROKEN = 3  # steps in which every answer failed, one after the other: the engine is not well
@@ -166,9 +167,13 @@ class Engine:
                 return
             self._fail(requests[0], error)
             return
-        lengths = mask.sum(dim=-1).tolist()
+        lengths, least = mask.sum(dim=-1).tolist(), self.model.config.retrieval_min_score
         for row, request in enumerate(requests):
             request.tell(FOUND, _found(request.memory, found, row, lengths[row]))
+            if least is not None and found.scores[row].max().item() < least:
+                request.tell(PIECE, NOT_FOUND)
+                request.tell(DONE, Finished(NOT_FOUND, "stop", 0))
+                request.cancel()  # its row leaves before the next step
         self._batch.change(list(range(len(self._answers))), mask, cache)
         answers = [self._answer(request) for request in requests]
         self._write(logits, answers)

@@ -5,6 +5,8 @@ import runpy
 from pathlib import Path
 
 import pytest
+import torch
+from clara.adapters_clara import adapter_state
 from clara.modeling_clara import ClaraForRetrievalGeneration
 from conftest import DOCUMENTS, ROOT
 
@@ -12,15 +14,22 @@ EXAMPLES = ROOT / "examples"
 
 
 @pytest.fixture
-def variables(monkeypatch, base, tmp_path):
+def variables(monkeypatch, base, checkpoint, tmp_path):
     monkeypatch.setattr("clara.train.curves._draw", lambda *_: None)  # takes longer than training here
-    for name, value in {"CLARA_BASE": base, "CLARA_RUNS": str(tmp_path), "CLARA_MAX_STEPS": "2"}.items():
-        monkeypatch.setenv(name, value)
+    values = {"BASE": base, "MODEL": checkpoint, "RUNS": str(tmp_path), "MAX_STEPS": "2"}
+    for name, value in values.items():
+        monkeypatch.setenv(f"CLARA_{name}", value)
 
 
 def test_a_script_for_each_stage(variables):
     names = [path.stem for path in EXAMPLES.glob("*.py")]
-    assert sorted(names) == ["end_to_end", "instruction_tuning", "openai_client", "pretraining"]
+    assert sorted(names) == [
+        "end_to_end",
+        "hundred_rows",
+        "instruction_tuning",
+        "openai_client",
+        "pretraining",
+    ]
     for name in ("pretraining", "instruction_tuning", "end_to_end"):
         final = runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"]()
     assert "eval_contained" in Path(final, "README.md").read_text()
@@ -38,6 +47,16 @@ def test_openais_client(shared_model, monkeypatch, capsys):
         answer = runpy.run_path(str(EXAMPLES / "openai_client.py"))["main"]("Who found Titan?")
     told = capsys.readouterr().out
     assert told.count(answer.strip()) >= 2 and "search vector of 32 numbers" in told
+
+
+def test_a_hundred_rows_in_forty_lines(variables, checkpoint):
+    script = EXAMPLES / "hundred_rows.py"
+    final = runpy.run_path(str(script))["main"]()
+    before, after = map(ClaraForRetrievalGeneration.from_pretrained, (checkpoint, final))
+    assert before.memory_fingerprint() == after.memory_fingerprint()
+    states = [adapter_state(model.decoder, "query_reasoner") for model in (before, after)]
+    assert any(not torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert len(script.read_text().splitlines()) <= 40
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 import torch
+from clara.generation_clara import NOT_FOUND
 from clara.serving.batch import RunningBatch
 from clara.serving.engine import ClosingError, Engine, QueueFullError
 from clara.serving.requests import DONE, FAILED, FOUND, PIECE, EngineRequest, Options
@@ -224,6 +225,15 @@ def test_memories_and_searches_never_mix(shared_model, memory):
     found = [one.all()[0].value.document_ids for one in asked]
     engine.close(timeout=30)
     assert found == [shared_model.retrieve(QUESTIONS[0], memory, 1).document_ids, ["rhine"], ["3"]]
+
+
+def test_a_question_that_no_passage_is_near_to_is_not_answered(engine, memory, monkeypatch):
+    monkeypatch.setattr(engine.model.config, "retrieval_min_score", 0.9999)
+    far, *_ = ask(engine, QUESTIONS[:1], memory)
+    events = far.all()
+    assert [event.kind for event in events] == [FOUND, PIECE, DONE] and events[-1].value.answer == NOT_FOUND
+    monkeypatch.setattr(engine.model.config, "retrieval_min_score", -1.0)
+    assert ask(engine, QUESTIONS[:1], memory)[0].done().answer != NOT_FOUND
 
 
 def test_an_engine_whose_every_step_fails_is_not_ready(engine, memory, monkeypatch):

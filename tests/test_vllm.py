@@ -14,9 +14,10 @@ import pytest
 import torch
 from clara.adapters_clara import wearing
 from clara.commands.main import main
+from clara.convert.text_generation import merged_generator
 from clara.modeling_clara import ClaraForRetrievalGeneration
 from clara.serving.vllm_client import ClaraVllmClient, encode_embeds
-from clara.serving.vllm_export import export_vllm, merged_generator
+from clara.serving.vllm_export import export_vllm
 from conftest import DOCUMENTS, QUESTIONS
 from fastapi import Body, FastAPI, HTTPException
 from serving_helpers import serving
@@ -149,7 +150,7 @@ def test_the_command_writes_and_refuses_a_full_folder(checkpoint, tmp_path, caps
     assert "vllm serve" in capsys.readouterr().out
     assert (folder / "model.safetensors").exists()
     assert main(["export", "vllm", checkpoint, "--output", str(folder)]) == 2
-    assert "not empty" in capsys.readouterr().err
+    assert "is there already" in capsys.readouterr().err
 
 
 def test_a_quantised_base_is_refused(shared_model, monkeypatch):

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from ..adapters_clara import adapter_state, check_adapter_state, load_adapter_state
+from ..bases.folders import complete_folder
 from ..checkpoint_clara import base_is_own
 from ..modeling_clara import ClaraForRetrievalGeneration
-from .folders import complete_folder
 
 AVERAGED = ("query_reasoner", "generator")
 

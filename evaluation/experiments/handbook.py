@@ -16,6 +16,7 @@ from clara.data.documents import find_files, read_documents
 from clara.data.readers import read_rows
 from clara.data.skipped import Skipped
 from clara.data.sources import is_supported
+from clara.generation_clara import NOT_FOUND
 from clara.modeling_clara import ClaraForRetrievalGeneration
 
 from ..metrics import cover_exact_match
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, default=FOLDER, help="with `files/` and questions.jsonl")
     parser.add_argument("--limit", type=int, metavar="N", help="questions of each kind (default: all)")
     parser.add_argument("--max-new-tokens", type=int, default=24, metavar="N", help="longest answer")
+    parser.add_argument("--reading", default="together", choices=["together", "each"], help="of the memories")
     parser.add_argument("--seed", type=int, default=0, help="of the intervals")
 
 
@@ -45,26 +47,11 @@ def measure(arguments: argparse.Namespace, model: ClaraForRetrievalGeneration) -
     rows = [row for _, row in read_rows(arguments.folder / "questions.jsonl")]
     asked = [row for row in rows if row["answers"]][: arguments.limit]
     unanswerable = [row for row in rows if not row["answers"]][: arguments.limit]
-    questions = [row["question"] for row in [*asked, *unanswerable]]
-    limit = {"max_new_tokens": arguments.max_new_tokens}
-    out = model.generate(questions, memory, max(DEPTHS), hybrid=True, return_dict_in_generate=True, **limit)
-    refused = [
-        not is_supported(text, [memory.texts[index] for index in indices])
-        for text, indices in zip(out.answers, out.indices, strict=True)
-    ]
-    gold = [row["answers"] for row in asked]
-    read = score_text_readings(
-        base_of(model), memory.texts, questions[: len(asked)], gold, out.indices[: len(asked)], **limit
-    )
-    scores = {
-        "from memories": list(map(cover_exact_match, out.answers, gold)),
-        "from the text of the same passages": read["cover_exact_match"],
-    }
-    shares = {"refused, unanswerable": refused[len(asked) :], "refused, answerable": refused[: len(asked)]}
 
     def interval(values: Sequence[float]) -> dict[str, float]:
         return asdict(bootstrap_interval([float(value) for value in values], seed=arguments.seed))
 
+    scores, told = answer(model, memory, asked, unanswerable, arguments)
     return {
         "files": len(find_files(arguments.folder / "files")),
         "documents": len(documents),
@@ -72,14 +59,41 @@ def measure(arguments: argparse.Namespace, model: ClaraForRetrievalGeneration) -
         "passages": len(memory),
         "questions": len(asked),
         "unanswerable": len(unanswerable),
+        "reading": arguments.reading,
         "seed": arguments.seed,
         "recall": {name: find(model, memory, asked, hybrid, interval) for name, hybrid in SEARCHES.items()},
-        "answers": {name: interval(values) for name, values in {**scores, **shares}.items()},
-        "told": [
-            {"question": row["question"], "gold": row["answers"], "answer": text, "refused": no}
-            for row, text, no in zip([*asked, *unanswerable], out.answers, refused, strict=True)
-        ],
+        "answers": {name: interval(values) for name, values in scores.items()},
+        "told": told,
     }
+
+
+def answer(
+    model: Any, memory: Any, asked: Sequence[Mapping], unanswerable: Sequence[Mapping], arguments: Any
+) -> tuple[dict[str, list], list[dict[str, Any]]]:
+    """Scores of the answers by words and vectors, a value a question, and what was said."""
+    rows, limit = [*asked, *unanswerable], {"max_new_tokens": arguments.max_new_tokens}
+    questions, gold = [row["question"] for row in rows], [row["answers"] for row in asked]
+    options = {"hybrid": True, "reading": arguments.reading, "return_dict_in_generate": True}
+    out = model.generate(questions, memory, max(DEPTHS), **options, **limit)
+    refused = [
+        text == NOT_FOUND or not is_supported(text, [memory.texts[index] for index in indices])
+        for text, indices in zip(out.answers, out.indices, strict=True)
+    ]
+    count = len(asked)
+    read = score_text_readings(
+        base_of(model), memory.texts, questions[:count], gold, out.indices[:count], **limit
+    )
+    scores = {
+        "right, from memories": list(map(cover_exact_match, out.answers, gold)),
+        "right, from the text of the same passages": read["cover_exact_match"],
+        "refused, of the unanswerable": refused[count:],
+        "refused, of the answerable": refused[:count],
+    }
+    told = [
+        {"question": question, "gold": row["answers"], "answer": text, "refused": no}
+        for question, row, text, no in zip(questions, rows, out.answers, refused, strict=True)
+    ]
+    return scores, told
 
 
 def find(model: Any, memory: Any, rows: Sequence[Mapping], hybrid: Any, interval: Any) -> dict[str, Any]:
@@ -102,7 +116,7 @@ def render(result: Mapping[str, Any]) -> str:
         f"left out: {left_out}. {result['questions']} questions have an answer in them, "
         f"{result['unanswerable']} have none. Percent with 95 % bootstrap intervals, seed {result['seed']}. "
         "An answer is right if it holds a gold answer, and refused if too few of its words stand in the "
-        "passages."
+        f"passages. Memories are read {result['reading']}."
     )
     recall = [
         [name, *(percent(values[f"recall@{k}"]) for k in DEPTHS)] for name, values in result["recall"].items()

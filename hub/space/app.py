@@ -143,7 +143,9 @@ class Page:
                 self.model, lambda out: self.model.generate(question, memory, streamer=out, **options)
             ):
                 yield answer(text, True) + bars, gr.skip()
-            unsure = "" if is_supported(text, texts) else notice(NOT_FOUND)
+            least = self.model.config.retrieval_min_score
+            near = least is None or hits.scores.max().item() >= least
+            unsure = "" if near and is_supported(text, texts) else notice(NOT_FOUND)
             yield unsure + answer(text) + bars, chosen(text)
         except (ValueError, TimeoutError) as error:
             yield notice(str(error), error=True), empty(NO_PASSAGES)

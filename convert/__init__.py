@@ -1,0 +1,1 @@
+"""Checkpoints of other kinds: the paper's released ones become ours, plain text generation both ways."""
