@@ -20,7 +20,7 @@ from clara.generation_clara import NOT_FOUND
 from clara.modeling_clara import ClaraForRetrievalGeneration
 
 from ..metrics import cover_exact_match
-from ..readings import base_of, score_text_readings
+from ..answer_losses import base_of, score_text_readings
 from ..statistics import bootstrap_interval
 from ..tables import markdown_table, percent
 
