@@ -4,8 +4,7 @@ import pytest
 import torch
 from clara.data.text_prompts import closed_book_ids, first_tokens, text_prompt_ids
 from clara.evaluation.language_models import ClaraModel, TextModel
-
-from .conftest import DOCUMENTS, QUESTIONS, stir
+from conftest import DOCUMENTS, QUESTIONS, stir
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from clara.data.readers import read_corpus, read_pretraining, read_questions, re
 from clara.data.records import PretrainingRecord
 from clara.data.writers import write_parquet
 
-SHARED = Path(os.environ.get("CLARA_SHARED", Path(__file__).parents[2] / "shared")) / "data"
+SHARED = Path(os.environ.get("CLARA_SHARED", Path(__file__).parents[3] / "shared")) / "data"
 QA = {"data_type": "qa", "question": ["q1", "q2"], "answers": ["a1", "a2"], "docs": ["d"]}
 PARAPHRASE = {"data_type": "paraphrase", "question": "", "answers": ["p"], "docs": ["d"]}
 OTHER = {"data_type": "qa", "question": ["q3"], "answers": ["a3"], "docs": ["e"]}

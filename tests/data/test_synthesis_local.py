@@ -17,7 +17,7 @@ pytest.importorskip("pydantic")
 from clara.data.synthesis.local_teacher import LocalTeacher
 from clara.data.synthesis.teacher import Request, TeacherUnavailableError
 
-SAMPLES = Path(__file__).parents[1] / "data" / "samples" / "corpus.jsonl"
+SAMPLES = Path(__file__).parents[2] / "data" / "samples" / "corpus.jsonl"
 
 
 @pytest.fixture

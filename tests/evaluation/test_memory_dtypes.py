@@ -9,8 +9,7 @@ from clara.evaluation.experiments import memory_dtypes
 from clara.evaluation.experiments.memory_dtypes import ALL
 from clara.memory_clara import CorpusMemory
 from conftest import DOCUMENTS, QUESTIONS
-
-from .oracle import FACT, WIDTH, OracleModel, document, record
+from oracle import FACT, WIDTH, OracleModel, document, record
 
 ANSWERS = ["1890", "Christiaan Huygens", "Leipzig"]
 # Beside a value of 1 int4 has steps of 1/7 and int8 of 1/127.

@@ -18,7 +18,7 @@ from slurm_helpers import slurm_path
 from test_bulk_build import Model, begun
 from test_bulk_plan import write
 
-TESTS = str(Path(__file__).parent)
+TESTS = str(Path(__file__).parents[1])
 
 
 def open_model(folder):

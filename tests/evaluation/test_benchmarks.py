@@ -17,7 +17,7 @@ from clara.evaluation.benchmarks import (
 )
 from clara.memory_clara import CorpusMemory
 
-SHARED = Path(os.environ.get("CLARA_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+SHARED = Path(os.environ.get("CLARA_SHARED", Path(__file__).resolve().parents[3] / "shared"))
 ROWS = [
     {"question": "q0", "golden_answers": ["x"], "docs": ["a", "b", "c", "d"], "pos_index": [3]},
     {"question": "q1", "golden_answers": ["*", "y"], "docs": ["b", "e", "a", "b"], "pos_index": [1, 2]},

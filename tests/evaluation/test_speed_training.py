@@ -28,9 +28,8 @@ from clara.evaluation.speed.training import (
     signal_runs,
     split,
 )
-
-from .conftest import make_model
-from .speed_helpers import ROOF, TINY
+from conftest import make_model
+from speed_helpers import ROOF, TINY
 
 ROWS = sample_rows(TINY, 2)
 

@@ -9,9 +9,8 @@ from clara.commands import bench
 from clara.commands.main import main
 from clara.evaluation.speed import models, sizes
 from clara.evaluation.speed.models import mistral_config, random_model
-
-from .conftest import text_config
-from .speed_helpers import TINY
+from conftest import text_config
+from speed_helpers import TINY
 
 
 @pytest.fixture

@@ -14,9 +14,8 @@ from clara.evaluation.speed.rows import (
     spread,
     trimmed,
 )
-
-from .conftest import DOCUMENTS
-from .speed_helpers import TINY
+from conftest import DOCUMENTS
+from speed_helpers import TINY
 
 RICH = PretrainingRecord("text", ("a", "b"), (("1",), ("2", "zwei")), ("words", "terms"))
 

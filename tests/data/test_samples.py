@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).resolve().parents[1] / "data" / "samples"
+FOLDER = Path(__file__).resolve().parents[2] / "data" / "samples"
 WORDS = (90, 170)
 SHARED_RUN = 6
 YES_NO = re.compile(r"(is|are|was|were|do|does|did|has|have|had|can|could|will) ")

@@ -12,7 +12,7 @@ pytest.importorskip("datatrove")
 from clara.data.synthesis.finish import read_outcomes
 from slurm_helpers import slurm_path
 
-SAMPLES = Path(__file__).parents[1] / "data" / "samples" / "corpus.jsonl"
+SAMPLES = Path(__file__).parents[2] / "data" / "samples" / "corpus.jsonl"
 
 
 @pytest.mark.slow

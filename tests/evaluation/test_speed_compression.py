@@ -14,8 +14,7 @@ from clara.evaluation.speed.compression import (
     widen,
 )
 from clara.evaluation.speed.workload import sample_passages
-
-from .speed_helpers import ROOF, TINY
+from speed_helpers import ROOF, TINY
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,7 @@ from clara.evaluation.benchmarks import build_benchmark
 from clara.evaluation.reports import score_predictions
 from clara.evaluation.retrievers import GivenRetriever
 from clara.evaluation.systems import SYSTEMS
-
-from .oracle import OracleModel, OracleTextModel, document, question, record
+from oracle import OracleModel, OracleTextModel, document, question, record
 
 NUM_QUESTIONS = 8
 

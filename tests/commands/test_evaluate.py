@@ -7,8 +7,7 @@ import pytest
 from clara.commands import evaluate
 from clara.evaluation.language_models import ClaraModel
 from clara.modeling_clara import ClaraForRetrievalGeneration
-
-from .conftest import DOCUMENTS, QUESTIONS
+from conftest import DOCUMENTS, QUESTIONS
 
 ANSWERS = ["1890", "Christiaan Huygens", "Leipzig"]
 POSITIVES = [0, 2, 1]

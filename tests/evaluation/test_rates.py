@@ -3,8 +3,7 @@
 import pytest
 import torch
 from clara.evaluation.rates import coarser, rate_factor
-
-from .memory_helpers import make_memory
+from memory_helpers import make_memory
 
 
 def test_neighbours_are_averaged_by_hand():

@@ -16,9 +16,8 @@ from clara.evaluation.speed.latency import (
     read_text,
     tokens_read,
 )
-
-from .conftest import DOCUMENTS, QUESTIONS
-from .speed_helpers import ROOF, TINY
+from conftest import DOCUMENTS, QUESTIONS
+from speed_helpers import ROOF, TINY
 
 
 @pytest.fixture(scope="module")

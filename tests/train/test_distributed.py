@@ -13,7 +13,7 @@ from conftest import make_model
 from replicated_training import make
 from safetensors.torch import load_file
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parents[1]
 
 
 def torchrun(script, *options):

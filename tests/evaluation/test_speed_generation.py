@@ -3,9 +3,8 @@
 import pytest
 from clara.evaluation.speed.generation import bench_generation, generation_runs
 from clara.evaluation.speed.search import bench_search, random_memory, search_runs
-
-from .conftest import DOCUMENTS, QUESTIONS
-from .speed_helpers import ROOF, TINY
+from conftest import DOCUMENTS, QUESTIONS
+from speed_helpers import ROOF, TINY
 
 
 @pytest.fixture
