@@ -302,18 +302,19 @@ class TextInterface:
 
     @torch.no_grad()
     def embed_prompts(
-        self, questions: Sequence[str], memory: Memory, retrieval_top_k: int | None = None
+        self, questions: Sequence[str], memory: Memory, retrieval_top_k: int | None = None, **options: Any
     ) -> tuple[RetrievalOutput, Tensor, Tensor]:
         """What `generate` reads: retrieves, and fills the prompts' slots with the chosen memories.
 
         The worn generator, or the base with the generator merged into it, answers from these embeddings.
+        Arguments are those of `generate`, `where`, `exact` and `hybrid` among the options.
 
         Returns:
             What was found (nested lists), input embeddings (B, L, H) and mask (B, L), padded on the left.
         """
         texts = check_texts(list(questions), "questions")
         with self.lock:
-            found, chosen = self._find(texts, self._pools(memory, len(texts)), retrieval_top_k, {})
+            found, chosen = self._find(texts, self._pools(memory, len(texts)), retrieval_top_k, options)
             return found, *self.embed_answers(texts, chosen)
 
     def _read(

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "data": {"data", "bases", "store"},
     "train": {"train", "data", "bases"},
     "evaluation": {"evaluation", "data", "train", "store"},
-    "serving": {"serving", "data", "store", "convert"},
+    "serving": {"serving", "data", "store", "convert", "integrations"},
     "hub": {"hub", "bases", "data", "train", "evaluation", "serving", "store"},
     "integrations": {"integrations"},
     "commands": set(ROOMS),

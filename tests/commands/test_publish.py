@@ -102,11 +102,23 @@ def test_the_folder_holds_what_the_hub_needs_and_no_more(published):
 
 def test_config_names_every_auto_class_the_pipeline_and_no_folder(published, base):
     config = json.loads((published / "config.json").read_text(encoding="utf-8"))
-    assert set(config["auto_map"]) == {"AutoConfig", "AutoModel", "AutoProcessor"}
+    assert set(config["auto_map"]) == {"AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoProcessor"}
     assert list(config["custom_pipelines"]) == ["retrieval-augmented-generation"]
     assert config["base_model_name_or_path"] is None
     for file in published.rglob("*.json"):
         assert str(Path(base).parent) not in file.read_text(encoding="utf-8")
+
+
+def test_it_is_small(published):
+    files = [path for path in published.rglob("*") if path.is_file()]
+    assert len(files) <= 25 and len(list(published.glob("*.py"))) <= 10
+
+
+def test_plain_text_generation_gives_the_base(published, base):
+    write = pipeline("text-generation", model=str(published), trust_remote_code=True)
+    plain = pipeline("text-generation", model=base)
+    options = {"max_new_tokens": 4, "do_sample": False, "return_full_text": False}
+    assert write("Who found Titan?", **options) == plain("Who found Titan?", **options)
 
 
 def test_the_base_is_in_it_and_answers_are_the_checkpoints(published, light):
@@ -123,15 +135,17 @@ def test_the_card_holds_the_training_record_and_the_outputs_of_this_checkpoint(p
     card = ModelCard.load(published / "README.md")
     source = ClaraForRetrievalGeneration.from_pretrained(light)
     assert card.data.datasets == ["org/rows"]
-    assert "#### Training" in card.text and "| seed | 42 |" in card.text
-    assert "/home/" not in card.text and "- train.jsonl" in card.text
+    assert "| my-run | – | – | – | – | 42 | – |" in card.text and "/home/" not in card.text
+    assert len((published / "README.md").read_text().splitlines()) <= 150
+    assert card.text.index("## Evaluation") < card.text.index("## How to use")
     assert "your-org/your-model" not in card.text and 'pipeline(model="org/tiny"' in card.text
     assert len(card.data.widget) == 2
     from clara.hub.examples import make_examples
 
-    expected = [row["answer"] for row in make_examples(source, 2)]
+    expected = [row["answer"] for row in make_examples(source, 2).shown]
     assert [row["output"]["text"] for row in card.data.widget] == expected
-    assert card.data.eval_results is None and "not measured" in card.text
+    assert all(row["example_title"].endswith("(wrong)") for row in card.data.widget)  # it is untrained
+    assert card.data.eval_results is None and "Not measured." in card.text
 
 
 def test_publishing_makes_one_commit_that_loads(light, hub, tmp_path, capsys, caplog, unchecked):
@@ -255,6 +269,14 @@ def test_reports_of_this_model_fill_the_card(light, tmp_path, capsys, unchecked)
         "token_f1": 25.0,
         "cover_exact_match": 25.0,
     }
+    trained = shutil.copytree(light, tmp_path / "trained")
+    shutil.copy(output / "README.md", trained)
+    shutil.rmtree(output)
+    plain = ["publish", str(trained), "--repo", "org/again", "--dry-run", "--widgets", "0"]
+    assert main([*plain, "--output", str(output)]) == 0  # without --results they stay
+    kept = ModelCard.load(output / "README.md")
+    assert "| Natural Questions | normal | 40 | clara |" in kept.text and "| my-run |" in kept.text
+    assert len(kept.data.eval_results) == 3 and kept.data.model_name == "again"
     shutil.rmtree(output)
     file.write_text(json.dumps({**report, "model": "0" * 64}), encoding="utf-8")
     assert main([*words, "--results", str(file)]) == 2

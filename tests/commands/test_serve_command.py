@@ -88,12 +88,37 @@ def test_adapters_are_merged_where_that_is_asked_for(
 ):
     shared_model.build_memory(DOCUMENTS, show_progress=False).save_pretrained(tmp_path / "sights")
     served = []
-    monkeypatch.setattr("uvicorn.run", lambda app, **options: served.append(app.state.desk))
+    monkeypatch.setattr(
+        "uvicorn.Server.run", lambda self, sockets: served.append(self.config.app.state.dispatch)
+    )
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    assert main(["serve", "--model", checkpoint, "--memory", str(tmp_path / "sights"), *flags]) == 0
+    words = ["serve", "--model", checkpoint, "--memory", str(tmp_path / "sights"), "--port", "0", *flags]
+    assert main(words) == 0
     layers = list(tuner_layers(served[0].engine.model.decoder))
     kept = {name for layer in layers for name in layer.__dict__.get(MERGED, ())}
     assert kept == ({"query_reasoner", "generator"} if merged else set())
+
+
+def test_the_banner_says_where_what_and_for_whom(checkpoint, shared_model, tmp_path, monkeypatch, capsys):
+    shared_model.build_memory(DOCUMENTS, show_progress=False).save_pretrained(tmp_path / "sights")
+    seen = []
+    monkeypatch.setattr(
+        "uvicorn.Server.run", lambda self, sockets: seen.append((self.config.app, sockets[0].getsockname()))
+    )
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    words = ["serve", "--model", checkpoint, "--memory", f"notes={tmp_path / 'sights'}", "--port"]
+    assert main([*words, "0"]) == 0
+    ((app, (_, port)),) = seen
+    told = capsys.readouterr().out
+    assert f"http://127.0.0.1:{port}/v1" in told and "notes  6 passages" in told and checkpoint in told
+    assert "CLARA_API_KEY is not set" in told
+    monkeypatch.setenv("CLARA_API_KEY", "a secret")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert main([*words, str(taken.getsockname()[1])]) == 2
+    assert "choose another `--port`" in capsys.readouterr().err
+    assert main([*words, "0"]) == 0
+    told = capsys.readouterr().out
+    assert "needed, from CLARA_API_KEY" in told and "a secret" not in told
 
 
 @pytest.fixture
@@ -149,6 +174,7 @@ def test_the_load_test_runs_and_writes_its_table(checkpoint, tmp_path, capsys):
     result = json.loads((tmp_path / "serve.json").read_text())
     assert result["many"]["errors"] == 0 and result["many"]["answers"] >= 4
     assert set(result["burst"]["statuses"]) == {"200", "429"}
+    assert result["questions_in_both"] > 0 and result["answered_otherwise"] == 0
     assert result["burst"]["429_without_retry_after"] == 0
     assert "p95 over ideal" in capsys.readouterr().out
     assert (tmp_path / "serve.md").read_text() == render(result)

@@ -5,9 +5,10 @@ import threading
 
 import pytest
 import torch
+from clara.generation_clara import NOT_FOUND
 from clara.serving.batch import RunningBatch
 from clara.serving.engine import ClosingError, Engine, QueueFullError
-from clara.serving.tickets import DONE, FAILED, FOUND, PIECE, Options, Ticket
+from clara.serving.requests import DONE, FAILED, FOUND, PIECE, EngineRequest, Options
 from conftest import DOCUMENTS, QUESTIONS, make_model, save_base
 
 MANY = [f"{question} {word}" for word in ("", "Tell me now.", "Please.") for question in QUESTIONS]
@@ -28,11 +29,11 @@ def engine(shared_model):
 
 
 class Asked:
-    """A ticket with its events."""
+    """A request with its events."""
 
     def __init__(self, question, memory, k=2, options=FIVE):
         self.events = queue.Queue()
-        self.ticket = Ticket(question, memory, self.events.put, k, options)
+        self.request = EngineRequest(question, memory, self.events.put, k, options)
 
     def all(self):
         events = []
@@ -49,7 +50,7 @@ class Asked:
 def ask(engine, questions, memory, **kwargs):
     asked = [Asked(question, memory, **kwargs) for question in questions]
     for one in asked:
-        engine.submit(one.ticket)
+        engine.submit(one.request)
     return asked
 
 
@@ -60,9 +61,9 @@ def test_answers_are_those_of_generate_though_rows_come_and_go(engine, shared_mo
         for q, n, k in zip(MANY, lengths, [1, 2, 3] * 3, strict=True)
     ]
     for one in asked:
-        engine.submit(one.ticket)
+        engine.submit(one.request)
     for one, n, k in zip(asked, lengths, [1, 2, 3] * 3, strict=True):
-        wanted = shared_model.generate(one.ticket.question, memory, retrieval_top_k=k, max_new_tokens=n)
+        wanted = shared_model.generate(one.request.question, memory, retrieval_top_k=k, max_new_tokens=n)
         assert one.done().answer == wanted
     assert engine.row_steps > engine.steps  # they did share steps
 
@@ -74,11 +75,11 @@ def test_other_bases_too_with_their_sliding_windows_and_norms(kind, tmp_path):
     engine = Engine(model, max_batch=2)
     asked = [Asked(q, store, 3, Options(max_new_tokens=n)) for q, n in zip(QUESTIONS, (4, 9, 6), strict=True)]
     for one in asked:
-        engine.submit(one.ticket)
+        engine.submit(one.request)
     engine.start()
     for one in asked:
-        length = one.ticket.options.max_new_tokens
-        wanted = model.generate(one.ticket.question, store, retrieval_top_k=3, max_new_tokens=length)
+        length = one.request.options.max_new_tokens
+        wanted = model.generate(one.request.question, store, retrieval_top_k=3, max_new_tokens=length)
         assert one.done().answer == wanted
     engine.close()
 
@@ -159,7 +160,7 @@ def test_a_bad_question_fails_alone(engine, shared_model, memory):
     assert last.kind == FAILED and "limit" in str(last.value)
     for one in (asked[0], asked[2]):
         assert one.done().answer == shared_model.generate(
-            one.ticket.question, memory, retrieval_top_k=2, max_new_tokens=5
+            one.request.question, memory, retrieval_top_k=2, max_new_tokens=5
         )
 
 
@@ -174,6 +175,79 @@ def test_a_broken_step_fails_its_answers_and_the_engine_goes_on(engine, memory, 
     assert engine.ready
 
 
+def test_the_guilty_answer_of_a_failed_step_fails_alone(engine, shared_model, memory, monkeypatch):
+    step, guilty = engine._batch.step, []
+
+    def broken(tokens):
+        if any(answer.request.question == QUESTIONS[1] and len(answer.ids) == 2 for answer in writing()):
+            raise RuntimeError("no memory left")
+        return step(tokens)
+
+    def writing():
+        return [answer for answer in engine._answers if len(engine._batch) == len(engine._answers)] or guilty
+
+    def alone(answer):
+        guilty[:] = [answer]
+        return again(answer)
+
+    again = engine._read_again
+    monkeypatch.setattr(engine._batch, "step", broken)
+    monkeypatch.setattr(engine, "_read_again", alone)
+    asked = ask(engine, QUESTIONS, memory)
+    assert asked[1].all()[-1].kind == FAILED
+    for one in (asked[0], asked[2]):
+        assert one.done().answer == shared_model.generate(
+            one.request.question, memory, retrieval_top_k=2, max_new_tokens=5
+        )
+    assert engine.ready
+
+
+def test_settings_that_leave_no_token_fail_their_own_answer(engine, shared_model, memory):
+    cold = Asked(QUESTIONS[0], memory, 2, Options(max_new_tokens=5, temperature=1e-40))
+    plain = Asked(QUESTIONS[1], memory, 2, FIVE)
+    for one in (cold, plain):
+        engine.submit(one.request)
+    last = cold.all()[-1]
+    assert last.kind == FAILED and "raise the temperature" in str(last.value)
+    assert plain.done().answer == shared_model.generate(
+        QUESTIONS[1], memory, retrieval_top_k=2, max_new_tokens=5
+    )
+
+
+def test_memories_and_searches_never_mix(shared_model, memory):
+    other = shared_model.build_memory([{"text": DOCUMENTS[4], "id": "rhine"}], show_progress=False)
+    engine = Engine(shared_model, max_batch=4, gather_seconds=0.2)
+    asked = [Asked(QUESTIONS[0], each, 1) for each in (memory, other, memory)]
+    asked[2].request.search = {"where": {"id": "3"}}
+    for one in asked:
+        engine.submit(one.request)
+    engine.start()
+    found = [one.all()[0].value.document_ids for one in asked]
+    engine.close(timeout=30)
+    assert found == [shared_model.retrieve(QUESTIONS[0], memory, 1).document_ids, ["rhine"], ["3"]]
+
+
+def test_a_question_that_no_passage_is_near_to_is_not_answered(engine, memory, monkeypatch):
+    monkeypatch.setattr(engine.model.config, "retrieval_min_score", 0.9999)
+    far, *_ = ask(engine, QUESTIONS[:1], memory)
+    events = far.all()
+    assert [event.kind for event in events] == [FOUND, PIECE, DONE] and events[-1].value.answer == NOT_FOUND
+    monkeypatch.setattr(engine.model.config, "retrieval_min_score", -1.0)
+    assert ask(engine, QUESTIONS[:1], memory)[0].done().answer != NOT_FOUND
+
+
+def test_an_engine_whose_every_step_fails_is_not_ready(engine, memory, monkeypatch):
+    def broken(tokens):
+        raise RuntimeError("no device")
+
+    monkeypatch.setattr(engine._batch, "step", broken)
+    for _ in range(3):
+        assert ask(engine, QUESTIONS[:1], memory)[0].all()[-1].kind == FAILED
+    assert not engine.ready
+    monkeypatch.undo()
+    assert ask(engine, QUESTIONS[:1], memory)[0].done().tokens > 0 and engine.ready
+
+
 def test_the_queue_is_bounded(shared_model, memory):
     engine = Engine(shared_model, max_batch=1, max_queue=2)  # not started: nothing leaves the queue
     ask(engine, QUESTIONS[:2], memory)
@@ -184,7 +258,7 @@ def test_the_queue_is_bounded(shared_model, memory):
 def test_a_cancelled_question_frees_its_place(shared_model, memory):
     engine = Engine(shared_model, max_batch=1, max_queue=2)
     waiting = ask(engine, QUESTIONS[:2], memory)
-    waiting[0].ticket.cancel()
+    waiting[0].request.cancel()
     ask(engine, QUESTIONS[2:], memory)
     assert engine.waiting == 2
 
@@ -195,7 +269,7 @@ def test_a_cancelled_answer_leaves_the_batch_and_is_told_no_more(engine, shared_
     started = threading.Event()
     while gone.events.get(timeout=60).kind != PIECE:
         pass
-    gone.ticket.cancel()
+    gone.request.cancel()
     started.set()
     assert stays.done().tokens == 400
     assert engine.running <= 1 and gone.events.qsize() < 399

@@ -7,8 +7,10 @@ import time
 from urllib.parse import urlsplit
 
 import httpx
+import numpy as np
 import openai
 import pytest
+from clara.integrations.encoder import ClaraEncoder
 from clara.serving.engine import Engine
 from clara.serving.server import make_server
 from conftest import DOCUMENTS, QUESTIONS, make_model, make_tokenizer
@@ -42,6 +44,89 @@ def error_of(response, status):
     assert set(response.json()) == {"error"}
     assert set(response.json()["error"]) == {"message", "type", "param", "code"}
     return response.json()["error"]
+
+
+def test_the_key_is_asked_for_where_there_is_one(shared_model):
+    with serving(make_app(shared_model, api_key="s3cret")) as url:
+        assert error_of(ask(url), 401)["code"] == "invalid_api_key"
+        assert error_of(httpx.get(f"{url}/v1/models"), 401)["type"] == "authentication_error"
+        assert error_of(httpx.get(f"{url}/metrics", headers={"authorization": "Bearer s3cre"}), 401)
+        assert httpx.get(f"{url}/health").status_code == 200
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="s3cret", max_retries=0)
+        assert len(list(client.models.list())) == 3
+        with pytest.raises(openai.AuthenticationError, match="Authorization: Bearer KEY"):
+            openai.OpenAI(base_url=f"{url}/v1", api_key="other", max_retries=0).models.list()
+
+
+def test_other_names_of_the_host_and_pages_of_others_are_refused(shared_model):
+    origin = {"origin": "https://evil.example"}
+    with serving(make_app(shared_model, hosts=["127.0.0.1"])) as url:
+        assert httpx.get(f"{url}/v1/models").status_code == 200
+        error = error_of(httpx.get(f"{url}/v1/models", headers={"host": "evil.example:80"}), 400)
+        assert error["code"] == "unknown_host" and "evil.example" in error["message"]
+        answer = httpx.get(f"{url}/v1/models", headers=origin)
+        assert "access-control-allow-origin" not in answer.headers
+    with serving(make_app(shared_model, origins=["https://evil.example"])) as url:
+        answer = httpx.get(f"{url}/v1/models", headers={**origin, "host": "any.example"})
+        assert answer.headers["access-control-allow-origin"] == "https://evil.example"
+
+
+def test_one_guilty_request_harms_no_other(url):
+    plain = ask(url, max_tokens=4).json()["choices"]
+    assert ask(url, max_tokens=4, temperature=1e-40).json()["choices"] == plain
+    assert ask(url, max_tokens=4).json()["choices"] == plain
+    assert httpx.get(f"{url}/health").json()["status"] == "ok"
+
+
+def test_filters_and_words_choose_the_passages(shared_model):
+    rows = [{"text": text, "year": 1800 + number} for number, text in enumerate(DOCUMENTS)]
+    memory = shared_model.build_memory(rows, show_progress=False)
+    with serving(make_server(Engine(shared_model), {"sights": memory})) as url:
+        fields = {"max_tokens": 2, "retrieval_top_k": 2}
+        found = ask(url, where={"year": {">=": 1804}}, **fields).json()["clara"]["documents"]
+        assert sorted(row["document_id"] for row in found) == ["4", "5"]
+        pytest.importorskip("bm25s")
+        found = ask(url, "Ada Lovelace", hybrid=1, **fields).json()["clara"]["documents"]
+        assert found[0]["document_id"] == "5"
+        error = error_of(ask(url, where={"year": 3}, **fields), 400)
+        assert error["param"] == "where" and "lets no passage through" in error["message"]
+        assert error_of(ask(url, where={"year": {"~": 3}}, **fields), 400)["param"] == "where"
+        deep = {"year": 1}
+        for _ in range(9):
+            deep = {"and": [deep]}
+        assert error_of(ask(url, where=deep, **fields), 422)["param"] == "where"
+        assert error_of(ask(url, where="year > 3", **fields), 422)["param"] == "where"
+        assert error_of(ask(url, hybrid=1.5, **fields), 422)
+
+
+def test_the_likely_sentence_of_a_source(url):
+    source = ask(url, QUESTIONS[0], max_tokens=2, retrieval_top_k=6).json()["clara"]["documents"]
+    bridge = next(row for row in source if row["id"] == "0")
+    start, end = bridge["span"]
+    sentence = bridge["text"][start:end]
+    assert ask(url, max_tokens=2).json()["clara"]["supported"] in (True, False)
+    assert sentence in ("The Forth Bridge is a railway bridge in Scotland.", "It was opened in 1890.")
+
+
+@pytest.mark.parametrize("kind", ["document", "query"])
+def test_search_vectors_through_openais_client(url, shared_model, kind):
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+    encode = ClaraEncoder(shared_model).encode
+    options = {"model": "sights", "extra_body": {"input_type": kind}}
+    got = client.embeddings.create(input=DOCUMENTS[:2], **options)  # asks for base64
+    expected = encode(DOCUMENTS[:2], prompt_name=kind)
+    assert np.allclose([row.embedding for row in got.data], expected, atol=1e-6)
+    assert [row.index for row in got.data] == [0, 1] and got.usage.prompt_tokens > 10
+    one = client.embeddings.create(input="Titan", encoding_format="float", dimensions=32, **options)
+    assert np.allclose(one.data[0].embedding, encode("Titan", prompt_name=kind), atol=1e-6)
+    for bad in ({"input": [" "]}, {"input": "Titan", "dimensions": 8}):
+        with pytest.raises(openai.BadRequestError):
+            client.embeddings.create(**{**options, **bad})
+    for bad in ({"input": [[1, 2]]}, {"input": []}):
+        with pytest.raises(openai.UnprocessableEntityError):
+            client.embeddings.create(**{**options, **bad})
+    with pytest.raises(openai.NotFoundError):
+        client.embeddings.create(model="two", input="Titan")
 
 
 def test_the_models_name_is_not_another_memorys(shared_model):
@@ -83,7 +168,9 @@ def test_openais_own_client_reads_answer_and_stream(url):
     )
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text == whole.choices[0].message.content
-    assert chunks[0].clara["documents"] == whole.clara["documents"]
+    assert chunks[-2].clara == whole.clara
+    unknown = [{**row, "span": None} for row in whole.clara["documents"]]
+    assert chunks[0].clara["documents"] == unknown
     assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason
     assert chunks[-1].usage == whole.usage
     assert {"clara", "sights", "one"} == {model.id for model in client.models.list()}
@@ -247,7 +334,7 @@ def test_bodies_above_the_limit_are_refused_announced_or_not(url):
 
 def test_the_queue_answers_429_and_recovers(shared_model):
     app = make_app(shared_model, max_batch=1, max_queue=2)
-    engine = app.state.desk.engine
+    engine = app.state.dispatch.engine
     with serving(app) as url:
         threads = [threading.Thread(target=ask, args=(url,), kwargs=LONG) for _ in range(3)]
         for thread in threads:
@@ -264,7 +351,7 @@ def test_the_queue_answers_429_and_recovers(shared_model):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_frees_its_row(url, app, stream):
-    engine, before = app.state.desk.engine, app.state.desk.metrics.cancelled._value.get()
+    engine, before = app.state.dispatch.engine, app.state.dispatch.metrics.cancelled._value.get()
     body = {"model": "sights", "messages": [{"role": "user", "content": "Who?"}], "stream": stream, **LONG}
     content = json.dumps(body).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n"
@@ -275,7 +362,7 @@ def test_a_client_that_leaves_frees_its_row(url, app, stream):
         while stream and b"data:" not in read:
             read += client.recv(4096)
         wait_until(lambda: engine.running == 1)
-    wait_until(lambda: app.state.desk.metrics.cancelled._value.get() == before + 1)
+    wait_until(lambda: app.state.dispatch.metrics.cancelled._value.get() == before + 1)
     wait_until(lambda: engine.running == 0)
     assert engine.steps - steps < LONG["max_tokens"] - 1, "the answer was written to its end"
 
@@ -284,7 +371,7 @@ def test_an_engine_that_fails_is_told_without_its_secrets(url, app, monkeypatch)
     def broken(tokens):
         raise RuntimeError("secret path")
 
-    monkeypatch.setattr(app.state.desk.engine._batch, "step", broken)
+    monkeypatch.setattr(app.state.dispatch.engine._batch, "step", broken)
     response = ask(url)
     assert "secret" not in response.text and error_of(response, 500)["type"] == "server_error"
     with httpx.stream(
@@ -314,7 +401,7 @@ def test_readiness_ends_with_the_engine(shared_model):
 
     app = make_app(shared_model)
     with TestClient(app) as client:
-        app.state.desk.engine.close()
+        app.state.dispatch.engine.close()
         assert client.get("/health").status_code == 503
         assert client.get("/health/live").status_code == 200
         body = {"model": "one", "messages": [{"role": "user", "content": "Who?"}]}

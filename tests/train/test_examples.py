@@ -23,12 +23,30 @@ def variables(monkeypatch, base, checkpoint, tmp_path):
 
 def test_a_script_for_each_stage(variables):
     names = [path.stem for path in EXAMPLES.glob("*.py")]
-    assert sorted(names) == ["end_to_end", "hundred_rows", "instruction_tuning", "pretraining"]
+    assert sorted(names) == [
+        "end_to_end",
+        "hundred_rows",
+        "instruction_tuning",
+        "openai_client",
+        "pretraining",
+    ]
     for name in ("pretraining", "instruction_tuning", "end_to_end"):
         final = runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"]()
     assert "eval_contained" in Path(final, "README.md").read_text()
     model = ClaraForRetrievalGeneration.from_pretrained(final)
     assert len(model.retrieve("Who found Titan?", model.build_memory(DOCUMENTS)).document_ids) == 2
+
+
+def test_openais_client(shared_model, monkeypatch, capsys):
+    pytest.importorskip("prometheus_client")
+    pytest.importorskip("bm25s")
+    from serving_helpers import make_app, serving
+
+    with serving(make_app(shared_model)) as url:
+        monkeypatch.setenv("CLARA_URL", f"{url}/v1")
+        answer = runpy.run_path(str(EXAMPLES / "openai_client.py"))["main"]("Who found Titan?")
+    told = capsys.readouterr().out
+    assert told.count(answer.strip()) >= 2 and "search vector of 32 numbers" in told
 
 
 def test_a_hundred_rows_in_forty_lines(variables, checkpoint):

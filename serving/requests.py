@@ -32,7 +32,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Event:
-    """What the engine tells of a ticket, in this order: FOUND, any number of PIECEs, then DONE; or FAILED.
+    """What the engine tells of a request, in this order: FOUND, any number of PIECEs, then DONE; or FAILED.
 
     Attributes:
         kind: FOUND (`value`: a `Found`), PIECE (a text), DONE (a `Finished`) or FAILED (the exception).
@@ -48,6 +48,7 @@ class Found:
     """The K chosen passages, best first, and the length of the prompt."""
 
     document_ids: list[str]
+    parents: list[str]
     scores: list[float]
     texts: list[str]
     prompt_tokens: int
@@ -63,7 +64,7 @@ class Finished:
 
 
 @dataclass(eq=False)
-class Ticket:
+class EngineRequest:
     """A question for the engine.
 
     Attributes:
@@ -72,6 +73,7 @@ class Ticket:
         deliver: Called with each `Event`, in the engine's thread; it must not block or raise.
         retrieval_top_k: K passages; `min(config.retrieval_top_k, N)` by default.
         options: How the answer is written.
+        search: `where` and `hybrid`, as of `model.retrieve`.
         submitted: When it came, in seconds of `time.perf_counter`.
     """
 
@@ -80,6 +82,7 @@ class Ticket:
     deliver: Callable[[Event], None]
     retrieval_top_k: int | None = None
     options: Options = field(default_factory=Options)
+    search: dict[str, Any] = field(default_factory=dict)
     submitted: float = field(default_factory=time.perf_counter)
     _cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -93,6 +96,6 @@ class Ticket:
         return self._cancelled.is_set()
 
     def tell(self, kind: str, value: Any) -> None:
-        """Delivers an event, unless the ticket was cancelled."""
+        """Delivers an event, unless the request was cancelled."""
         if not self.cancelled:
             self.deliver(Event(kind, value))

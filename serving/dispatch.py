@@ -11,11 +11,11 @@ from ..processing_clara import clean_text
 from .engine import ClosingError, Engine, QueueFullError
 from .errors import ApiError
 from .metrics import Metrics
+from .requests import DONE, FAILED, PIECE, EngineRequest, Event, Options
 from .schema import ChatRequest
-from .tickets import DONE, FAILED, PIECE, Event, Options, Ticket
 
 
-class Desk:
+class Dispatch:
     """Takes requests for one engine and its mounted memories.
 
     Args:
@@ -44,16 +44,16 @@ class Desk:
         self.started = int(time.time())
         self._seconds = 1.0
 
-    def memory_name(self, request: ChatRequest) -> str:
+    def memory_name(self, body: ChatRequest) -> str:
         """The mounted memory that a request means.
 
         Raises:
             ApiError: 404 if there is none of that name.
         """
-        named = self.named(request.model)
-        if request.memory is not None and request.memory not in self.memories:
-            raise self._unknown("memory", request.memory, self.memories)
-        return request.memory or named
+        named = self.named(body.model)
+        if body.memory is not None and body.memory not in self.memories:
+            raise self._unknown("memory", body.memory, self.memories)
+        return body.memory or named
 
     def named(self, model: str) -> str:
         """The memory that stands behind a `model`.
@@ -72,25 +72,25 @@ class Desk:
         message = f"`{param}` {clean_text(name)!r} is not mounted here; there are {sorted(known)}."
         return ApiError(404, message, param, "model_not_found")
 
-    def ticket(self, request: ChatRequest) -> tuple[str, str, int | None, Options]:
-        """Memory name, question, K and options of a request that can be answered.
+    def check(self, body: ChatRequest) -> tuple[str, str]:
+        """Name of the memory, and the question, of a request that can be answered.
 
         Raises:
             ApiError: 404 for an unknown memory, 400 for a question, K or length that the model cannot serve.
         """
-        name, options = self.memory_name(request), request.options()
-        if request.messages[-1].role != "user":
+        name, options = self.memory_name(body), body.options()
+        if body.messages[-1].role != "user":
             raise ApiError(400, "`messages` must end with the user's question.", "messages")
-        question, passages = request.messages[-1].text(), len(self.memories[name])
-        if request.retrieval_top_k is not None and request.retrieval_top_k > passages:
-            given = f"`retrieval_top_k` is {request.retrieval_top_k} but {name!r} has {passages} passages."
+        question, passages = body.messages[-1].text(), len(self.memories[name])
+        if body.retrieval_top_k is not None and body.retrieval_top_k > passages:
+            given = f"`retrieval_top_k` is {body.retrieval_top_k} but {name!r} has {passages} passages."
             raise ApiError(400, given, "retrieval_top_k")
         if max(options.max_new_tokens, options.min_new_tokens) > self.max_new_tokens:
             raise ApiError(400, f"At most {self.max_new_tokens} tokens may be asked for.", "max_tokens")
         if options.min_new_tokens > options.max_new_tokens:
             raise ApiError(400, "`min_tokens` is above `max_tokens`.", "min_tokens")
-        self._check_lengths(question, request.retrieval_top_k, self.memories[name], options)
-        return name, question, request.retrieval_top_k, options
+        self._check_lengths(question, body.retrieval_top_k, self.memories[name], options)
+        return name, question
 
     def _check_lengths(self, question: str, k: int | None, memory: Any, options: Options) -> None:
         model = self.engine.model
@@ -112,16 +112,19 @@ class Desk:
         rounds = 1 + self.engine.waiting / self.engine.max_batch
         return max(1, math.ceil(rounds * self._seconds))
 
-    def submit(self, name: str, question: str, k: int | None, options: Options) -> "Waiting":
-        """Queues a question.
+    def submit(self, body: ChatRequest, name: str, question: str) -> "Waiting":
+        """Queues a question that was checked.
 
         Raises:
             ApiError: 429 if the queue is full, 503 if the server is going down.
         """
         waiting = Waiting(self, asyncio.get_running_loop())
-        waiting.ticket = Ticket(question, self.memories[name], waiting.deliver, k, options)
+        memory, options = self.memories[name], body.options()
+        waiting.request = EngineRequest(
+            question, memory, waiting.deliver, body.retrieval_top_k, options, body.search()
+        )
         try:
-            self.engine.submit(waiting.ticket)
+            self.engine.submit(waiting.request)
         except QueueFullError as error:
             headers = {"Retry-After": str(self.retry_after())}
             raise ApiError(429, f"{error} Try again later.", code="queue_full", headers=headers) from error
@@ -129,25 +132,25 @@ class Desk:
             raise ApiError(503, str(error), code="closing", headers={"Retry-After": "10"}) from error
         return waiting
 
-    def finished(self, ticket: Ticket) -> None:
+    def finished(self, request: EngineRequest) -> None:
         """Notes how long an answer took."""
-        seconds = time.perf_counter() - ticket.submitted
+        seconds = time.perf_counter() - request.submitted
         self._seconds += 0.2 * (seconds - self._seconds)
         self.metrics.latency.observe(seconds)
 
 
 class Waiting:
-    """The events of one ticket, for the event loop; leaving the iteration early gives the ticket up."""
+    """The events of one request, for the event loop; leaving the iteration early gives the request up."""
 
-    def __init__(self, desk: Desk, loop: asyncio.AbstractEventLoop) -> None:
-        self.ticket: Ticket | None = None
-        self._desk, self._loop = desk, loop
+    def __init__(self, dispatch: Dispatch, loop: asyncio.AbstractEventLoop) -> None:
+        self.request: EngineRequest | None = None
+        self._dispatch, self._loop = dispatch, loop
         self._events: asyncio.Queue[Event] = asyncio.Queue()
 
     def deliver(self, event: Event) -> None:
         """Called in the engine's thread; a loop that is gone has nobody left to tell."""
         if self._loop.is_closed():
-            self.ticket.cancel()
+            self.request.cancel()
             return
         self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
@@ -162,20 +165,20 @@ class Waiting:
             while True:
                 event = await self._events.get()
                 if event.kind == FAILED:
-                    self.ticket = None
-                    raise failure(event.value) from event.value
+                    asked, self.request = self.request, None
+                    raise failure(event.value, asked.search) from event.value
                 if event.kind == PIECE and first:
                     first = False
-                    self._desk.metrics.first.observe(time.perf_counter() - self.ticket.submitted)
+                    self._dispatch.metrics.first.observe(time.perf_counter() - self.request.submitted)
                 if event.kind == DONE:
-                    self._desk.finished(self.ticket)
-                    self.ticket = None
+                    self._dispatch.finished(self.request)
+                    self.request = None
                 yield event
                 if event.kind == DONE:
                     return
         finally:
-            if self.ticket is not None:
-                self.ticket.cancel()
+            if self.request is not None:
+                self.request.cancel()
 
     async def whole(self) -> tuple[Any, Any]:
         """What was found, and the finished answer."""
@@ -187,8 +190,10 @@ class Waiting:
         return found, last
 
 
-def failure(error: Exception) -> ApiError:
-    """What a client is told of an engine's failure."""
+def failure(error: Exception, search: Mapping[str, Any]) -> ApiError:
+    """What a client is told of an engine's failure; what is wrong with its own search, in full."""
+    if search and isinstance(error, (ValueError, ImportError)):
+        return ApiError(400, str(error), "where" if "where" in search else "hybrid")
     if type(error) is ClosingError:
         return ApiError(503, str(error), code="closing", headers={"Retry-After": "10"})
     return ApiError(500, "The engine failed on this question; the server's log says why.")
