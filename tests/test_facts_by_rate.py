@@ -6,6 +6,7 @@ import json
 import pytest
 from clara.evaluation.experiments import facts_by_rate
 from conftest import DOCUMENTS, QUESTIONS
+from pictures import assert_shows
 
 ANSWERS = ["1890", "Christiaan Huygens", "Leipzig"]
 GOLD = [0, 2, 1]
@@ -44,8 +45,8 @@ def test_every_kind_at_every_rate(shared_model, rows, tmp_path):
     assert 0 <= result["kept"][names[0]]["rouge_l"]["mean"] <= 1
     page = facts_by_rate.render(result)
     assert "## date: 1 questions" in page
-    facts_by_rate.plot(result, tmp_path / "picture.png")
-    assert (tmp_path / "picture.png").stat().st_size > 1000
+    losses = [row["loss"]["mean"] for row in means.values() if "loss" in row]
+    assert_shows(facts_by_rate.plot, result, tmp_path / "picture.png", losses)
 
 
 def test_default_rates_are_the_models_doubled(shared_model, checkpoint):

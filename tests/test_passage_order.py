@@ -7,6 +7,7 @@ from clara.data.records import QuestionRecord
 from clara.evaluation.experiments import passage_order
 from clara.evaluation.experiments.passage_order import LongDocuments, chance, ordered
 from conftest import DOCUMENTS
+from pictures import assert_shows
 
 LONG = " ".join(DOCUMENTS)
 RECORDS = [
@@ -62,8 +63,8 @@ def test_measure_page_and_picture(shared_model, tmp_path):
     assert len(result["differences"]) == 8
     page = passage_order.render(result)
     assert "| whole document, shuffled |" in page
-    passage_order.plot(result, tmp_path / "picture.png")
-    assert (tmp_path / "picture.png").stat().st_size > 1000
+    scores = [100 * row["token_f1"]["mean"] for row in result["means"].values()]
+    assert_shows(passage_order.plot, result, tmp_path / "picture.png", scores)
     short = passage_order.measure(arguments(no_text=True), shared_model)
     assert len(short["means"]) == 6
 

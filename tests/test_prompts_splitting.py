@@ -3,8 +3,8 @@
 import logging
 
 import pytest
-from clara.processing_clara import ClaraProcessor, split_text, split_texts
-from clara.prompts_clara import plain_ids, plain_offsets
+from clara.processing_clara import ClaraProcessor
+from clara.prompts_clara import plain_ids, plain_offsets, split_text, split_texts
 from conftest import DOCUMENTS, make_tokenizer
 
 
