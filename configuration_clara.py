@@ -62,6 +62,8 @@ class ClaraConfig(PreTrainedConfig):
         prompt_max_length: Longest prompt with its memory slots and answer, in tokens. None means the base's
             `max_position_embeddings`.
         retrieval_top_k: Documents chosen for a question (k = 5 in the paper).
+        retrieval_min_score: Lowest cosine of the best passage at which a question is answered; below it the
+            answer is that nothing was found. None: every question is answered.
         retrieval_temperature: Temperature of the soft top-k (0.02 in the reference implementation).
         retrieval_estimator: "straight_through" (paper algorithm 1) or "gumbel" (noise in training).
         pooling: "memory_tokens" (the paper: states at appended memory tokens) or "mean" (the mean state of
@@ -119,6 +121,7 @@ class ClaraConfig(PreTrainedConfig):
     question_max_length: int = 256
     prompt_max_length: int | None = None
     retrieval_top_k: int = 5
+    retrieval_min_score: float | None = None
     retrieval_temperature: float = 0.02
     retrieval_estimator: str = "straight_through"
     pooling: str = "memory_tokens"
@@ -176,6 +179,9 @@ class ClaraConfig(PreTrainedConfig):
         for name in ("retrieval_temperature", "lora_dropout"):
             if type(getattr(self, name)) not in (int, float):
                 raise TypeError(f"`{name}` must be a number, got {getattr(self, name)!r}.")
+        least = self.retrieval_min_score
+        if least is not None and (type(least) not in (int, float) or not -1 <= least <= 1):
+            raise ValueError(f"`retrieval_min_score` must be a cosine from -1 to 1, or None, got {least!r}.")
         if not self.retrieval_temperature > 0:
             raise ValueError(f"`retrieval_temperature` must be above 0, got {self.retrieval_temperature}.")
         if not 0 <= self.lora_dropout < 1:

@@ -4,9 +4,10 @@ Letters of the shapes: B questions, N passages, K chosen, M memory vectors (of t
 width, D width of a search vector, L tokens, V vocabulary.
 """
 
+import importlib
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,50 +32,15 @@ from .processing_clara import (
     to_passages,
 )
 from .prompts_clara import paraphrase_prompt
-from .retrieval_clara import FLOATS, Memories, format_name
-
-
-@dataclass
-class RetrievalOutput(ModelOutput):
-    """Passages found, best first.
-
-    Attributes:
-        document_ids: Ids of the passages: a list for one question, a list of lists for several.
-        indices: Their places in the memory, shaped as `document_ids`.
-        scores: Cosines, (K,) for one question and (B, K) for several, float32.
-    """
-
-    document_ids: list | None = None
-    indices: list | None = None
-    scores: Tensor | None = None
-
-
-@dataclass
-class ClaraGenerateOutput(ModelOutput):
-    """What `generate` returns with `return_dict_in_generate=True`.
-
-    Attributes:
-        answers: One text, or a list of texts for a list of questions (a list of lists with several
-            `num_return_sequences`).
-        document_ids: Ids of the chosen passages, best first.
-        indices: Their places in the memory.
-        scores: Their cosines, (K,) or (B, K); -inf where a question's pool has fewer passages.
-        sequences: (B, L) generated token ids, without the prompt.
-        generation: transformers' own output.
-    """
-
-    answers: str | list | None = None
-    document_ids: list | None = None
-    indices: list | None = None
-    scores: Tensor | None = None
-    sequences: Tensor | None = None
-    generation: ModelOutput | None = None
-
-
-def first(output: ModelOutput) -> ModelOutput:
-    """The output of a single question out of a batch of one."""
-    batched = ("answers", "document_ids", "indices", "scores")
-    return type(output)(**{key: value[0] if key in batched else value for key, value in output.items()})
+from .retrieval_clara import (
+    FLOATS,
+    ClaraGenerateOutput,
+    Memories,
+    RetrievalOutput,
+    best_answers,
+    first,
+    format_name,
+)
 
 
 def length_buckets(texts: Sequence[str], batch_size: int) -> Iterator[list[int]]:
@@ -84,6 +50,9 @@ def length_buckets(texts: Sequence[str], batch_size: int) -> Iterator[list[int]]
         yield order[start : start + batch_size]
 
 
+NOT_FOUND = "Not found in these documents."
+READINGS = ("together", "each")
+READING_TEMPERATURE = 0.1  # of the cosines, beside the mean log probability of an answer's tokens
 Memory = Any  # a corpus memory (the protocol of memory_clara), a folder of one, texts, or a list a question
 
 
@@ -121,9 +90,6 @@ class TextInterface:
             dtype: Format of the stored memories: a float dtype, "int8" or "int4"; the model's by default.
             show_progress: Show a progress bar.
 
-        Returns:
-            A `CorpusMemory` of N passages.
-
         Raises:
             TypeError: If a document is not a text; names its index.
             ValueError: If a document is empty or a path, an id occurs twice, or there is none.
@@ -157,12 +123,12 @@ class TextInterface:
         values, offsets, vectors = self.compress_texts(passages.texts, batch_size, show_progress)
         return CorpusMemory(
             values.to(FLOATS[dtype]) if dtype in FLOATS else values.float(),
-            offsets,
             *columns,
             vectors=vectors,
             dtype=dtype,
             fingerprint=self.memory_fingerprint(),
             base=self.memory_base(),
+            offsets=offsets,
         )
 
     @torch.no_grad()
@@ -190,13 +156,15 @@ class TextInterface:
         offsets = torch.tensor([0, *map(len, rows)]).cumsum(0)
         return torch.cat(rows), offsets, torch.stack(vectors)
 
-    def load_memory(self, path: str, **kwargs: Any) -> CorpusMemory:
-        """Opens a stored corpus memory, a folder or a Hub dataset repository, made by this compressor.
+    def load_memory(self, path: str, **kwargs: Any) -> Any:
+        """Opens a stored memory or store, in a folder or on the Hub, that this compressor made.
 
-        Raises:
-            ValueError: If another compressor or base made it, or a file is missing, cut short or altered.
+        Raises a ValueError if another compressor made it, or a file is missing, cut short or altered.
         """
-        return CorpusMemory.from_pretrained(path, fingerprint=self.memory_fingerprint(), **kwargs)
+        if not os.path.isdir(os.path.join(path, "_versions")):
+            return CorpusMemory.from_pretrained(path, fingerprint=self.memory_fingerprint(), **kwargs)
+        store = importlib.import_module("clara.store").CorpusStore
+        return store.open(path, self.memory_fingerprint(), create=False, **kwargs)
 
     # Retrieval
 
@@ -276,6 +244,8 @@ class TextInterface:
         where: Any = None,
         exact: bool | None = None,
         hybrid: float | bool | None = None,
+        reading: str = "together",
+        min_score: float | None = None,
         **kwargs: Any,
     ) -> str | list[str] | ClaraGenerateOutput:
         """Answers questions from the memories nearest to them.
@@ -288,6 +258,10 @@ class TextInterface:
             where: As of `retrieve`.
             exact: As of `retrieve`.
             hybrid: As of `retrieve`.
+            reading: "together": the generator reads the K memories in one prompt (the paper). "each": it
+                answers from each alone, greedily, and the answer stays that is likeliest with its passage.
+            min_score: A question whose best passage has a lower cosine is answered with `NOT_FOUND`;
+                `config.retrieval_min_score` by default.
             **kwargs: Ordinary generation arguments (max_new_tokens, num_beams, streamer, …);
                 `return_dict_in_generate=True` returns a `ClaraGenerateOutput`.
 
@@ -309,12 +283,19 @@ class TextInterface:
                     super().generate(**kwargs) if questions is None else super().generate(questions, **kwargs)
                 )
         texts = check_texts([questions] if isinstance(questions, str) else questions, "questions")
+        check_reading(reading, kwargs)
         with_dict = kwargs.pop("return_dict_in_generate", False)
         with self.lock:
             options = _options(where, exact, hybrid)
-            found, embeds, mask = self._embed(texts, memory, retrieval_top_k, options)
-            generation = self._generate_from(embeds, mask, **kwargs)
+            found, chosen = self._find(
+                texts, self._pools(memory, len(texts)), retrieval_top_k, options, reading
+            )
+            generation = self._read(texts, chosen, found.scores, reading, kwargs)
         answers = self._decode(generation.sequences, len(texts))
+        least = self.config.retrieval_min_score if min_score is None else min_score
+        if least is not None:
+            best = found.scores.amax(dim=1).tolist()
+            answers = [NOT_FOUND if s < least else text for text, s in zip(answers, best, strict=True)]
         out = ClaraGenerateOutput(
             answers=answers, sequences=generation.sequences, generation=generation, **dict(found.items())
         )
@@ -334,13 +315,27 @@ class TextInterface:
         """
         texts = check_texts(list(questions), "questions")
         with self.lock:
-            return self._embed(texts, memory, retrieval_top_k, {})
+            found, chosen = self._find(texts, self._pools(memory, len(texts)), retrieval_top_k, {})
+            return found, *self.embed_answers(texts, chosen)
 
-    def _embed(
-        self, texts: list[str], memory: Memory, k: int | None, options: dict[str, Any]
-    ) -> tuple[RetrievalOutput, Tensor, Tensor]:
-        found, chosen = self._find(texts, self._pools(memory, len(texts)), k, options)
-        return found, *self.embed_answers(texts, chosen)
+    def _read(
+        self, texts: list[str], chosen: list[list[Tensor]], scores: Tensor, reading: str, options: dict
+    ) -> ModelOutput:
+        """Generates from all memories of a question at once, or from each alone and keeps the likeliest."""
+        if reading == "together":
+            return self._generate_from(*self.embed_answers(texts, chosen), **options)
+        counts = [len(row) for row in chosen]
+        asked = [text for text, count in zip(texts, counts, strict=True) for _ in range(count)]
+        embeds, mask = self.embed_answers(asked, [[memory] for row in chosen for memory in row])
+        generation = self._generate_from(embeds, mask, output_scores=True, **options)
+        sequences = generation.sequences
+        taken = self.decoder.compute_transition_scores(sequences, generation.scores, normalize_logits=True)
+        ends = torch.isin(sequences, torch.tensor(self.generation_config.eos_token_id).to(sequences)).long()
+        own = ends.cumsum(dim=1) - ends == 0  # up to the end of the answer
+        likely = taken.float().where(own, 0).sum(dim=1) / own.sum(dim=1)
+        best = best_answers(likely, counts, scores, READING_TEMPERATURE)
+        places = [sum(counts[:row]) + place for row, place in enumerate(best)]
+        return ModelOutput(sequences=sequences[places])
 
     def embed_answers(
         self, questions: Sequence[str], memories: Sequence[Sequence[Tensor]]
@@ -376,9 +371,9 @@ class TextInterface:
         return [self.build_memory(pool, show_progress=False) for pool in memory]
 
     def _find(
-        self, questions: list[str], pools: list[Any], k: int | None, options: dict[str, Any]
+        self, questions: list[str], pools: list, k: int | None, options: dict, reading: str = "together"
     ) -> tuple[RetrievalOutput, list[list[Tensor]]]:
-        """What was found, and for each question its K memories (m, H) in prompt order."""
+        """What was found, and for each question its K memories (m, H) in the order in which they are read."""
         vectors = self.question_vectors(questions)
         groups: dict[int, list[int]] = defaultdict(list)
         for row, pool in enumerate(pools):
@@ -393,6 +388,7 @@ class TextInterface:
         if not all(indices):
             raise ValueError(f"`where` {options['where']!r} lets no passage through: nothing to answer from.")
         order = reading_order if self.config.memory_order == "score" else pool_order
+        order = (lambda _, row: row) if reading == "each" else order
         chosen = [pool.gather(order(pool, row)) for pool, row in zip(pools, indices, strict=True)]
         found = RetrievalOutput(
             document_ids=[
@@ -420,12 +416,7 @@ class TextInterface:
     def paraphrase(self, documents: Document | Sequence[Document], **kwargs: Any) -> str | list[str]:
         """Says what a document's memory alone still holds (the paper's paraphrase task).
 
-        Args:
-            documents: One document or several.
-            **kwargs: Ordinary generation arguments.
-
-        Returns:
-            One text a document; a single document gives a text.
+        A text for each of several documents; `kwargs` are ordinary generation arguments.
         """
         single = is_document(documents)
         passages = self.split_passages(documents)
@@ -490,6 +481,16 @@ class TextInterface:
                 f"This model lacks its adapters {sorted(missing)}: load it with from_pretrained."
             )
         return self.processor
+
+
+def check_reading(reading: str, options: dict[str, Any]) -> None:
+    """Raises a ValueError at an unknown way of reading, or an option that "each" cannot follow."""
+    if reading not in READINGS:
+        raise ValueError(f"`reading` must be one of {READINGS}, got {reading!r}.")
+    names = ("num_beams", "num_return_sequences", "do_sample", "streamer")
+    odd = [name for name in names if options.get(name)]
+    if reading == "each" and odd:
+        raise ValueError(f"`reading` 'each' answers greedily: leave `{odd[0]}` out, or read 'together'.")
 
 
 def _options(where: Any, exact: bool | None, hybrid: float | bool | None) -> dict[str, Any]:

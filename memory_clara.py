@@ -78,16 +78,16 @@ class CorpusMemory:
     """N passages with their memories in RAM, for search and for generation.
 
     Args:
-        values: (T, H) float32, float16 or bfloat16: the vectors of all memories, one after the other.
-        offsets: (N + 1,) int64: memory i is `values[offsets[i]:offsets[i + 1]]`, one vector at least.
+        values: N memories (m_i, H) of float32, float16 or bfloat16, a list or (N, M, H); or with `offsets`
+            (T, H), the vectors of all memories, one after the other.
         texts: N texts.
         document_ids: N unique strings. Default: "0", "1", …
         metadata: N JSON-serialisable mappings. Default: empty.
         parents: N ids of the documents that the passages were cut from. Default: each passage's own id.
         orders: N places of the passages in their documents. Default: as they come.
+        offsets: (N + 1,) int64: memory i is `values[offsets[i]:offsets[i + 1]]`, one vector at least.
         vectors: (N, D) search vectors. Default: the mean of each memory's vectors.
-        fingerprint: Identity of the compressor, memory tokens and base that made the memories.
-        base: `{"name", "revision"}` of the base model.
+        fingerprint: Identity of what made the memories. `base`: `{"name", "revision"}` of its base model.
         dtype: Format in which the memories are kept: a float dtype, "int8" or "int4". Default: that of
             `values`.
 
@@ -100,13 +100,13 @@ class CorpusMemory:
 
     def __init__(
         self,
-        values: Tensor,
-        offsets: Tensor,
+        values: Tensor | Sequence[Tensor],
         texts: Sequence[str],
         document_ids: Sequence[str] | None = None,
         metadata: Sequence[Mapping[str, Any]] | None = None,
         parents: Sequence[str] | None = None,
         orders: Sequence[int] | None = None,
+        offsets: Tensor | None = None,
         vectors: Tensor | None = None,
         fingerprint: str | None = None,
         base: Mapping[str, Any] | None = None,
@@ -186,7 +186,7 @@ class CorpusMemory:
         """Finds the passages whose search vectors are nearest to the questions' by cosine.
 
         Args:
-            vectors: (B, D) search vectors of questions.
+            vectors: (B, D) search vectors of questions, or their memories (B, M, H).
             k: K.
             questions: B texts; needed by `hybrid`.
             where: Which passages may be found, by their metadata (`clara.store.ranking.check_where`).

@@ -5,12 +5,14 @@ L tokens, D width of a search vector, T all vectors of a ragged memory.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers.utils import ModelOutput
 
 BLOCK_ROWS = 2048
 FLOATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -43,6 +45,65 @@ class Memories(NamedTuple):
         """Both tensors on another device; the values alone take another dtype."""
         values = self.values.to(*args, **kwargs)
         return Memories(values, self.counts.to(values.device))
+
+
+@dataclass
+class RetrievalOutput(ModelOutput):
+    """Passages found, best first.
+
+    Attributes:
+        document_ids: Ids of the passages: a list for one question, a list of lists for several.
+        indices: Their places in the memory, shaped as `document_ids`.
+        scores: Cosines, (K,) for one question and (B, K) for several, float32.
+    """
+
+    document_ids: list | None = None
+    indices: list | None = None
+    scores: Tensor | None = None
+
+
+@dataclass
+class ClaraGenerateOutput(ModelOutput):
+    """What `generate` returns with `return_dict_in_generate=True`.
+
+    Attributes:
+        answers: One text, or a list of texts for a list of questions (a list of lists with several
+            `num_return_sequences`).
+        document_ids: Ids of the chosen passages, best first.
+        indices: Their places in the memory.
+        scores: Their cosines, (K,) or (B, K); -inf where a question's pool has fewer passages.
+        sequences: (B, L) generated token ids, without the prompt.
+        generation: transformers' own output.
+    """
+
+    answers: str | list | None = None
+    document_ids: list | None = None
+    indices: list | None = None
+    scores: Tensor | None = None
+    sequences: Tensor | None = None
+    generation: ModelOutput | None = None
+
+
+def first(output: ModelOutput) -> ModelOutput:
+    """The output of a single question out of a batch of one."""
+    batched = ("answers", "document_ids", "indices", "scores")
+    return type(output)(**{key: value[0] if key in batched else value for key, value in output.items()})
+
+
+def best_answers(log_probs: Tensor, counts: list[int], scores: Tensor, temperature: float) -> list[int]:
+    """Which of each question's answers, read from one memory each, is the likeliest with its passage.
+
+    Args:
+        log_probs: (all answers,) mean log probability of each answer's tokens.
+        counts: B numbers of answers.
+        scores: (B, K) cosines of the passages.
+        temperature: Divides the cosines.
+
+    Returns:
+        B places in the questions' lists.
+    """
+    pairs = zip(log_probs.split(counts), scores, counts, strict=True)
+    return [int((own + row[:count].to(own) / temperature).argmax()) for own, row, count in pairs]
 
 
 def ragged(values: Tensor, offsets: Tensor, indices: Tensor, length: int | None = None) -> Memories:
@@ -283,26 +344,20 @@ def mean_vectors(values: Tensor, offsets: Tensor) -> Tensor:
 
 
 def check_search(vectors: Tensor, k: int, size: int, width: int) -> Tensor:
-    """Checks a search and returns the questions' unit vectors, float32 on the CPU.
+    """Checks a search of `size` passages and returns the questions' unit vectors, float32 on the CPU.
 
-    Args:
-        vectors: (B, D).
-        k: K.
-        size: N.
-        width: D of the memory.
-
-    Raises:
-        ValueError: If K is not between 1 and N, or the vectors are not (B, D).
+    Vectors are (B, D), or whole memories of questions, (B, M, H), which are pooled to that width.
     """
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= size:
         raise ValueError(
             f"`retrieval_top_k` must be between 1 and the {size} passages of the memory, got {k}."
         )
+    if vectors.dim() == 3:
+        vectors = vectors.flatten(1) if vectors[0].numel() == width else vectors.float().mean(1)
     if vectors.dim() != 2 or vectors.shape[1] != width:
         raise ValueError(
             f"`vectors` must be (B, {width}), one search vector a question, got {tuple(vectors.shape)}: "
-            "question and "
-            "memory must come from one model with one `retrieval_pooling`."
+            "question and memory must come from one model with one `retrieval_pooling`."
         )
     return torch.nn.functional.normalize(vectors.detach().float().cpu(), dim=-1)
 
@@ -410,28 +465,29 @@ def check_finite(values: Tensor) -> Tensor:
     return values
 
 
-def check_ragged(values: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-    """Checks ragged memories and returns them on the CPU, without a graph.
+def check_ragged(values: Tensor | Sequence[Tensor], offsets: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Ragged memories, checked, on the CPU and without a graph: (T, H) and (N + 1,).
 
-    Args:
-        values: (T, H).
-        offsets: (N + 1,).
-
-    Raises:
-        ValueError: If shapes or dtypes are others, or offsets do not ascend from 0 to T.
+    Raises a ValueError if shapes or dtypes are others than those of `CorpusMemory`.
     """
+    if offsets is None:
+        rows = list(values)
+        if not rows or any(row.dim() != 2 for row in rows):
+            raise ValueError(
+                "`values` must be N memories (m, H), a list or (N, M, H), where no `offsets` are given, got "
+                f"{tuple(values.shape) if isinstance(values, Tensor) else len(rows)}."
+            )
+        values, offsets = torch.cat(rows), torch.tensor([0, *map(len, rows)]).cumsum(0)
     if values.dim() != 2 or values.dtype not in FLOATS.values() or 0 in values.shape:
         raise ValueError(
             f"`values` must be (T, H) of {', '.join(FLOATS)}, with one vector at least, got "
-            f"{tuple(values.shape)} of "
-            f"{values.dtype}."
+            f"{tuple(values.shape)} of {values.dtype}."
         )
     offsets = offsets.detach().cpu()
     right = offsets.dim() == 1 and offsets.dtype == torch.int64 and len(offsets) > 1
     if not right or offsets[0] != 0 or offsets[-1] != len(values) or (offsets.diff() < 1).any():
         raise ValueError(
             f"`offsets` must be (N + 1,) int64 that ascend from 0 to {len(values)}, one vector a passage "
-            "at least, got "
-            f"{tuple(offsets.shape)} of {offsets.dtype}."
+            f"at least, got {tuple(offsets.shape)} of {offsets.dtype}."
         )
     return values.detach().cpu(), offsets

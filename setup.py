@@ -8,7 +8,9 @@ from setuptools.command.build_py import build_py
 
 ROOT_SCRIPTS = ("setup",)
 SHIPPED = [f"checkpoints/clara-smollm2-135m/{files}" for files in ("*", "*/*")]
-ROOMS = ("bases", "convert", "store", "data", "train", "evaluation", "serving", "hub", "commands")
+ROOMS = (
+    "bases", "convert", "store", "data", "train", "evaluation", "serving", "hub", "integrations", "commands",
+)  # fmt: skip
 
 DOCUMENTS = [
     "markitdown[pdf,docx,pptx]>=0.1.3",
@@ -111,6 +113,10 @@ setup(
         "ray": ["ray>=2.40"],
         "serve": SERVE,
         "app": APP,
+        "langchain": ["langchain-core>=1"],
+        "llama-index": ["llama-index-core>=0.14"],
+        "haystack": ["haystack-ai>=2.20"],
+        "mteb": ["mteb>=2.3"],
         "test": [*DOCUMENTS, *EVALUATION, *STORE, *MILVUS, *SYNTHESIS, *SERVE, *APP, *TEST],
     },
     entry_points={"console_scripts": ["clara=clara.commands.main:main"]},

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .demo import timed
 from .models import add_model_arguments, load_model, warn_untrained
-from .searching import add_search_arguments, check_memory, open_memory, search_options
+from .search_options import add_search_arguments, check_memory, open_memory, search_options
 
 if TYPE_CHECKING:
     from ..memory_clara import CorpusMemory
@@ -32,12 +32,18 @@ def add_answer_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-new-tokens", type=int, metavar="N", help="longest answer (default: the model's)"
     )
+    parser.add_argument(
+        "--reading",
+        choices=("together", "each"),
+        default="together",
+        help="read all memories in one prompt, or answer from each alone and keep the likeliest answer",
+    )
     parser.add_argument("--json", action="store_true", help="print answer and sources as one JSON object")
 
 
 def answer_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """What `generate` is told beyond the search."""
-    options = {"retrieval_top_k": arguments.retrieval_top_k}
+    options = {"retrieval_top_k": arguments.retrieval_top_k, "reading": arguments.reading}
     if arguments.max_new_tokens is not None:
         options["max_new_tokens"] = arguments.max_new_tokens
     return options
@@ -68,6 +74,10 @@ def show_answer(
 
     if as_json:
         print(json.dumps(answer(model, memory, question, options), ensure_ascii=False, indent=2))
+    elif options["reading"] == "each":
+        found = answer(model, memory, question, options)
+        print(found["answer"])
+        display.show_sources(found)
     else:
         display.show_sources(answer(model, memory, question, {**options, "streamer": make_streamer(model)}))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.sample_corpus import CORPUS, QUESTIONS
-from .searching import need_store, question_texts
+from .search_options import need_store, question_texts
 
 if TYPE_CHECKING:
     from ..evaluation.speed.report import Section

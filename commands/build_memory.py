@@ -2,8 +2,8 @@
 
 Reads .txt, .md, .rst, .html, .pdf, .docx, .pptx and .xlsx files, which are one document each, .jsonl, .json
 and .parquet files, whose rows are one each (`text`, and optionally `id`, `title` and metadata), .csv and .tsv
-files, and folders of them. What gives no text is left out and listed. The documents are cut into parts,
-which several processes or machines compress; a build that was stopped goes on at the part where it stopped
+files, and folders of them. What gives no text is left out and listed. The documents are cut into shards,
+which several processes or machines compress; a build that was stopped goes on at the shard where it stopped
 when the same command is given again. The store's rows do not depend on the number of workers.
 """
 
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from .display import quiet_executor, show_sizes, show_skipped
 from .models import add_model_arguments, load_model, warn_untrained
-from .searching import add_milvus_argument, check_milvus, fill_milvus, need_store, question_texts
+from .search_options import add_milvus_argument, check_milvus, fill_milvus, need_store, question_texts
 
 if TYPE_CHECKING:
     from ..modeling_clara import ClaraForRetrievalGeneration
@@ -72,11 +72,11 @@ def add_work(parser: argparse.ArgumentParser) -> None:
         "--threads",
         type=int,
         metavar="N",
-        help="threads of each worker (default: 1, or all cores if there is one part)",
+        help="threads of each worker (default: 1, or all cores if there is one shard)",
     )
-    add("--part-size", type=int, metavar="N", help="documents in a part (default: 4096 or more)")
+    add("--shard-size", type=int, metavar="N", help="documents in a shard (default: 4096 or more)")
     add("--executor", choices=("local", "slurm", "ray"), default="local", help="where the workers run")
-    add("--tasks", type=int, metavar="N", help="tasks of a cluster (default: one a part)")
+    add("--tasks", type=int, metavar="N", help="tasks of a cluster (default: one a shard)")
     add(
         "--executor-options",
         type=json.loads,
@@ -129,7 +129,7 @@ def run(arguments: argparse.Namespace) -> None:
         )
     skipped = Skipped(arguments.strict, quiet=True)
     with tqdm(desc="reading", unit="document", delay=1) as bar:
-        corpus = survey(arguments.paths, arguments.part_size, bar.update, skipped)
+        corpus = survey(arguments.paths, arguments.shard_size, bar.update, skipped)
     show_skipped(skipped)
     model, trained = load_model(arguments.model, arguments.device)
     if arguments.dry_run:
@@ -161,7 +161,7 @@ def wants_index(passages: int, index: str) -> bool:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    for name in ("batch_size", "workers", "threads", "part_size", "tasks"):
+    for name in ("batch_size", "workers", "threads", "shard_size", "tasks"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise ValueError(f"`--{name.replace('_', '-')}` must be at least 1, got {value}.")

@@ -11,7 +11,7 @@ import sys
 
 from . import ask
 from .models import load_model, warn_untrained
-from .searching import check_memory, open_memory, search_options
+from .search_options import check_memory, open_memory, search_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .models import add_model_arguments, load_model, warn_untrained
-from .searching import add_milvus_argument, check_milvus, fill_milvus, open_memory
+from .search_options import add_milvus_argument, check_milvus, fill_milvus, open_memory
 
 if TYPE_CHECKING:
+    from ..evaluation.assemble import Workbench
     from ..evaluation.benchmarks import Benchmark
     from ..evaluation.language_models import TextModel
-    from ..evaluation.workbench import Workbench
     from ..memory_clara import CorpusMemory
     from ..modeling_clara import ClaraForRetrievalGeneration
 
@@ -92,9 +92,9 @@ def add_alternatives(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Answers, scores and reports."""
+    from ..evaluation.assemble import Workbench
     from ..evaluation.benchmarks import load_benchmark, whole_documents, with_documents
     from ..evaluation.language_models import ClaraModel, memory_folder
-    from ..evaluation.workbench import Workbench
 
     names = system_names(arguments)
     check_back_end(arguments, names)

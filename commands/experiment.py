@@ -18,18 +18,13 @@ if TYPE_CHECKING:
 
 EXPERIMENTS = {
     "topk-gradients": "soft top-k against discrete top-k: agreement, bias and variance of the gradient",
-    "similarity": "do memories keep the semantic similarity of their documents",
-    "scale": "70B and 123B shapes on the meta device: parameters, memory and FLOP budgets; a measured trend",
     "memory-controls": "loss of the answer with the own, a shuffled and no memory",
     "joint-training": "end to end with reasoner or generator frozen: does retrieval and generation improve",
     "ablations": "data mix, alignment, freezing, starts; estimator, temperature, pool size, seeds",
-    "facts-by-rate": "information kept against compression rate: dates, numbers and names apart",
     "k-at-test": "how many documents to read at test time",
     "memory-dtypes": "memories kept as bf16, int8 and int4: what fewer bytes cost answers",
     "nested-rates": "several compression rates trained at once against one, read at each rate",
-    "passage-order": "long documents: passages in order or shuffled, recall over length",
     "scaling-curve": "examples seen against held-out loss and answers, extrapolated",
-    "logit-lens": "which words a question's memory decodes to",
 }
 
 

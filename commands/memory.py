@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .display import console, show_skipped
 from .help import HelpFormatter
 from .models import add_model_arguments, load_model, warn_untrained
-from .searching import check_memory, is_store, open_store, question_texts
+from .search_options import check_memory, is_store, open_store, question_texts
 
 if TYPE_CHECKING:
     from ..store import CorpusStore

@@ -24,7 +24,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="PATH_OR_ID",
-        help="CLaRa checkpoint (folder or Hub id), or a causal LM to wear untrained adapters "
+        help="CLaRa checkpoint (folder or Hub id), or a causal LM, which gets untrained adapters "
         f"(default: {SHIPPED.name} if this checkout has it, else {EMBEDDED})",
     )
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: the accelerator if there is one)")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .models import add_model_arguments, load_model, warn_untrained
-from .searching import check_memory, open_memory
+from .search_options import check_memory, open_memory
 
 # On a CPU torch compiles its kernels for each shape that it meets, and every number of prompts and of their
 # tokens is a new one. oneDNN and torch's layer above it both keep the last 1,024 kernels, in bfloat16 of some

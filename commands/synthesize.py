@@ -121,7 +121,7 @@ def _mined(checkpoint: str, documents: list[str]) -> dict[str, Any]:
     """The retriever of `--clara`, and what the card calls it."""
     from ..data.synthesis.retrievers import BM25Retriever, ClaraRetriever, InTurns
     from .models import load_model
-    from .searching import open_memory
+    from .search_options import open_memory
 
     if len(documents) != 1:
         raise ValueError(

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from ..train.recipe import read_recipe
-from .arms import Arm, Plan, describe, trained
+from .answer_losses import LOSS
 from .benchmarks import Benchmark, build_benchmark
 from .devices import choose_device
 from .language_models import memory_folder
 from .pool_scores import RECALL, score_pools
 from .ranking import score_ranking
-from .readings import LOSS
 from .reports import Scores
 from .sample_rows import question_rows
 from .summaries import SHOWN, differences_table, error_bars, means_table, summarize
+from .training_arms import Arm, Plan, describe, trained
 
 CUTS = (1, 3, 5)
 METRICS = (*(f"recall@{k}" for k in CUTS), *SHOWN)

@@ -99,12 +99,12 @@ class ClaraModel:
         values, flat = torch.cat(rows), self._model.config.retrieval_pooling == "flatten"
         return CorpusMemory(
             values,
-            torch.tensor([0, *map(len, rows)]).cumsum(0),
             **vars(passages),
             vectors=values.float().view(len(rows), -1) if flat else None,
             fingerprint=store.fingerprint,
             base=store.base,
             dtype=store.dtype,
+            offsets=torch.tensor([0, *map(len, rows)]).cumsum(0),
         )
 
     def question_vectors(self, questions: Sequence[str]) -> Tensor:

@@ -6,10 +6,10 @@ from pathlib import Path
 from clara.modeling_clara import ClaraForRetrievalGeneration
 from clara.processing_clara import reading_order
 
+from .answer_losses import score_readings
 from .benchmarks import Benchmark
 from .language_models import ClaraModel
 from .ranking import recall_at_k
-from .readings import score_readings
 from .reports import Scores
 from .retrievers import MemoryRetriever
 

@@ -37,16 +37,7 @@ def coarser(memory: CorpusMemory, factor: int) -> CorpusMemory:
         average_neighbours(Memories(row, torch.tensor(len(row))), factor).values
         for row in memory.gather(range(len(memory)))
     ]
-    return CorpusMemory(
-        torch.cat(rows),
-        torch.tensor([0, *map(len, rows)]).cumsum(0),
-        memory.texts,
-        memory.document_ids,
-        memory.metadata,
-        memory.parents,
-        memory.orders,
-        memory.vectors,
-        memory.fingerprint,
-        memory.base,
-        memory.dtype,
-    )
+    columns = ("texts", "document_ids", "metadata", "parents", "orders")
+    facts = ("vectors", "fingerprint", "base", "dtype")
+    given = {name: getattr(memory, name) for name in (*columns, *facts)}
+    return CorpusMemory(rows, **given)

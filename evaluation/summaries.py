@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .readings import LOSS
+from .answer_losses import LOSS
 from .reports import TITLES, Scores
 from .statistics import bootstrap_interval, paired_bootstrap
 from .tables import difference, markdown_table, nats, percent

@@ -16,6 +16,7 @@ from ..retrieval_clara import cosines, nearest
 
 WORD = r"(?u)\w+"
 FUSION, DEPTH, HALF = 60, 100, 0.5
+IDS = ("id", "document_id", "parent")
 COMPARISONS = (">", ">=", "<", "<=", "!=")
 
 
@@ -23,7 +24,8 @@ def check_where(where: Any) -> None:
     """Checks a filter that is a mapping.
 
     `{"language": "en"}` equality, `{"language": ["en", "de"]}` one of, `{"year": {">=": 1890}}` comparison;
-    `author.name` reaches into nested metadata; `id` and `parent` are columns. What is missing never passes.
+    `author.name` reaches into nested metadata; `id` (or `document_id`) and `parent` are columns of texts.
+    What is missing never passes.
 
     Raises:
         ValueError: If it is no such mapping; names the field.
@@ -58,6 +60,19 @@ def _kind(value: Any) -> type | None:
     if isinstance(value, bool | str):
         return type(value)
     return float if isinstance(value, int | float) else None
+
+
+def read_ids(where: Mapping[str, Any]) -> dict[str, Any]:
+    """A checked filter in which ids are texts, and `document_id` is another name of the column `id`."""
+    read = {}
+    for name, condition in where.items():
+        if name in IDS:
+            if isinstance(condition, Mapping):
+                condition = {sign: str(value) for sign, value in condition.items()}
+            else:
+                condition = [str(value) for value in condition_values(condition)]
+        read["id" if name == "document_id" else name] = condition
+    return read
 
 
 def passes(where: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
@@ -182,6 +197,7 @@ def _passing(memory: Any, where: Any) -> Tensor | None:
     if isinstance(where, str):
         raise ValueError(f"`where` as SQL text needs a `CorpusStore`, got {where!r}: give a mapping here.")
     check_where(where)
+    where = read_ids(where)
     columns = zip(memory.metadata, memory.document_ids, memory.parents, strict=True)
     kept = [passes(where, {**fields, "id": name, "parent": parent}) for fields, name, parent in columns]
     return torch.tensor(kept).nonzero()[:, 0]

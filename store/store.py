@@ -408,12 +408,12 @@ class CorpusStore:
         names = ("texts", "document_ids", "metadata", "parents", "orders")
         return CorpusMemory(
             torch.cat(rows),
-            torch.tensor([0, *map(len, rows)]).cumsum(0),
             **{name: list(getattr(self, name)) for name in names},
             vectors=torch.from_numpy(found).float(),
             fingerprint=self.fingerprint,
             base=self.base,
             dtype=self.dtype,
+            offsets=torch.tensor([0, *map(len, rows)]).cumsum(0),
         )
 
     def push_to_hub(self, repo_id: str, private: bool | None = None, token: str | bool | None = None) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..store.ranking import check_where, condition_values
+from .ranking import check_where, condition_values, read_ids
 from .schema import kind_of, literals
 
 COLUMNS = ("id", "parent", "order", "text")
@@ -31,7 +31,7 @@ def to_sql(where: str | Mapping[str, Any], fields: pa.StructType) -> str:
             raise ValueError("`where` is an empty text: leave it out to search all passages.")
         return TOKEN.sub(lambda match: _named(match[0], fields), where)
     check_where(where)
-    parts = [_condition(name, condition, fields) for name, condition in where.items()]
+    parts = [_condition(name, condition, fields) for name, condition in read_ids(where).items()]
     return " AND ".join(f"({part})" for part in parts)
 
 

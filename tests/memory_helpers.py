@@ -20,7 +20,7 @@ def make_memory(count=5, first=0, dtype=torch.float32, fingerprint="f", width=WI
     }
     values = torch.randn(int(counts.sum()), width, generator=generator)
     offsets = torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)])
-    return CorpusMemory(values.to(dtype), offsets, **{**fields, **kwargs})
+    return CorpusMemory(values.to(dtype), **{**fields, **kwargs}, offsets=offsets)
 
 
 def same(first, second):

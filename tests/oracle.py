@@ -48,7 +48,9 @@ class OracleModel:
         self.compressed += len(passages.texts)
         offsets = 2 * torch.arange(len(memory) + 1)
         columns = {"parents": passages.parents, "orders": passages.orders}
-        return CorpusMemory(memory.flatten(0, 1), offsets, passages.texts, vectors=memory[:, 0], **columns)
+        return CorpusMemory(
+            memory.flatten(0, 1), passages.texts, vectors=memory[:, 0], **columns, offsets=offsets
+        )
 
     def question_vectors(self, questions):
         keys = torch.tensor([int(text.split()[-1]) for text in questions])

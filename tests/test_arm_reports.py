@@ -3,8 +3,8 @@
 import pytest
 from arm_helpers import options
 from clara.evaluation import arm_reports
-from clara.evaluation.arms import Arm
 from clara.evaluation.experiments import joint_training
+from clara.evaluation.training_arms import Arm
 
 
 def test_recipes_must_name_their_stage(base, tmp_path):

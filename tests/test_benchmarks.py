@@ -77,7 +77,11 @@ def test_more_documents_come_last_and_none_twice(file):
 def test_documents_of_a_memory_are_whole():
     columns = {"texts": ["x", "one", "two", "y"], "document_ids": ["0", "1#0", "1#1", "2"]}
     memory = CorpusMemory(
-        torch.ones(4, 2), torch.arange(5), **columns, parents=["0", "1", "1", "2"], orders=[0, 0, 1, 0]
+        torch.ones(4, 2),
+        **columns,
+        parents=["0", "1", "1", "2"],
+        orders=[0, 0, 1, 0],
+        offsets=torch.arange(5),
     )
     assert list(whole_documents(memory)) == ["x", "one two", "y"]
 

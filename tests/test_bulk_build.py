@@ -33,7 +33,7 @@ class Model:
         columns = [getattr(passages, name) for name in names]
         values = torch.tensor(rows).float().repeat_interleave(2, 0)
         offsets = torch.arange(0, len(values) + 1, 2)
-        return CorpusMemory(values, offsets, *columns, fingerprint="f", base=BASE, dtype=dtype)
+        return CorpusMemory(values, *columns, fingerprint="f", base=BASE, dtype=dtype, offsets=offsets)
 
 
 def make_plan(corpus, **changes):

@@ -11,7 +11,7 @@ import torch
 from clara.commands import demo, display
 from clara.commands.main import find_commands, main
 from clara.commands.models import UNTRAINED, load_model
-from clara.commands.searching import open_memory
+from clara.commands.search_options import open_memory
 from clara.memory_clara import CorpusMemory
 from clara.store import CorpusStore
 from conftest import make_model
@@ -127,7 +127,7 @@ def test_build_memory_says_how_large_the_store_would_be(files, tmp_path, checkpo
 
 def test_build_memory_in_parts(files, store, tmp_path, checkpoint):
     words = ["build-memory", str(files), "--output", str(tmp_path / "parts"), "--model", checkpoint]
-    assert main([*words, "--part-size", "2", "--workers", "1", "--dtype", "int8"]) == 0
+    assert main([*words, "--shard-size", "2", "--workers", "1", "--dtype", "int8"]) == 0
     memory, expected = CorpusStore.open(tmp_path / "parts"), CorpusStore.open(store)
     assert len(memory._dataset.get_fragments()) == 3 and memory.dtype == "int8"
     assert memory.document_ids == expected.document_ids and memory.texts == expected.texts
@@ -137,7 +137,7 @@ def test_build_memory_in_parts(files, store, tmp_path, checkpoint):
         assert (found - wanted).abs().max() < 0.02 * wanted.abs().max()
 
 
-@pytest.mark.parametrize("option", ["--batch-size", "--workers", "--part-size", "--threads", "--tasks"])
+@pytest.mark.parametrize("option", ["--batch-size", "--workers", "--shard-size", "--threads", "--tasks"])
 def test_build_memory_refuses_numbers_below_one(files, tmp_path, checkpoint, capsys, option):
     words = ["build-memory", str(files), "--output", str(tmp_path / "a"), "--model", checkpoint, option, "0"]
     assert main(words) == 2
@@ -155,7 +155,7 @@ def test_build_memory_goes_on_where_it_stopped(files, tmp_path, checkpoint, caps
     from clara.data.bulk import build
 
     words = ["build-memory", str(files), "--output", str(tmp_path / "s"), "--model", checkpoint]
-    words += ["--part-size", "2", "--workers", "1"]
+    words += ["--shard-size", "2", "--workers", "1"]
     plain, parts = build.memories, []
 
     def stopping(builder, plan, part, model):
@@ -312,7 +312,7 @@ def test_killed_build_leaves_no_store_that_loads(checkpoint, tmp_path):
     rows, output = tmp_path / "rows.jsonl", tmp_path / "store"
     rows.write_text("".join(json.dumps({"text": f"Document number {n}."}) + "\n" for n in range(20_000)))
     words = ["build-memory", str(rows), "--output", str(output), "--model", checkpoint, "--batch-size", "8"]
-    words += ["--part-size", "10000"]
+    words += ["--shard-size", "10000"]
     code = f"from clara.commands.main import main; main({words!r})"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120

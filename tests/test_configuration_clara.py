@@ -141,3 +141,9 @@ def test_presets_refuse_other_names_and_rates():
         ClaraConfig.from_preset("gpt-5")
     with pytest.raises(ValueError, match="`compression_rate` must be one of .*got 8"):
         ClaraConfig.from_preset("clara-mistral-7b", 8, text_config=MistralConfig())
+
+
+@pytest.mark.parametrize("value", [2, -1.5, "0.3", True])
+def test_the_least_score_is_a_cosine(value):
+    with pytest.raises(ValueError, match="`retrieval_min_score` must be a cosine from -1 to 1"):
+        ClaraConfig(text_config={"model_type": "llama"}, retrieval_min_score=value)

@@ -33,9 +33,17 @@ def test_a_model_experiment_names_its_model(checkpoint, tmp_path):
     row = {"golden_answers": ["Leipzig"], "docs": ["Clara was born in Leipzig."], "pos_index": [0]}
     file.write_text("".join(json.dumps({"question": q, **row}) + "\n" for q in ("who was born", "where")))
     run(
-        "logit-lens", "--file", str(file), "--model", checkpoint, "--device", "cpu", "--output", str(tmp_path)
+        "memory-controls",
+        "--files",
+        str(file),
+        "--model",
+        checkpoint,
+        "--device",
+        "cpu",
+        "--output",
+        str(tmp_path),
     )
-    assert "at 16x (fingerprint" in json.loads((tmp_path / "logit-lens.json").read_text())["model"]
+    assert "at 16x (fingerprint" in json.loads((tmp_path / "memory-controls.json").read_text())["model"]
 
 
 @pytest.mark.parametrize("name", experiment.EXPERIMENTS)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from clara.adapters_clara import wearing, worn_adapters
 from clara.evaluation.lens import logit_lens
+from clara.generation_clara import NOT_FOUND
 from clara.memory_clara import CorpusMemory
 from clara.modeling_clara import ClaraForRetrievalGeneration
 from clara.prompts_clara import SLOTS, TEXT
@@ -295,10 +296,10 @@ def test_memories_of_other_formats_and_lengths(shared_model, memory):
         assert len(shared_model.generate(QUESTIONS, kept, 2, **FULL).answers) == 3
     short = CorpusMemory(
         whole(memory)[:, :2].flatten(0, 1),
-        torch.arange(7) * 2,
         DOCUMENTS,
         vectors=memory.vectors,
         fingerprint=memory.fingerprint,
+        offsets=torch.arange(7) * 2,
     )
     out = shared_model.generate(QUESTIONS[0], short, 2, **FULL)
     close(out.scores, shared_model.retrieve(QUESTIONS[0], memory, 2).scores)
@@ -513,3 +514,41 @@ def test_memories_of_mean_states_are_as_long_as_their_texts_ask(base):
     assert [len(part) for part in memory.gather([0, 1])] == [-(-count // 4) for count in tokens]
     torch.testing.assert_close(memory.vectors[1], memory.gather([1])[0].mean(0), atol=1e-6, rtol=0)
     assert len(model.generate(QUESTIONS, memory, max_new_tokens=2)) == 3
+
+
+def test_reading_each_memory_alone_keeps_the_likeliest_answer(shared_model, memory):
+    options = {"max_new_tokens": 5, "return_dict_in_generate": True}
+    found = shared_model.generate(QUESTIONS, memory, 3, reading="each", **options)
+    assert found.scores.shape == (3, 3)
+    for question, answer, indices, scores in zip(
+        QUESTIONS, found.answers, found.indices, found.scores, strict=True
+    ):
+        alone = []
+        for index, score in zip(indices, scores.tolist(), strict=True):
+            embeds, mask = shared_model.embed_answers([question], [memory.gather([index])])
+            out = shared_model._generate_from(embeds, mask, max_new_tokens=5, output_logits=True)
+            tokens = out.sequences[0].tolist()
+            logs = [row[0].float().log_softmax(-1)[t] for row, t in zip(out.logits, tokens, strict=True)]
+            text = shared_model._decode(out.sequences, 1)[0]
+            alone.append((float(sum(logs) / len(logs)) + score / 0.1, text))
+        assert answer == max(alone)[1]
+    one = shared_model.generate(QUESTIONS[0], memory, 1, reading="each", max_new_tokens=5)
+    assert one == shared_model.generate(QUESTIONS[0], memory, 1, max_new_tokens=5)
+
+
+def test_what_reading_each_cannot_do_is_refused(shared_model, memory):
+    with pytest.raises(ValueError, match="`reading` must be one of .*, got 'both'"):
+        shared_model.generate(QUESTIONS[0], memory, reading="both")
+    with pytest.raises(ValueError, match="leave `num_beams` out"):
+        shared_model.generate(QUESTIONS[0], memory, reading="each", num_beams=2)
+
+
+def test_a_question_that_no_passage_is_near_to_is_not_answered(shared_model, memory):
+    options = {"max_new_tokens": 3, "return_dict_in_generate": True}
+    plain = shared_model.generate(QUESTIONS, memory, 2, **options)
+    best = plain.scores.amax(dim=1)
+    between = float(best.sort().values[:2].mean())
+    found = shared_model.generate(QUESTIONS, memory, 2, min_score=between, **options)
+    expected = [NOT_FOUND if s < between else a for a, s in zip(plain.answers, best.tolist(), strict=True)]
+    assert found.answers == expected and found.answers.count(NOT_FOUND) == 1
+    assert found.document_ids == plain.document_ids

@@ -10,7 +10,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 HUB_FILES = sorted(ROOT.glob("*_clara.py"))
-ROOMS = ("bases", "convert", "store", "data", "train", "evaluation", "serving", "hub", "commands")
+ROOMS = (
+    "bases", "convert", "store", "data", "train", "evaluation", "serving", "hub", "integrations", "commands",
+)  # fmt: skip
 MAY_IMPORT = {
     "bases": {"bases"},
     "convert": {"convert", "bases"},
@@ -20,6 +22,7 @@ MAY_IMPORT = {
     "evaluation": {"evaluation", "data", "train", "store"},
     "serving": {"serving", "data", "store", "convert"},
     "hub": {"hub", "bases", "data", "train", "evaluation", "serving", "store"},
+    "integrations": {"integrations"},
     "commands": set(ROOMS),
 }
 SOURCES = sorted([*ROOT.glob("*.py"), *(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))])

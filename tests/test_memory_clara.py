@@ -13,7 +13,7 @@ def by_hand(**kwargs):
     """Three passages of 1, 2 and 1 vectors of width 2, whose means are (1, 0), (0.5, 0.5) and (0, 0)."""
     values = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 0]])
     texts = ["apple pie", "pear tree of C", "plum"]
-    return CorpusMemory(values, torch.tensor([0, 1, 3, 4]), texts, **kwargs)
+    return CorpusMemory(values, texts, **kwargs, offsets=torch.tensor([0, 1, 3, 4]))
 
 
 def test_search_is_the_cosine_of_the_means():
@@ -34,7 +34,7 @@ def test_given_search_vectors_are_used():
 def test_search_over_many_blocks_equals_one_product():
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(5000, 6, generator=generator)
-    memory = CorpusMemory(values, torch.arange(5001), ["t"] * 5000)
+    memory = CorpusMemory(values, ["t"] * 5000, offsets=torch.arange(5001))
     query = torch.randn(4, 6, generator=generator)
     expected = torch.nn.functional.cosine_similarity(query[:, None], values[None], dim=2).topk(7)
     scores, indices = memory.search(query, 7)
@@ -43,7 +43,7 @@ def test_search_over_many_blocks_equals_one_product():
 
 
 def test_equal_scores_take_the_lower_index():
-    memory = CorpusMemory(torch.ones(6, 2), torch.arange(7), ["t"] * 6)
+    memory = CorpusMemory(torch.ones(6, 2), ["t"] * 6, offsets=torch.arange(7))
     assert memory.search(torch.ones(1, 2), 6)[1].tolist() == [[0, 1, 2, 3, 4, 5]]
 
 
@@ -64,6 +64,7 @@ def test_k_out_of_range_is_refused(k):
         ({"id": "d4"}, [4]),
         ({"parent": ["d0", "d4"], "number": {">": 0}}, [4]),
         ({"missing": 1}, []),
+        ({"document_id": "d4"}, [4]),
         ({"number": "2"}, []),
         ({"number": True}, []),
         ({"number.deep": 1}, []),
@@ -99,7 +100,7 @@ def test_hybrid_fuses_the_ranks_of_words():
 
 
 def test_words_in_both_unicode_forms_count():
-    memory = CorpusMemory(torch.eye(3), torch.arange(4), ["a cafe\u0301", "the caf\u00e9", "x"])
+    memory = CorpusMemory(torch.eye(3), ["a cafe\u0301", "the caf\u00e9", "x"], offsets=torch.arange(4))
     for question in ("caf\u00e9", "cafe\u0301"):
         found = memory.search(torch.tensor([[0.0, 0, 1]]), 3, [question], hybrid=1.0)[1]
         assert found.tolist() == [[0, 1, 2]]
@@ -141,7 +142,7 @@ def test_a_row_is_a_mapping():
 @pytest.mark.parametrize(("dtype", "bound"), [("bfloat16", 1 / 256), ("float16", 1 / 2048)])
 def test_float_formats_keep_their_precision(dtype, bound):
     memory, plain = make_memory(dtype=torch.float32), make_memory()
-    kept = CorpusMemory(plain.values, plain.offsets, plain.texts, dtype=dtype)
+    kept = CorpusMemory(plain.values, plain.texts, dtype=dtype, offsets=plain.offsets)
     assert kept.dtype == dtype and kept.values.dtype == getattr(torch, dtype)
     assert ((kept.values.float() - memory.values).abs() <= bound * memory.values.abs()).all()
 
@@ -149,19 +150,19 @@ def test_float_formats_keep_their_precision(dtype, bound):
 @pytest.mark.parametrize(("dtype", "most"), [("int8", 127), ("int4", 7)])
 def test_packed_formats_lie_within_half_a_step(dtype, most):
     plain = make_memory(width=128)
-    kept = CorpusMemory(plain.values, plain.offsets, plain.texts, dtype=dtype)
+    kept = CorpusMemory(plain.values, plain.texts, dtype=dtype, offsets=plain.offsets)
     step = plain.values.unflatten(1, (2, 64)).abs().amax(-1, keepdim=True) / most
     error = (kept.values - plain.values).unflatten(1, (2, 64)).abs()
     assert (error <= 0.51 * step + step / 256 * most).all() and error.max() > 0
     assert torch.equal(kept.vectors, plain.vectors)
-    again = CorpusMemory(kept.values, kept.offsets, kept.texts, dtype=dtype)
+    again = CorpusMemory(kept.values, kept.texts, dtype=dtype, offsets=kept.offsets)
     assert torch.equal(again.values, kept.values)
     assert kept.hidden_size == 128
 
 
 def test_int4_of_an_odd_width_is_refused():
     with pytest.raises(ValueError, match="width 7 is odd"):
-        CorpusMemory(torch.ones(1, 7), torch.tensor([0, 1]), ["t"], dtype="int4")
+        CorpusMemory(torch.ones(1, 7), ["t"], dtype="int4", offsets=torch.tensor([0, 1]))
 
 
 VALUES, OFFSETS = torch.ones(3, 2), torch.tensor([0, 1, 3])
@@ -199,7 +200,7 @@ def test_malformed_arguments_are_refused(arguments, message):
 
 
 def test_orders_run_within_their_documents():
-    memory = CorpusMemory(VALUES, OFFSETS, ["a", "b"], ["x#0", "x#1"], parents=["x", "x"])
+    memory = CorpusMemory(VALUES, ["a", "b"], ["x#0", "x#1"], parents=["x", "x"], offsets=OFFSETS)
     assert memory.orders == [0, 1]
 
 
@@ -382,3 +383,21 @@ def test_a_second_writer_is_told(tmp_path):
 
 def test_the_protocol_is_what_counts():
     assert is_corpus_memory(make_memory()) and not is_corpus_memory(["a text"])
+
+
+def test_memories_may_be_given_as_a_list_or_of_one_length():
+    rows = [torch.randn(m, 3) for m in (2, 1, 3)]
+    memory = CorpusMemory(rows, ["a", "b", "c"], ["100", "x", "y"])
+    assert all(a.equal(b) for a, b in zip(memory.gather(range(3)), rows, strict=True))
+    even = CorpusMemory(torch.stack([rows[0], rows[0] + 1]), ["a", "b"])
+    assert even.offsets.tolist() == [0, 2, 4]
+    with pytest.raises(ValueError, match="where no `offsets` are given, got"):
+        CorpusMemory(torch.ones(2, 3), ["a", "b"])
+
+
+def test_memories_of_questions_are_pooled_and_ids_are_texts():
+    memory = CorpusMemory(torch.randn(2, 2, 8), ["a", "b"], ["100", "x"])
+    query = torch.randn(1, 2, 8)
+    assert memory.search(query, 2)[1].tolist() == memory.search(query.mean(1), 2)[1].tolist()
+    assert memory.search(query, 1, where={"document_id": 100})[1].tolist() == [[0]]
+    assert memory.search(query, 1, where={"id": [100, "y"]})[1].tolist() == [[0]]

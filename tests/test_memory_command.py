@@ -108,3 +108,19 @@ def test_ask_takes_several_questions(folder, checkpoint, capsys):
     words = ["ask", folder, "Which moon?", "Which rock?", "--model", checkpoint, "--max-new-tokens", "2"]
     status, out, _ = clara(capsys, *words)
     assert status == 0 and out.count("answered from") == 2 and "Which rock?" in out
+
+
+def test_ask_reads_each_memory_alone(folder, checkpoint, capsys):
+    words = [
+        "ask",
+        folder,
+        "Which moon?",
+        "--model",
+        checkpoint,
+        "--max-new-tokens",
+        "2",
+        "--reading",
+        "each",
+    ]
+    status, out, _ = clara(capsys, *words)
+    assert status == 0 and "answered from" in out

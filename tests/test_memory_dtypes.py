@@ -28,7 +28,7 @@ class FaintModel(OracleModel):
             key, answer = map(int, FACT.search(text).groups())
             values[2 * row, answer] += FAINT
         columns = {"parents": passages.parents, "orders": passages.orders, "vectors": memory.vectors}
-        return CorpusMemory(values, memory.offsets, passages.texts, **columns)
+        return CorpusMemory(values, passages.texts, **columns, offsets=memory.offsets)
 
     def answer(self, questions, memories, max_new_tokens):
         answers = []

@@ -1,8 +1,8 @@
 """Outputs: fields in order, and a single question's taken out of a batch of one."""
 
 import torch
-from clara.generation_clara import ClaraGenerateOutput, RetrievalOutput, first
 from clara.modeling_clara import ClaraOutput
+from clara.retrieval_clara import ClaraGenerateOutput, RetrievalOutput, first
 
 
 def test_the_first_of_a_batch_of_one():

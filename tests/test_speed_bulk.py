@@ -24,7 +24,7 @@ class Threaded(Model):
         plain = super().compress_passages(passages, batch_size, dtype)
         values = plain.values + torch.get_num_threads()
         columns = (plain.texts, plain.document_ids, plain.metadata, plain.parents, plain.orders)
-        return CorpusMemory(values, plain.offsets, *columns, fingerprint="f", base=plain.base)
+        return CorpusMemory(values, *columns, fingerprint="f", base=plain.base, offsets=plain.offsets)
 
 
 class Failing(Model):

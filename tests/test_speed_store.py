@@ -9,7 +9,7 @@ def real_memory():
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(400, 16, generator=generator) + 1
     return CorpusMemory(
-        values, torch.arange(0, 401, 2), [f"text {row}" for row in range(200)], fingerprint="f"
+        values, [f"text {row}" for row in range(200)], fingerprint="f", offsets=torch.arange(0, 401, 2)
     )
 
 

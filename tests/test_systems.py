@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from clara.evaluation.assemble import Workbench
 from clara.evaluation.benchmarks import build_benchmark
 from clara.evaluation.reports import score_predictions
 from clara.evaluation.retrievers import GivenRetriever
 from clara.evaluation.systems import SYSTEMS
-from clara.evaluation.workbench import Workbench
 
 from .oracle import OracleModel, OracleTextModel, document, question, record
 

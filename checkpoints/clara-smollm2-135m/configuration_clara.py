@@ -1,1 +1,284 @@
-../../configuration_clara.py
+"""ClaraConfig: every number of a CLaRa model, checked once when the configuration is made."""
+
+from transformers import AutoConfig
+from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+
+ADAPTERS = ("compressor", "query_reasoner", "generator")
+ESTIMATORS = ("straight_through", "gumbel")
+POOLINGS = ("memory_tokens", "mean")
+RETRIEVAL_POOLINGS = ("mean", "flatten")
+ENCODER_ATTENTIONS = ("causal", "bidirectional")
+CONNECTORS = ("none", "rms")
+LONG_TEXTS = ("split", "cut")
+ENCODER_POSITIONS = ("tokens", "columns")
+PROMPT_STYLES = ("clara", "released")
+MEMORY_ORDERS = ("score", "document")
+
+# The reference presets: the paper's two bases (section 4.1) at its compression rates (tables 1 and 5).
+REFERENCE_BASES = {
+    "clara-mistral-7b": "mistralai/Mistral-7B-Instruct-v0.2",
+    "clara-phi4-mini": "microsoft/Phi-4-mini-instruct",
+}
+REFERENCE_COMPRESSION_RATES = (4, 16, 32, 64, 128, 256)
+
+# Fields that count something.
+COUNTS = (
+    "compression_rate",
+    "doc_max_length",
+    "question_max_length",
+    "retrieval_top_k",
+    "lora_r",
+    "lora_alpha",
+)
+
+# How texts and prompts are written; the processor has fields of the same names.
+TEXT_FIELDS = (
+    "text_prefix",
+    "text_suffix",
+    "encoder_length",
+    "long_texts",
+    "prompt_style",
+    "memory_suffix",
+    "memory_marks",
+)
+
+# What a saved config.json may hold beside the declared fields.
+LIBRARY_FIELDS = {
+    "architectures", "attn_implementation", "auto_map", "custom_pipelines", "model_type", "name_or_path",
+    "quantization_config", "tie_word_embeddings", "torch_dtype", "transformers_version",
+}  # fmt: skip
+
+
+class ClaraConfig(PreTrainedConfig):
+    """Configuration of [`ClaraForRetrievalGeneration`]: a decoder-only causal LM and what CLaRa adds to it.
+
+    Args:
+        text_config: Configuration of the base causal LM, any decoder-only architecture of transformers.
+        compression_rate: Document tokens per memory vector (rho, paper section 4.1). With `pooling` "mean" a
+            passage of L tokens has ceil(L / rate) vectors; with memory tokens every passage has
+            doc_max_length / rate.
+        doc_max_length: Longest passage, in tokens (256 in the paper); longer documents are split.
+        question_max_length: Longest question, in tokens; a longer one is an error.
+        prompt_max_length: Longest prompt with its memory slots and answer, in tokens. None means the base's
+            `max_position_embeddings`.
+        retrieval_top_k: Documents chosen for a question (k = 5 in the paper).
+        retrieval_temperature: Temperature of the soft top-k (0.02 in the reference implementation).
+        retrieval_estimator: "straight_through" (paper algorithm 1) or "gumbel" (noise in training).
+        pooling: "memory_tokens" (the paper: states at appended memory tokens) or "mean" (the mean state of
+            every `compression_rate` tokens, arXiv 2510.20797).
+        retrieval_pooling: The vector by which a memory is searched: "mean" (of its vectors) or "flatten" (all
+            in one row, the paper's section 3.2; for memory tokens only).
+        encoder_attention: How compressor and query reasoner attend: "causal" (the paper) or "bidirectional"
+            (arXiv 2510.20797 v2, LLM2Vec; with attn_implementation "sdpa" or "eager").
+        connector: What lies between a memory and the generator's input: "none" (the paper) or "rms"
+            (RMS normalisation times a trained gain, started at the scale of the input embeddings).
+        lora_r: Rank of each adapter.
+        lora_alpha: LoRA scale numerator.
+        lora_dropout: Dropout on the adapters' inputs while training.
+        lora_target_modules: "all-linear" (the paper) or the names of the adapted linear layers.
+        lora_rank_pattern: Ranks of layers that differ from `lora_r`, by name, such as {"down_proj": 32}.
+        lora_alpha_pattern: Numerators of layers that differ from `lora_alpha`, by name.
+        base_model_name_or_path: Where the frozen base comes from, for a checkpoint without base weights.
+        base_model_revision: Revision of that base on the Hub.
+        base_is_changed: The base's weights are not those of `base_model_name_or_path` (its embedding was
+            trained or resized), so a checkpoint without them is refused.
+
+    The fields below have the defaults of this implementation; checkpoints of the paper's released one were
+    trained with other values, which `clara convert` sets.
+
+    Args:
+        text_prefix: What stands before every document and question for the encoder, special tokens included.
+            None means the beginning-of-text token, where the base's tokenizer uses one.
+        text_suffix: What stands after them.
+        encoder_length: Tokens that every document and question is padded to on the left, prefix and suffix
+            included; also their limit, in place of `doc_max_length` and `question_max_length`. None pads to
+            the longest of a batch.
+        long_texts: "split" (a longer document becomes passages, a longer question is an error) or "cut"
+            (both are cut at the limit).
+        encoder_positions: "tokens" (positions skip padding) or "columns" (padding counts).
+        prompt_style: "clara" or "released", the wording of the prompts (prompts_clara).
+        memory_suffix: Special tokens after each document's memory in the prompt.
+        memory_marks: Special tokens of one document's place in the prompt, where memories are written over
+            such places from the first on without a gap; what they leave uncovered stays. Empty: no such
+            places (checkpoints of that code trained with `sep` off need this).
+        memory_order: How chosen memories lie in the prompt: by "score" (best first), or as in the pool by
+            "document".
+        strip_answers: Take white space off both ends of an answer.
+
+    Raises:
+        ValueError: If a number is out of range; the message names it.
+        TypeError: If a field is unknown or a number is of another type.
+    """
+
+    model_type = "clara"
+    sub_configs_defaults = {"text_config": SubConfigSpec(AutoConfig, model_type="mistral")}
+
+    text_config: dict | PreTrainedConfig | None = None
+    compression_rate: int = 16
+    doc_max_length: int = 256
+    question_max_length: int = 256
+    prompt_max_length: int | None = None
+    retrieval_top_k: int = 5
+    retrieval_temperature: float = 0.02
+    retrieval_estimator: str = "straight_through"
+    pooling: str = "memory_tokens"
+    retrieval_pooling: str = "mean"
+    encoder_attention: str = "causal"
+    connector: str = "none"
+    lora_r: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.1
+    lora_target_modules: str | list[str] = "all-linear"
+    lora_rank_pattern: dict | None = None
+    lora_alpha_pattern: dict | None = None
+    base_model_name_or_path: str | None = None
+    base_model_revision: str | None = None
+    base_is_changed: bool = False
+    text_prefix: str | None = None
+    text_suffix: str = ""
+    encoder_length: int | None = None
+    long_texts: str = "split"
+    encoder_positions: str = "tokens"
+    prompt_style: str = "clara"
+    memory_suffix: str = ""
+    memory_marks: str = ""
+    memory_order: str = "score"
+    strip_answers: bool = True
+
+    def __post_init__(self, **kwargs: object) -> None:
+        """Builds the sub-configuration, then checks every field."""
+        unknown = sorted(key for key in kwargs if key not in LIBRARY_FIELDS and not key.startswith("_"))
+        if unknown:
+            raise TypeError(f"ClaraConfig has no field {unknown}. Its fields are {sorted(FIELDS)}.")
+        super().__post_init__(**kwargs)
+        self._check_counts()
+        self._check_rates()
+        self._check_patterns()
+        self._check_choices()
+        self._check_texts()
+
+    def _check_counts(self) -> None:
+        counts = {name: getattr(self, name) for name in COUNTS}
+        optional = {name: getattr(self, name) for name in ("prompt_max_length", "encoder_length")}
+        counts.update({name: value for name, value in optional.items() if value is not None})
+        for name, value in counts.items():
+            if type(value) is not int:
+                raise TypeError(f"`{name}` must be a whole number, got {value!r}.")
+            if value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        if self.doc_max_length % self.compression_rate:
+            raise ValueError(
+                f"`compression_rate` must divide `doc_max_length`, got {self.compression_rate} and "
+                f"{self.doc_max_length}: their ratio is the number of memory tokens of a document."
+            )
+
+    def _check_rates(self) -> None:
+        for name in ("retrieval_temperature", "lora_dropout"):
+            if type(getattr(self, name)) not in (int, float):
+                raise TypeError(f"`{name}` must be a number, got {getattr(self, name)!r}.")
+        if not self.retrieval_temperature > 0:
+            raise ValueError(f"`retrieval_temperature` must be above 0, got {self.retrieval_temperature}.")
+        if not 0 <= self.lora_dropout < 1:
+            raise ValueError(f"`lora_dropout` must be in [0, 1), got {self.lora_dropout}.")
+
+    def _check_patterns(self) -> None:
+        for name in ("lora_rank_pattern", "lora_alpha_pattern"):
+            value = getattr(self, name) or {}
+            if not isinstance(value, dict) or not all(
+                isinstance(key, str) and type(number) is int and number > 0 for key, number in value.items()
+            ):
+                raise ValueError(
+                    f"`{name}` must map names of layers to whole numbers above 0, got {value!r}."
+                )
+
+    def _check_choices(self) -> None:
+        choices = {
+            "retrieval_estimator": ESTIMATORS,
+            "pooling": POOLINGS,
+            "retrieval_pooling": RETRIEVAL_POOLINGS,
+            "encoder_attention": ENCODER_ATTENTIONS,
+            "connector": CONNECTORS,
+            "long_texts": LONG_TEXTS,
+            "encoder_positions": ENCODER_POSITIONS,
+            "prompt_style": PROMPT_STYLES,
+            "memory_order": MEMORY_ORDERS,
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"`{name}` must be one of {allowed}, got {getattr(self, name)!r}.")
+        if self.pooling == "mean" and self.retrieval_pooling == "flatten":
+            raise ValueError(
+                "`retrieval_pooling` 'flatten' needs memories of one length: set it to 'mean', or `pooling` "
+                "to 'memory_tokens'."
+            )
+
+    def _check_texts(self) -> None:
+        texts = {name: getattr(self, name) for name in ("text_suffix", "memory_suffix", "memory_marks")}
+        for name, value in {**texts, "text_prefix": self.text_prefix or ""}.items():
+            if not isinstance(value, str):
+                raise TypeError(f"`{name}` must be a text, got {value!r}.")
+        for name in ("strip_answers", "base_is_changed"):
+            if type(getattr(self, name)) is not bool:
+                raise TypeError(f"`{name}` must be true or false, got {getattr(self, name)!r}.")
+
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs: object) -> "ClaraConfig":
+        """As in transformers; fields among the keyword arguments are checked as in the constructor."""
+        fields = {key: kwargs.pop(key) for key in list(kwargs) if key in FIELDS and key != "text_config"}
+        return super().from_dict({**config_dict, **fields}, **kwargs)
+
+    @property
+    def num_memory_tokens(self) -> int:
+        """M, the most memory vectors of a passage: `doc_max_length / compression_rate`."""
+        return self.doc_max_length // self.compression_rate
+
+    @property
+    def prompt_limit(self) -> int:
+        """The longest prompt in tokens: `prompt_max_length`, or what the base's positions allow."""
+        return self.prompt_max_length or getattr(self.text_config, "max_position_embeddings", 2048)
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str, **kwargs: object
+    ) -> tuple[dict[str, object], dict[str, object]]:
+        """Reads config.json; without one transformers would silently take the defaults, a 7B model.
+
+        Raises:
+            FileNotFoundError: If there is no config.json of a CLaRa model.
+        """
+        found, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if "text_config" not in found:
+            raise FileNotFoundError(f"{pretrained_model_name_or_path} has no config.json of a CLaRa model.")
+        return found, rest
+
+    @classmethod
+    def from_preset(cls, name: str, compression_rate: int = 16, **kwargs: object) -> "ClaraConfig":
+        """Configuration of a reference model: the paper's base with its LoRA and retrieval settings.
+
+        Args:
+            name: "clara-mistral-7b" or "clara-phi4-mini".
+            compression_rate: 4, 16, 32, 64, 128 or 256.
+            **kwargs: Fields to override, or Hub arguments for the base's configuration.
+
+        Raises:
+            ValueError: If the preset or the compression rate is not one of the paper's.
+        """
+        if name not in REFERENCE_BASES:
+            raise ValueError(f"`name` must be one of {tuple(REFERENCE_BASES)}, got {name!r}.")
+        if compression_rate not in REFERENCE_COMPRESSION_RATES:
+            raise ValueError(
+                f"`compression_rate` must be one of {REFERENCE_COMPRESSION_RATES} in a preset, "
+                f"got {compression_rate}; call ClaraConfig(...) for another."
+            )
+        base = REFERENCE_BASES[name]
+        text_config = kwargs.pop("text_config", None) or AutoConfig.from_pretrained(base)
+        return cls(
+            text_config=text_config,
+            compression_rate=compression_rate,
+            base_model_name_or_path=base,
+            **kwargs,
+        )
+
+
+FIELDS = frozenset(ClaraConfig.__annotations__)
+ClaraConfig.register_for_auto_class()

@@ -1,1 +1,498 @@
-../../generation_clara.py
+"""Text in, text out: building a memory, retrieving from it, answering from it, saying what it holds.
+
+Letters of the shapes: B questions, N passages, K chosen, M memory vectors (of the longest memory), H hidden
+width, D width of a search vector, L tokens, V vocabulary.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers.utils import ModelOutput
+
+from .adapters_clara import adapter_names, evaluating, model_fingerprint, wearing
+from .configuration_clara import ADAPTERS
+from .memory_clara import CorpusMemory, check_passages, is_corpus_memory
+from .processing_clara import (
+    ClaraProcessor,
+    Document,
+    Passages,
+    check_no_path,
+    check_texts,
+    is_document,
+    is_path,
+    pool_order,
+    reading_order,
+    to_passages,
+)
+from .prompts_clara import paraphrase_prompt
+from .retrieval_clara import FLOATS, Memories, format_name
+
+
+@dataclass
+class RetrievalOutput(ModelOutput):
+    """Passages found, best first.
+
+    Attributes:
+        document_ids: Ids of the passages: a list for one question, a list of lists for several.
+        indices: Their places in the memory, shaped as `document_ids`.
+        scores: Cosines, (K,) for one question and (B, K) for several, float32.
+    """
+
+    document_ids: list | None = None
+    indices: list | None = None
+    scores: Tensor | None = None
+
+
+@dataclass
+class ClaraGenerateOutput(ModelOutput):
+    """What `generate` returns with `return_dict_in_generate=True`.
+
+    Attributes:
+        answers: One text, or a list of texts for a list of questions (a list of lists with several
+            `num_return_sequences`).
+        document_ids: Ids of the chosen passages, best first.
+        indices: Their places in the memory.
+        scores: Their cosines, (K,) or (B, K); -inf where a question's pool has fewer passages.
+        sequences: (B, L) generated token ids, without the prompt.
+        generation: transformers' own output.
+    """
+
+    answers: str | list | None = None
+    document_ids: list | None = None
+    indices: list | None = None
+    scores: Tensor | None = None
+    sequences: Tensor | None = None
+    generation: ModelOutput | None = None
+
+
+def first(output: ModelOutput) -> ModelOutput:
+    """The output of a single question out of a batch of one."""
+    batched = ("answers", "document_ids", "indices", "scores")
+    return type(output)(**{key: value[0] if key in batched else value for key, value in output.items()})
+
+
+def length_buckets(texts: Sequence[str], batch_size: int) -> Iterator[list[int]]:
+    """Indices of the texts in batches of similar length, so that little is padded."""
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]), reverse=True)
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+Memory = Any  # a corpus memory (the protocol of memory_clara), a folder of one, texts, or a list a question
+
+
+class TextInterface:
+    """The text interface of [`ClaraForRetrievalGeneration`]; nothing here builds an autograd graph."""
+
+    # Memories
+
+    def memory_fingerprint(self) -> str:
+        """Identity of what makes memories: base, compressor, memory tokens, pooling (no other adapter)."""
+        return model_fingerprint(self)
+
+    def memory_base(self) -> dict[str, str | None]:
+        """Name and revision of the base, as a corpus memory records them."""
+        return {"name": self.config.base_model_name_or_path, "revision": self.config.base_model_revision}
+
+    @torch.no_grad()
+    def build_memory(
+        self,
+        documents: Sequence[Document],
+        document_ids: Sequence[str] | None = None,
+        metadata: Sequence[dict] | None = None,
+        batch_size: int = 32,
+        dtype: torch.dtype | str | None = None,
+        show_progress: bool = True,
+    ) -> CorpusMemory:
+        """Compresses documents into a corpus memory.
+
+        Args:
+            documents: Strings, or mappings with `text` and optional `id`, `title`, metadata. A text above
+                `doc_max_length` tokens is split into passages `{id}#0`, `{id}#1`, …
+            document_ids: One id a document; "0", "1", … by default.
+            metadata: One mapping a document.
+            batch_size: Passages compressed at once, grouped by length.
+            dtype: Format of the stored memories: a float dtype, "int8" or "int4"; the model's by default.
+            show_progress: Show a progress bar.
+
+        Returns:
+            A `CorpusMemory` of N passages.
+
+        Raises:
+            TypeError: If a document is not a text; names its index.
+            ValueError: If a document is empty or a path, an id occurs twice, or there is none.
+        """
+        passages = self.split_passages(documents, document_ids, metadata)
+        return self.compress_passages(passages, batch_size, dtype, show_progress)
+
+    def split_passages(
+        self,
+        documents: Sequence[Document],
+        document_ids: Sequence[str] | None = None,
+        metadata: Sequence[dict] | None = None,
+    ) -> Passages:
+        """Splits documents into passages without compressing them (the first half of `build_memory`)."""
+        return to_passages(documents, self._processor().split_documents, document_ids, metadata)
+
+    @torch.no_grad()
+    def compress_passages(
+        self,
+        passages: Passages,
+        batch_size: int = 32,
+        dtype: torch.dtype | str | None = None,
+        show_progress: bool = False,
+    ) -> CorpusMemory:
+        """Compresses passages that are split already (the second half of `build_memory`)."""
+        if batch_size < 1:
+            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+        columns = tuple(vars(passages).values())
+        check_passages(len(passages.texts), *columns)
+        dtype = format_name(dtype or self.dtype)
+        values, offsets, vectors = self.compress_texts(passages.texts, batch_size, show_progress)
+        return CorpusMemory(
+            values.to(FLOATS[dtype]) if dtype in FLOATS else values.float(),
+            *columns,
+            vectors=vectors,
+            dtype=dtype,
+            fingerprint=self.memory_fingerprint(),
+            base=self.memory_base(),
+            offsets=offsets,
+        )
+
+    @torch.no_grad()
+    def compress_texts(
+        self, texts: Sequence[str], batch_size: int = 32, show_progress: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Compresses texts of at most `doc_max_length` tokens, in batches of similar length.
+
+        Returns:
+            On the CPU: the vectors of all memories, one memory after the other, (T, H) in the model's dtype;
+            where each begins and ends, (N + 1,) int64; their search vectors, (N, D) float32.
+        """
+        processor = self._processor()
+        rows: list[Tensor] = [torch.empty(0)] * len(texts)
+        vectors: list[Tensor] = [torch.empty(0)] * len(texts)
+        with tqdm(total=len(texts), desc="compressing", unit="passage", disable=not show_progress) as bar:
+            for batch in length_buckets(texts, batch_size):
+                encoded = processor.encode_documents([texts[row] for row in batch]).to(self.device)
+                with self.lock, evaluating(self):
+                    memories = self.compress(**encoded)
+                parts = memories.rows().cpu().split(memories.counts.tolist())
+                for row, part, vector in zip(batch, parts, self.search_vectors(memories).cpu(), strict=True):
+                    rows[row], vectors[row] = part, vector
+                bar.update(len(batch))
+        offsets = torch.tensor([0, *map(len, rows)]).cumsum(0)
+        return torch.cat(rows), offsets, torch.stack(vectors)
+
+    def load_memory(self, path: str, **kwargs: Any) -> CorpusMemory:
+        """Opens a stored corpus memory, a folder or a Hub dataset repository, made by this compressor.
+
+        Raises:
+            ValueError: If another compressor or base made it, or a file is missing, cut short or altered.
+        """
+        return CorpusMemory.from_pretrained(path, fingerprint=self.memory_fingerprint(), **kwargs)
+
+    # Retrieval
+
+    @torch.no_grad()
+    def question_vectors(self, questions: Sequence[str], batch_size: int = 32) -> Tensor:
+        """Search vectors (B, D) of questions, float32 on the CPU, in batches of similar length."""
+        found: list[Tensor] = [torch.empty(0)] * len(questions)
+        for batch in length_buckets(questions, batch_size):
+            memories = self._reason_texts([questions[row] for row in batch])
+            for row, vector in zip(batch, self.search_vectors(memories).cpu(), strict=True):
+                found[row] = vector
+        return torch.stack(found)
+
+    def _reason_texts(self, questions: list[str]) -> Memories:
+        """Questions to their memories (B, M, H) in one pass, on the model's device and in its dtype."""
+        batch = self._processor().encode_questions(questions).to(self.device)
+        with self.lock, evaluating(self):
+            return self.reason(**batch)
+
+    @torch.no_grad()
+    def retrieve(
+        self,
+        questions: str | Sequence[str],
+        memory: Any,
+        retrieval_top_k: int | None = None,
+        where: Any = None,
+        exact: bool | None = None,
+        hybrid: float | bool | None = None,
+    ) -> RetrievalOutput:
+        """Finds the passages whose search vectors are nearest to each question's by cosine.
+
+        Args:
+            questions: One question or B of them.
+            memory: A corpus memory or store of N passages made by this model.
+            retrieval_top_k: K passages a question; `min(config.retrieval_top_k, N)` by default.
+            where: Which passages may be found, by their metadata: a mapping, or SQL text for a `CorpusStore`.
+            exact: True: score all passages. False: use the store's index. None: as the store decides.
+            hybrid: Weight, from 0 to 1, of the words' ranks (BM25), which are fused with those of the
+                vectors; True: a half. None or False: vectors alone.
+
+        Returns:
+            Flat lists and scores (K,) for one question, nested lists and (B, K) for several; fewer
+            than K passages if fewer pass `where`. Scores are cosines; with `hybrid` the order is that of the
+            fused ranks.
+
+        Raises:
+            ValueError: If K is below 1 or above N, a question is empty or too long, another model made the
+                memory, or the weight is out of range.
+            ModuleNotFoundError: If `hybrid` is asked for without bm25s.
+        """
+        memory = self._opened(memory)
+        texts = check_texts([questions] if isinstance(questions, str) else questions, "questions")
+        options = _options(where, exact, hybrid)
+        scores, indices = self._search(texts, self.question_vectors(texts), memory, retrieval_top_k, options)
+        found = RetrievalOutput(
+            document_ids=[[memory.document_ids[i] for i in row] for row in indices.tolist()],
+            indices=indices.tolist(),
+            scores=scores,
+        )
+        return first(found) if isinstance(questions, str) else found
+
+    def _search(
+        self, questions: list[str], vectors: Tensor, memory: Any, k: int | None, options: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        k = min(self.config.retrieval_top_k, len(memory)) if k is None else k
+        scores, indices = memory.search(vectors, k, questions=questions, **options)
+        return scores.cpu(), indices.cpu()
+
+    # Answering
+
+    @torch.no_grad()
+    def generate(
+        self,
+        questions: str | Sequence[str] | Tensor | None = None,
+        memory: Memory = None,
+        retrieval_top_k: int | None = None,
+        where: Any = None,
+        exact: bool | None = None,
+        hybrid: float | bool | None = None,
+        **kwargs: Any,
+    ) -> str | list[str] | ClaraGenerateOutput:
+        """Answers questions from the memories nearest to them.
+
+        Args:
+            questions: One question or B of them.
+            memory: A corpus memory or store, or the folder of a stored memory; or texts, compressed on the
+                way; or one list of texts for each question.
+            retrieval_top_k: K passages given to the generator; `min(config.retrieval_top_k, N)` by default.
+            where: As of `retrieve`.
+            exact: As of `retrieve`.
+            hybrid: As of `retrieve`.
+            **kwargs: Ordinary generation arguments (max_new_tokens, num_beams, streamer, …);
+                `return_dict_in_generate=True` returns a `ClaraGenerateOutput`.
+
+        Returns:
+            A text for one question, a list of texts for several, or a `ClaraGenerateOutput`. Without `memory`
+            this is the base's own `generate` on token ids.
+
+        Raises:
+            ValueError: As `retrieve` and `build_memory`, for an unknown keyword, or a prompt above the limit.
+        """
+        if memory is None:
+            asked = retrieval_top_k is not None or bool(_options(where, exact, hybrid))
+            if asked or not isinstance(questions, (Tensor, type(None))):
+                raise ValueError(
+                    "`memory` is missing: give a corpus memory or a list of texts to answer from."
+                )
+            with self.lock:
+                return (
+                    super().generate(**kwargs) if questions is None else super().generate(questions, **kwargs)
+                )
+        texts = check_texts([questions] if isinstance(questions, str) else questions, "questions")
+        with_dict = kwargs.pop("return_dict_in_generate", False)
+        with self.lock:
+            options = _options(where, exact, hybrid)
+            found, embeds, mask = self._embed(texts, memory, retrieval_top_k, options)
+            generation = self._generate_from(embeds, mask, **kwargs)
+        answers = self._decode(generation.sequences, len(texts))
+        out = ClaraGenerateOutput(
+            answers=answers, sequences=generation.sequences, generation=generation, **dict(found.items())
+        )
+        out = first(out) if isinstance(questions, str) else out
+        return out if with_dict else out.answers
+
+    @torch.no_grad()
+    def embed_prompts(
+        self, questions: Sequence[str], memory: Memory, retrieval_top_k: int | None = None
+    ) -> tuple[RetrievalOutput, Tensor, Tensor]:
+        """What `generate` reads: retrieves, and fills the prompts' slots with the chosen memories.
+
+        The worn generator, or the base with the generator merged into it, answers from these embeddings.
+
+        Returns:
+            What was found (nested lists), input embeddings (B, L, H) and mask (B, L), padded on the left.
+        """
+        texts = check_texts(list(questions), "questions")
+        with self.lock:
+            return self._embed(texts, memory, retrieval_top_k, {})
+
+    def _embed(
+        self, texts: list[str], memory: Memory, k: int | None, options: dict[str, Any]
+    ) -> tuple[RetrievalOutput, Tensor, Tensor]:
+        found, chosen = self._find(texts, self._pools(memory, len(texts)), k, options)
+        return found, *self.embed_answers(texts, chosen)
+
+    def embed_answers(
+        self, questions: Sequence[str], memories: Sequence[Sequence[Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """Embeddings (B, L, H) and mask (B, L) of answering prompts over memories that were chosen already.
+
+        Args:
+            questions: B questions.
+            memories: For each question its memories (m, H), in the order in which they are read.
+        """
+        slots = [[len(memory) for memory in row] for row in memories]
+        flat = [memory for row in memories for memory in row]
+        return self._filled(self._processor().encode_prompts(questions, slots), flat)
+
+    def _filled(self, prompts: dict[str, Tensor], memories: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Embeddings and mask of prompts whose slots take the memories, one after the other."""
+        prompts = prompts.to(self.device)
+        width = self.config.get_text_config().hidden_size
+        rows = torch.cat([*memories]) if memories else torch.empty(0, width)
+        embeds = self.fill_slots(prompts["input_ids"], rows.to(self.device))
+        return embeds, prompts["attention_mask"]
+
+    def _pools(self, memory: Memory, count: int) -> list[Any]:
+        """The memory each question searches: one for all, or one compressed pool a question."""
+        if is_corpus_memory(memory) or is_path(memory):
+            return [self._opened(memory)] * count
+        if is_document(memory) or all(is_document(item) for item in memory):
+            return [self.build_memory(memory, show_progress=False)] * count
+        if len(memory) != count:
+            raise ValueError(
+                f"`memory` has {len(memory)} lists of texts for {count} questions: give one list a question."
+            )
+        return [self.build_memory(pool, show_progress=False) for pool in memory]
+
+    def _find(
+        self, questions: list[str], pools: list[Any], k: int | None, options: dict[str, Any]
+    ) -> tuple[RetrievalOutput, list[list[Tensor]]]:
+        """What was found, and for each question its K memories (m, H) in prompt order."""
+        vectors = self.question_vectors(questions)
+        groups: dict[int, list[int]] = defaultdict(list)
+        for row, pool in enumerate(pools):
+            groups[id(pool)].append(row)
+        scores: list[Tensor] = [torch.empty(0)] * len(pools)
+        indices: list[list[int]] = [[]] * len(pools)
+        for rows in groups.values():
+            asked, pool = [questions[row] for row in rows], pools[rows[0]]
+            group_scores, group_indices = self._search(asked, vectors[rows], pool, k, options)
+            for row, row_scores, row_indices in zip(rows, group_scores, group_indices.tolist(), strict=True):
+                scores[row], indices[row] = row_scores, row_indices
+        if not all(indices):
+            raise ValueError(f"`where` {options['where']!r} lets no passage through: nothing to answer from.")
+        order = reading_order if self.config.memory_order == "score" else pool_order
+        chosen = [pool.gather(order(pool, row)) for pool, row in zip(pools, indices, strict=True)]
+        found = RetrievalOutput(
+            document_ids=[
+                [pool.document_ids[i] for i in row] for pool, row in zip(pools, indices, strict=True)
+            ],
+            indices=indices,
+            scores=torch.nn.utils.rnn.pad_sequence(scores, batch_first=True, padding_value=float("-inf")),
+        )
+        return found, chosen
+
+    def _generate_from(self, embeds: Tensor, mask: Tensor, **kwargs: Any) -> ModelOutput:
+        """Generates from prompt embeddings (B, L, H), wearing the generator; the caller holds the lock."""
+        with evaluating(self), wearing(self.decoder, "generator"):
+            return super().generate(
+                inputs_embeds=embeds, attention_mask=mask, return_dict_in_generate=True, **kwargs
+            )
+
+    def _decode(self, sequences: Tensor, count: int) -> list:
+        texts = self._processor().tokenizer.batch_decode(sequences, skip_special_tokens=True)
+        answers = [text.strip() if self.config.strip_answers else text for text in texts]
+        each = len(answers) // count
+        return answers if each == 1 else [answers[i * each : (i + 1) * each] for i in range(count)]
+
+    @torch.no_grad()
+    def paraphrase(self, documents: Document | Sequence[Document], **kwargs: Any) -> str | list[str]:
+        """Says what a document's memory alone still holds (the paper's paraphrase task).
+
+        Args:
+            documents: One document or several.
+            **kwargs: Ordinary generation arguments.
+
+        Returns:
+            One text a document; a single document gives a text.
+        """
+        single = is_document(documents)
+        passages = self.split_passages(documents)
+        values, offsets, _ = self.compress_texts(passages.texts)
+        memories = values.split(offsets.diff().tolist())
+        parents: dict[str, list[Tensor]] = defaultdict(list)
+        for parent, memory in zip(passages.parents, memories, strict=True):
+            parents[parent].append(memory)
+        answers = self._paraphrased(list(parents.values()), **kwargs)
+        return answers[0] if single else answers
+
+    @torch.no_grad()
+    def paraphrase_memory(self, memory: Any, index: int, streamer: Any = None, **kwargs: Any) -> str:
+        """Says again in words what the memory of the passage at `index` holds; its text is not read.
+
+        Raises:
+            ValueError: If another model made the memory.
+            IndexError: If there is no passage of that index.
+        """
+        memory = self._opened(memory)
+        return self._paraphrased([memory.gather([index])], streamer=streamer, **kwargs)[0]
+
+    def _paraphrased(self, memories: list[list[Tensor]], **kwargs: Any) -> list[str]:
+        prompt = paraphrase_prompt(self.config.prompt_style)
+        slots = [[len(memory) for memory in row] for row in memories]
+        prompts = self._processor().encode_messages([prompt] * len(slots), slots)
+        with self.lock:
+            flat = [memory for row in memories for memory in row]
+            generation = self._generate_from(*self._filled(prompts, flat), **kwargs)
+        return self._decode(generation.sequences, len(slots))
+
+    def _opened(self, memory: Any) -> Any:
+        """A corpus memory that this model made, opened if a folder is given.
+
+        Raises:
+            TypeError: If it is neither.
+            ValueError: If another model made it, or a path holds no memory.
+        """
+        if is_path(memory):
+            if not Path(memory).expanduser().is_dir():
+                check_no_path(memory, "memory")
+            return self.load_memory(str(Path(memory).expanduser()))
+        if not is_corpus_memory(memory):
+            raise TypeError(
+                f"`memory` must be a corpus memory of `build_memory`, got {type(memory).__name__}."
+            )
+        if memory.fingerprint is not None and memory.fingerprint != self.memory_fingerprint():
+            raise ValueError(
+                "`memory` was made by another compressor or base than this model's: "
+                "build it again with this model, or load the model that made it."
+            )
+        return memory
+
+    def _processor(self) -> ClaraProcessor:
+        if self.processor is None:
+            raise ValueError(
+                "This model has no processor for text: load it with from_pretrained or from_base."
+            )
+        missing = set(ADAPTERS) - set(adapter_names(self.decoder))
+        if missing:
+            raise ValueError(
+                f"This model lacks its adapters {sorted(missing)}: load it with from_pretrained."
+            )
+        return self.processor
+
+
+def _options(where: Any, exact: bool | None, hybrid: float | bool | None) -> dict[str, Any]:
+    """What a search is told beyond its query and K; nothing that was not asked for."""
+    asked = {"where": where, "exact": exact, "hybrid": None if hybrid is False else hybrid}
+    return {name: value for name, value in asked.items() if value is not None}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..arm_reports import add_arm_arguments, compare, plot_arms, render_arms
-from ..arms import Arm, Phase
+from ..training_arms import Arm, Phase
 
 NEEDS_MODEL = False
 REFERENCE = "generator alone"

@@ -126,7 +126,7 @@ def packed_as(memory: CorpusMemory, dtype: str) -> CorpusMemory:
     columns = (memory.texts, memory.document_ids, memory.metadata, memory.parents, memory.orders)
     identity = {"fingerprint": memory.fingerprint, "base": memory.base}
     return CorpusMemory(
-        memory.values, memory.offsets, *columns, vectors=memory.vectors, dtype=dtype, **identity
+        memory.values, *columns, vectors=memory.vectors, dtype=dtype, **identity, offsets=memory.offsets
     )
 
 

@@ -12,13 +12,13 @@ from typing import Any
 
 from clara.modeling_clara import ClaraForRetrievalGeneration
 
+from ..answer_losses import LOSS
 from ..devices import choose_device
+from ..gold import gold_memory, read_gold
 from ..rates import coarser, rate_factor
-from ..readings import LOSS
 from ..reports import Scores
 from ..sample_rows import gold_rows
 from ..summaries import COLUMNS, SHOWN, differences_table, error_bars, means_table, summarize
-from .facts_by_rate import gold_memory, read_gold
 
 NEEDS_MODEL = False
 

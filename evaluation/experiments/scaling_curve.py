@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from clara.modeling_clara import ClaraForRetrievalGeneration
 
+from ..answer_losses import LOSS
 from ..devices import choose_device
-from ..readings import LOSS
+from ..gold import gold_memory, read_gold
 from ..reports import Scores
 from ..sample_rows import gold_rows
 from ..summaries import COLUMNS, SHOWN, error_bars, means_table, summarize
 from ..tables import markdown_table, nats, percent
-from .facts_by_rate import gold_memory, read_gold
 
 NEEDS_MODEL = False
 RESAMPLES = 10_000

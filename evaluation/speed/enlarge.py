@@ -96,7 +96,6 @@ def part_of(real: CorpusMemory, rows: Tensor, vectors: Tensor, names: list[str])
     counts = torch.tensor([0, *(len(memory) for memory in memories)])
     return CorpusMemory(
         torch.cat(memories),
-        counts.cumsum(0),
         [real.texts[row] for row in rows.tolist()],
         names,
         [{"number": row} for row in rows.tolist()],
@@ -104,4 +103,5 @@ def part_of(real: CorpusMemory, rows: Tensor, vectors: Tensor, names: list[str])
         fingerprint=real.fingerprint,
         base=real.base,
         dtype=real.dtype,
+        offsets=counts.cumsum(0),
     )

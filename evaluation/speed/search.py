@@ -47,7 +47,7 @@ def random_memory(model: Any, count: int) -> CorpusMemory:
     flat = config.num_memory_tokens if config.retrieval_pooling == "flatten" else 1
     vectors = values if flat == 1 else torch.randn(count, flat * width, generator=seed)
     texts = [str(index) for index in range(count)]
-    return CorpusMemory(values, torch.arange(count + 1), texts, vectors=vectors)
+    return CorpusMemory(values, texts, vectors=vectors, offsets=torch.arange(count + 1))
 
 
 def search_runs(memory: CorpusMemory) -> dict[str, Callable[[int], None]]:

@@ -133,7 +133,9 @@ def indexed(tmp_path_factory):
     values = centers[torch.randint(50, (3000,), generator=generator)]
     values = values + 0.5 * torch.randn(3000, 32, generator=generator)
     names = [str(row) for row in range(3000)]
-    memory = CorpusMemory(values, torch.arange(3001), names, metadata=[{"n": row} for row in range(3000)])
+    memory = CorpusMemory(
+        values, names, metadata=[{"n": row} for row in range(3000)], offsets=torch.arange(3001)
+    )
     store = CorpusStore.open(tmp_path_factory.mktemp("indexed") / "s")
     store.append(memory)
     store.build_index(values[::40] + 0.3)
@@ -170,7 +172,7 @@ def test_the_index_keeps_to_filters_and_falls_back(indexed):
 def test_what_came_after_the_index_is_found(indexed, tmp_path):
     store, values = indexed
     new = torch.randn(3, 32, generator=torch.Generator().manual_seed(5))
-    store.append(CorpusMemory(new, torch.arange(4), ["x"] * 3, ["x", "y", "z"]))
+    store.append(CorpusMemory(new, ["x"] * 3, ["x", "y", "z"], offsets=torch.arange(4)))
     store.delete(["0"])
     assert [store.document_ids[i] for i in store.search(new, 1)[1][:, 0]] == ["x", "y", "z"]
     store.optimize()
@@ -180,7 +182,7 @@ def test_what_came_after_the_index_is_found(indexed, tmp_path):
 
 def test_optimize_builds_an_index_by_size(tmp_path, monkeypatch):
     store = CorpusStore.open(tmp_path / "s")
-    store.append(CorpusMemory(torch.randn(300, 16), torch.arange(301), ["t"] * 300))
+    store.append(CorpusMemory(torch.randn(300, 16), ["t"] * 300, offsets=torch.arange(301)))
     store.optimize()
     with pytest.raises(ValueError, match="no index of vectors"):
         store.search(torch.ones(1, 16), 1, exact=False)

@@ -36,7 +36,7 @@ def test_every_format_reads_what_the_plain_memory_reads(tmp_path, dtype):
     plain = make_memory(5, width=128)
     store = CorpusStore.open(tmp_path / "s", dtype=dtype)
     store.append(plain)
-    packed = CorpusMemory(plain.values, plain.offsets, plain.texts, dtype=dtype)
+    packed = CorpusMemory(plain.values, plain.texts, dtype=dtype, offsets=plain.offsets)
     assert store.dtype == dtype
     assert all(map(torch.equal, store.gather([4, 0, 2]), packed.gather([4, 0, 2])))
     store.append(
@@ -129,11 +129,11 @@ class Model:
         values = torch.tensor([[float(len(row["text"]))] * 8 for row in documents])
         return CorpusMemory(
             values,
-            torch.arange(len(values) + 1),
             [row["text"] for row in documents],
             [row["id"] for row in documents],
             [{name: value for name, value in row.items() if name not in ("id", "text")} for row in documents],
             fingerprint=self.fingerprint,
+            offsets=torch.arange(len(values) + 1),
         )
 
 

@@ -80,3 +80,11 @@ def test_the_server_answers_from_a_store(shared_model, both):
         continue
     engine.close()
     assert event.kind == DONE and event.value.answer == expected[0]
+
+
+def test_a_store_is_answered_from_by_the_path_of_its_folder(both, shared_model):
+    _, store = both
+    expected = shared_model.generate(QUESTIONS, store, **OPTIONS)
+    found = shared_model.generate(QUESTIONS, store.uri, **OPTIONS)
+    assert found.answers == expected.answers and found.document_ids == expected.document_ids
+    assert shared_model.load_memory(store.uri).version == store.version

@@ -1,0 +1,85 @@
+"""A store as a `datasets.Dataset` and back, for corpora that fit into RAM; `hub.push` sends larger ones."""
+
+import json
+from typing import Any
+
+import torch
+from datasets import Dataset, Features, List, Value
+
+from ..memory_clara import CorpusMemory
+from .store import CorpusStore
+
+FEATURES = Features(
+    {
+        "id": Value("string"),
+        "text": Value("string"),
+        "parent": Value("string"),
+        "order": Value("int64"),
+        "metadata": Value("string"),
+        "vector": List(Value("float32")),
+        "memory": List(List(Value("float32"))),
+        "made_by": Value("string"),
+    }
+)
+
+
+def to_dataset(store: CorpusStore) -> Dataset:
+    """The passages of a store, a row each.
+
+    Args:
+        store: A `CorpusStore`.
+
+    Returns:
+        A data set with the columns of `FEATURES`. `metadata` and `made_by` (the compressor's fingerprint, the
+        base and the format of the memories) are JSON; `vector` is the search vector (D,), `memory` is (m, H).
+
+    Raises:
+        ValueError: If the store is empty, or a passage was altered on the disk.
+    """
+    made_by = json.dumps({"fingerprint": store.fingerprint, "base": store.base, "dtype": store.dtype})
+    vectors = store._there()._dataset.to_table(columns=["vector"]).column("vector").to_pylist()
+    rows = [
+        {
+            **{"id": store.document_ids[index], "text": store.texts[index], "parent": store.parents[index]},
+            **{"order": store.orders[index], "metadata": json.dumps(store.metadata[index])},
+            **{"vector": vectors[index], "memory": memory.float().tolist(), "made_by": made_by},
+        }
+        for index, memory in enumerate(store.gather(range(len(store))))
+    ]
+    return Dataset.from_list(rows, features=FEATURES)
+
+
+def from_dataset(dataset: Dataset, uri: Any) -> CorpusStore:
+    """A new store from the rows of `to_dataset`.
+
+    Args:
+        dataset: What `to_dataset` gave, or rows of it.
+        uri: Where the store is to be.
+
+    Raises:
+        ValueError: If columns are missing, there is no row, rows of several compressors are mixed, or the
+            store holds one of the documents already.
+    """
+    missing = sorted(set(FEATURES) - set(dataset.column_names))
+    if missing:
+        raise ValueError(f"`dataset` lacks the columns {missing}: make it with `to_dataset`.")
+    makers = dataset.unique("made_by")
+    if len(makers) != 1:
+        raise ValueError(f"`dataset` must hold rows of one compressor, got those of {len(makers)}.")
+    made_by = json.loads(makers[0])
+    columns = dataset.to_dict()
+    memories = [torch.tensor(rows) for rows in columns["memory"]]
+    memory = CorpusMemory(
+        torch.cat(memories),
+        torch.tensor([0, *map(len, memories)]).cumsum(0),
+        columns["text"],
+        columns["id"],
+        [json.loads(text) for text in columns["metadata"]],
+        columns["parent"],
+        columns["order"],
+        vectors=torch.tensor(columns["vector"]),
+        **made_by,
+    )
+    store = CorpusStore.open(uri, fingerprint=made_by["fingerprint"], dtype=made_by["dtype"])
+    store.append(memory)
+    return store
