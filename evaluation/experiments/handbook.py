@@ -19,8 +19,8 @@ from clara.data.sources import is_supported
 from clara.generation_clara import NOT_FOUND
 from clara.modeling_clara import ClaraForRetrievalGeneration
 
-from ..metrics import cover_exact_match
 from ..answer_losses import base_of, score_text_readings
+from ..metrics import cover_exact_match
 from ..statistics import bootstrap_interval
 from ..tables import markdown_table, percent
 

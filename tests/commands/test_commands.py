@@ -339,5 +339,8 @@ def test_untrained_models_are_the_same_each_time(base):
 
 
 def test_arguments_of_every_command_parse():
-    for module in find_commands().values():
-        module.add_arguments(argparse.ArgumentParser())
+    for name, module in find_commands().items():
+        parser = argparse.ArgumentParser()
+        module.add_arguments(parser)
+        given = [action.dest for action in parser._actions if action.required or action.option_strings]
+        assert set(given) > {"help"} and len(given) == len(set(given)), name

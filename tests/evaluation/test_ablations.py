@@ -5,6 +5,7 @@ from arm_helpers import options
 from clara.evaluation.experiments import ablations
 from clara.train.arguments import ClaraTrainingConfig
 from clara.train.recipe import ScriptArguments
+from pictures import assert_shows
 
 
 def test_groups_of_ablations(base, tmp_path):
@@ -17,8 +18,8 @@ def test_groups_of_ablations(base, tmp_path):
     }
     page = ablations.render(result)
     assert page.count("## ") == 2
-    ablations.plot(result, tmp_path / "picture.png")
-    assert (tmp_path / "picture.png").stat().st_size > 1000
+    arms = [row["loss"]["mean"] for group in result.values() for row in group["means"].values()]
+    assert_shows(ablations.plot, result, tmp_path / "picture.png", arms)
 
 
 @pytest.mark.parametrize("group", ablations.GROUPS)

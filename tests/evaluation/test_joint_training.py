@@ -2,6 +2,7 @@
 
 from arm_helpers import options
 from clara.evaluation.experiments import joint_training
+from pictures import assert_shows
 
 
 def test_a_frozen_reasoner_retrieves_as_the_start(base, tmp_path):
@@ -16,8 +17,8 @@ def test_a_frozen_reasoner_retrieves_as_the_start(base, tmp_path):
     assert len(list((tmp_path / "runs" / "memories").iterdir())) == 1  # compressed once for all arms
     page = joint_training.render(result)
     assert "| supervised |" in page and "recall@3" in page
-    joint_training.plot(result, tmp_path / "picture.png")
-    assert (tmp_path / "picture.png").stat().st_size > 1000
+    losses = [row["loss"]["mean"] for row in means.values()]
+    assert_shows(joint_training.plot, result, tmp_path / "picture.png", losses)
 
 
 def test_only_the_arms_that_say_so_see_relevance_labels():

@@ -5,6 +5,7 @@ import argparse
 import pytest
 from clara.evaluation.experiments import k_at_test
 from clara.evaluation.sample_rows import question_rows
+from pictures import assert_shows
 
 
 def arguments(**kwargs):
@@ -22,8 +23,8 @@ def test_recall_is_full_when_the_whole_pool_is_read(model, tmp_path):
     assert result["questions"] == len(question_rows(None, 4)[0])
     page = k_at_test.render(result)
     assert "| k = 6 | 100.0 [100.0, 100.0]" in page
-    k_at_test.plot(result, tmp_path / "picture.png")
-    assert (tmp_path / "picture.png").stat().st_size > 1000
+    percent = [100 * value for value in recall.values()]
+    assert_shows(k_at_test.plot, result, tmp_path / "picture.png", percent)
 
 
 def test_a_k_below_one_is_refused(shared_model):

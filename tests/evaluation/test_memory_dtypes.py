@@ -10,6 +10,7 @@ from clara.evaluation.experiments.memory_dtypes import ALL
 from clara.memory_clara import CorpusMemory
 from conftest import DOCUMENTS, QUESTIONS
 from oracle import FACT, WIDTH, OracleModel, document, record
+from pictures import assert_shows
 
 ANSWERS = ["1890", "Christiaan Huygens", "Leipzig"]
 # Beside a value of 1 int4 has steps of 1/7 and int8 of 1/127.
@@ -89,8 +90,11 @@ def test_the_page_judges_by_the_margin(found, tmp_path):
     assert "int8, F1: the difference is within 0.3 points, its whole interval is too." in page
     assert "int4, F1: the difference is **not** within 0.3 points, its whole interval is not." in page
     assert "## two.jsonl: 1 questions" in page
-    memory_dtypes.plot(found, tmp_path / "picture.png")
-    assert (tmp_path / "picture.png").stat().st_size > 1000
+    rows = [
+        part["differences"][name]["token_f1"] for part in found["files"].values() for name in ("int8", "int4")
+    ]
+    points = [100 * row["difference"] for row in rows]
+    assert_shows(memory_dtypes.plot, found, tmp_path / "picture.png", points)
 
 
 def test_answers_are_kept(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from clara.evaluation.experiments import nested_rates
 from clara.modeling_clara import ClaraForRetrievalGeneration
+from pictures import assert_shows
 
 
 @pytest.mark.parametrize("models", [["a=x"], ["a=x", "a=y"], ["a", "b=y"], ["=x", "b=y"], ["a=", "b=y"]])
@@ -41,5 +42,4 @@ def test_checkpoints_are_read_at_each_rate(base, tmp_path):
     assert full != one
     page = nested_rates.render(result)
     assert f"## {4 * own} tokens a vector" in page and "| other |" in page
-    nested_rates.plot(result, tmp_path / "picture.png")
-    assert (tmp_path / "picture.png").stat().st_size > 1000
+    assert_shows(nested_rates.plot, result, tmp_path / "picture.png", [full, one])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from clara.evaluation.experiments import scaling_curve
 from clara.modeling_clara import ClaraForRetrievalGeneration
+from pictures import assert_shows
 
 
 def test_a_power_law_is_found_and_carried_on():
@@ -51,8 +52,8 @@ def test_checkpoints_are_measured_on_the_same_questions(base, tmp_path):
     assert set(result["means"]) == {"10", "20"}
     page = scaling_curve.render(result)
     assert "| 200 |" in page
-    scaling_curve.plot(result, tmp_path / "picture.png")
-    assert (tmp_path / "picture.png").stat().st_size > 1000
+    losses = [row["loss"]["mean"] for row in result["means"].values()]
+    assert_shows(scaling_curve.plot, result, tmp_path / "picture.png", losses)
 
 
 def test_the_seed_is_that_of_the_intervals():

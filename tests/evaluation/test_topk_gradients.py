@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from clara.evaluation.experiments import topk_gradients as experiment
+from pictures import assert_shows
 
 
 def options(**changes):
@@ -74,6 +75,5 @@ def test_result_page_and_picture(tmp_path):
     assert len(result["rows"]) == 2 * len(experiment.ESTIMATORS)  # k = 4 does not fit in a pool of 3
     assert experiment.measure(arguments) == result
     assert "| 3 | 1 | 0.1 | straight_through |" in experiment.render(result)
-    pytest.importorskip("matplotlib")
-    experiment.plot(result, tmp_path / "x.png")
-    assert (tmp_path / "x.png").stat().st_size > 1000
+    cosines = [row["cosine"] for row in result["rows"]]
+    assert_shows(experiment.plot, result, tmp_path / "x.png", cosines)

@@ -77,6 +77,7 @@ def test_adding_freezes_the_base_and_keeps_what_trained(decoder):
     add_adapter(decoder, "compressor", lora_config(ClaraConfig(**FIELDS)))
     for parameter in adapter_parameters(decoder, ["compressor"]):
         parameter.requires_grad_(False)
+    decoder.get_input_embeddings().weight.requires_grad_(True)
     add_adapter(decoder, "generator", lora_config(ClaraConfig(**FIELDS)))
     training = {name for name, parameter in decoder.named_parameters() if parameter.requires_grad}
     assert training and all(".generator." in name for name in training)

@@ -54,6 +54,8 @@ def test_average_neighbours_by_hand():
 def test_pool_counts_own_vectors_alone():
     memories = Memories(torch.tensor([[[1.0, 0.0], [3.0, 2.0], [0.0, 0.0]]]), torch.tensor([2]))
     assert pool(memories).tolist() == [[2.0, 1.0]]
+    alone = Memories(memories.values, torch.tensor([1]))
+    assert pool(alone).tolist() == [[1.0, 0.0]]
     with pytest.raises(ValueError, match="flatten"):
         pool(memories, "flatten")
     whole = Memories(memories.values, torch.tensor([3]))
