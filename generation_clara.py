@@ -286,16 +286,14 @@ class TextInterface:
         check_reading(reading, kwargs)
         with_dict = kwargs.pop("return_dict_in_generate", False)
         with self.lock:
-            options = _options(where, exact, hybrid)
-            found, chosen = self._find(
-                texts, self._pools(memory, len(texts)), retrieval_top_k, options, reading
-            )
+            pools, options = self._pools(memory, len(texts)), _options(where, exact, hybrid)
+            found, chosen = self._find(texts, pools, retrieval_top_k, options, reading)
             generation = self._read(texts, chosen, found.scores, reading, kwargs)
         answers = self._decode(generation.sequences, len(texts))
         least = self.config.retrieval_min_score if min_score is None else min_score
         if least is not None:
-            best = found.scores.amax(dim=1).tolist()
-            answers = [NOT_FOUND if s < least else text for text, s in zip(answers, best, strict=True)]
+            near = (found.scores.amax(dim=1) >= least).tolist()
+            answers = [text if enough else NOT_FOUND for text, enough in zip(answers, near, strict=True)]
         out = ClaraGenerateOutput(
             answers=answers, sequences=generation.sequences, generation=generation, **dict(found.items())
         )

@@ -3,7 +3,6 @@
 import argparse
 import re
 
-import pytest
 from clara.commands import average, bench
 from clara.train.arguments import ClaraTrainingConfig
 from clara.train.recipe import ScriptArguments
@@ -13,7 +12,6 @@ from transformers import HfArgumentParser
 
 PAGE = ROOT / "docs" / "training.md"
 LAUNCHING = {"config", "config_file", "plan"}
-pytestmark = pytest.mark.skipif(not PAGE.exists(), reason="there is no docs/training.md")
 
 
 def test_files_exist():

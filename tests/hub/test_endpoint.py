@@ -143,7 +143,8 @@ def test_an_unforeseen_error_is_json_without_the_text(handler, monkeypatch, capl
 def test_requests_write_nothing_and_log_nothing_of_their_content(handler, tmp_path, monkeypatch, caplog):
     opened = []
     real = os.open
-    monkeypatch.setattr("builtins.open", lambda *a, **k: opened.append(a) or pytest.fail(f"opened {a}"))
+    for name in ("builtins.open", "io.open"):  # Path.write_text calls the second
+        monkeypatch.setattr(name, lambda *a, **k: opened.append(a) or pytest.fail(f"opened {a}"))
     monkeypatch.setattr(os, "open", lambda *a, **k: opened.append(a) or real(*a, **k))
     with caplog.at_level(logging.DEBUG):
         answer = handler(

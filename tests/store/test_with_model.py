@@ -5,7 +5,7 @@ import queue
 import pytest
 import torch
 from clara.serving.engine import Engine
-from clara.serving.tickets import DONE, FAILED, Options, Ticket
+from clara.serving.requests import DONE, FAILED, Options, Ticket
 from clara.store import CorpusStore
 from conftest import DOCUMENTS, QUESTIONS, make_model
 
