@@ -167,3 +167,9 @@ def test_plain_peft_loads_one_sub_folder(copied, base, shared_model, name):
     with wearing(shared_model.decoder, name):
         expected = shared_model.decoder(ids).logits
     assert torch.equal(plain.eval()(ids).logits, expected)
+
+
+def test_the_shipped_folder_has_links_to_the_root_files_and_no_copies():
+    root = Path(__file__).resolve().parents[2]
+    shipped = {file.name: file.resolve() for file in root.glob("checkpoints/*/*_clara.py")}
+    assert shipped == {file.name: file for file in root.glob("*_clara.py")}
