@@ -62,7 +62,7 @@ def measure(arguments: argparse.Namespace, model: ClaraForRetrievalGeneration) -
         "reading": arguments.reading,
         "seed": arguments.seed,
         "recall": {name: find(model, memory, asked, hybrid, interval) for name, hybrid in SEARCHES.items()},
-        "answers": {name: interval(values) for name, values in scores.items()},
+        "answers": {name: interval(values) for name, values in scores.items() if values},
         "told": told,
     }
 
@@ -83,11 +83,13 @@ def answer(
     read = score_text_readings(
         base_of(model), memory.texts, questions[:count], gold, out.indices[:count], **limit
     )
+    right = list(map(cover_exact_match, out.answers, gold))
     scores = {
-        "right, from memories": list(map(cover_exact_match, out.answers, gold)),
+        "right, from memories": right,
         "right, from the text of the same passages": read["cover_exact_match"],
         "refused, of the unanswerable": refused[count:],
-        "refused, of the answerable": refused[:count],
+        "refused, of the right answers": [no for no, good in zip(refused, right, strict=False) if good],
+        "refused, of the wrong answers": [no for no, good in zip(refused, right, strict=False) if not good],
     }
     told = [
         {"question": question, "gold": row["answers"], "answer": text, "refused": no}
