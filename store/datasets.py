@@ -68,15 +68,13 @@ def from_dataset(dataset: Dataset, uri: Any) -> CorpusStore:
         raise ValueError(f"`dataset` must hold rows of one compressor, got those of {len(makers)}.")
     made_by = json.loads(makers[0])
     columns = dataset.to_dict()
-    memories = [torch.tensor(rows) for rows in columns["memory"]]
     memory = CorpusMemory(
-        torch.cat(memories),
-        torch.tensor([0, *map(len, memories)]).cumsum(0),
-        columns["text"],
-        columns["id"],
-        [json.loads(text) for text in columns["metadata"]],
-        columns["parent"],
-        columns["order"],
+        [torch.tensor(rows) for rows in columns["memory"]],
+        texts=columns["text"],
+        document_ids=columns["id"],
+        metadata=[json.loads(text) for text in columns["metadata"]],
+        parents=columns["parent"],
+        orders=columns["order"],
         vectors=torch.tensor(columns["vector"]),
         **made_by,
     )
