@@ -136,6 +136,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=ROOT / "results")
     parser.add_argument("--only", type=int, nargs="*", help="numbers of changes; the rest stay as found")
+    parser.add_argument("--unchecked", action="store_true", help="do not run the tests unchanged first")
     options = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     os.chdir(ROOT)
@@ -147,13 +148,11 @@ def main() -> int:
     log, results = options.output / "mutations.log", options.output / "mutations.json"
     before = json.loads(results.read_text()) if options.only and results.exists() else []
     found = {one["number"]: one for one in before}
-    chosen = {
-        number: mutant for number, mutant in enumerate(MUTANTS) if number in (options.only or range(99))
-    }
+    chosen = {number: MUTANTS[number] for number in options.only or range(len(MUTANTS))}
     places = {number: find(mutant.place, mutant.old) for number, mutant in chosen.items()}
     names = {number: str(path.relative_to(ROOT)) for number, path in places.items()}
     files = dict.fromkeys(file for name in names.values() for file in COVER[name])
-    failing = attempt(list(files), None, log)
+    failing = "" if options.unchecked else attempt(list(files), None, log)
     if failing:
         raise RuntimeError(f"{failing} fails without any change: mend it first.")
     for number, mutant in chosen.items():
