@@ -19,7 +19,7 @@ export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo app experiments test test-slow mutations lint clean
+.PHONY: demo app experiments test test-slow load-test mutations lint clean
 .NOTPARALLEL:
 
 demo: $(BASE)
@@ -53,6 +53,10 @@ experiments: $(BASE) $(TOOLS)
 	$(call SMALL,scaling-curve,$(FEW) --points 1=$(JOINT)/generator-alone/$(FINAL) 2=$(JOINT)/joint/$(FINAL))
 	$(call SMALL,nested-rates,$(FEW) --models one=$(JOINT)/generator-alone/$(FINAL) other=$(JOINT)/joint/$(FINAL) --rates 4 16)
 	$(call SMALL,ablations,--limit 4 --max-new-tokens 4 --steps 1 --pool-size 6 --runs $(EXPERIMENTS)/runs)
+
+# A server under 32 clients for five minutes: no error, flat memory, the answers of one client.
+load-test: $(BASE) $(TOOLS)
+	$(BIN)/clara bench-serve --clients 32 --max-queue 64 --seconds 300 --output $(EXPERIMENTS)/load-test
 
 lint: $(TOOLS)
 	$(BIN)/ruff check .

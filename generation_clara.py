@@ -286,16 +286,14 @@ class TextInterface:
         check_reading(reading, kwargs)
         with_dict = kwargs.pop("return_dict_in_generate", False)
         with self.lock:
-            options = _options(where, exact, hybrid)
-            found, chosen = self._find(
-                texts, self._pools(memory, len(texts)), retrieval_top_k, options, reading
-            )
+            pools, options = self._pools(memory, len(texts)), _options(where, exact, hybrid)
+            found, chosen = self._find(texts, pools, retrieval_top_k, options, reading)
             generation = self._read(texts, chosen, found.scores, reading, kwargs)
         answers = self._decode(generation.sequences, len(texts))
         least = self.config.retrieval_min_score if min_score is None else min_score
         if least is not None:
-            best = found.scores.amax(dim=1).tolist()
-            answers = [NOT_FOUND if s < least else text for text, s in zip(answers, best, strict=True)]
+            near = (found.scores.amax(dim=1) >= least).tolist()
+            answers = [text if enough else NOT_FOUND for text, enough in zip(answers, near, strict=True)]
         out = ClaraGenerateOutput(
             answers=answers, sequences=generation.sequences, generation=generation, **dict(found.items())
         )
@@ -304,18 +302,19 @@ class TextInterface:
 
     @torch.no_grad()
     def embed_prompts(
-        self, questions: Sequence[str], memory: Memory, retrieval_top_k: int | None = None
+        self, questions: Sequence[str], memory: Memory, retrieval_top_k: int | None = None, **options: Any
     ) -> tuple[RetrievalOutput, Tensor, Tensor]:
         """What `generate` reads: retrieves, and fills the prompts' slots with the chosen memories.
 
         The worn generator, or the base with the generator merged into it, answers from these embeddings.
+        Arguments are those of `generate`, `where`, `exact` and `hybrid` among the options.
 
         Returns:
             What was found (nested lists), input embeddings (B, L, H) and mask (B, L), padded on the left.
         """
         texts = check_texts(list(questions), "questions")
         with self.lock:
-            found, chosen = self._find(texts, self._pools(memory, len(texts)), retrieval_top_k, {})
+            found, chosen = self._find(texts, self._pools(memory, len(texts)), retrieval_top_k, options)
             return found, *self.embed_answers(texts, chosen)
 
     def _read(

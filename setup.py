@@ -79,7 +79,7 @@ setup(
     + [f"clara.{name}" for name in find_packages(include=[*ROOMS, *(f"{room}.*" for room in ROOMS)])],
     package_data={
         "clara": ["py.typed", "model_card.md", "LICENSE", *SHIPPED],
-        "clara.data": ["samples/*"],
+        "clara.data": ["samples/*", "samples/handbook/*", "samples/handbook/files/*"],
         "clara.train": ["recipes/*", "accelerate/*"],
     },
     install_requires=[

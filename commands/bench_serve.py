@@ -84,7 +84,6 @@ def measure(arguments: argparse.Namespace, folder: str) -> dict[str, Any]:
         beyond = arguments.clients + 2 * arguments.max_queue
         burst, silent = run_burst(url, questions[0], beyond, fields)
     ideal += ideal_seconds(model, memory, batch, new, arguments.repeats)
-    half = len(many.samples) // 2
     return {
         "model": arguments.model or "default",
         "trained": trained,
@@ -97,11 +96,22 @@ def measure(arguments: argparse.Namespace, folder: str) -> dict[str, Any]:
         "one": part(one),
         "many": part(many),
         "p95_over_ideal": many.percentile(95) / statistics.median(ideal),
+        **compared(one, many),
+        "burst": {"requests": beyond, "statuses": burst.statuses, "429_without_retry_after": silent},
+    }
+
+
+def compared(one: Any, many: Any) -> dict[str, Any]:
+    """Many clients beside one: throughput, memory of the server, answers to the same questions."""
+    half = len(many.samples) // 2
+    both = one.answers.keys() & many.answers.keys()
+    return {
         "throughput_over_one": many.throughput / one.throughput,
         "resident_first_half": max(many.samples[:half] or [0]),
         "resident_second_half": max(many.samples[half:] or [0]),
         "resident_each_second": many.samples,
-        "burst": {"requests": beyond, "statuses": burst.statuses, "429_without_retry_after": silent},
+        "questions_in_both": len(both),
+        "answered_otherwise": sum(many.answers[question] != one.answers[question] for question in both),
     }
 
 
@@ -172,6 +182,8 @@ def render(result: dict[str, Any]) -> str:
         [name.replace("_", " "), f"{result[name]:.2f}", f"{word} {limit:g}"] for name, limit, word in MUST
     ]
     checks.append(["errors of all clients", str(result["many"]["errors"]), "0"])
+    both = f"answers that differ from one client's, of {result['questions_in_both']} questions"
+    checks.append([both, str(result["answered_otherwise"]), "0"])
     checks.append(["peak memory, second half over first", f"{growth:.3f}", f"at most {GROWTH:g}"])
     burst = result["burst"]
     note = (

@@ -25,6 +25,7 @@ EXPERIMENTS = {
     "memory-dtypes": "memories kept as bf16, int8 and int4: what fewer bytes cost answers",
     "nested-rates": "several compression rates trained at once against one, read at each rate",
     "scaling-curve": "examples seen against held-out loss and answers, extrapolated",
+    "handbook": "files of nine kinds: all read, all found, answered, refused where they hold no answer",
 }
 
 

@@ -53,7 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--base-model", metavar="ID", help="Hub id of the base, where the checkpoint names none"
     )
     parser.add_argument(
-        "--widgets", type=int, default=3, metavar="N", help="example answers in the card (default: 3)"
+        "--widgets",
+        type=int,
+        default=3,
+        metavar="N",
+        help="example answers in the card, right ones first (default: 3)",
     )
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: the accelerator if there is one)")
 
@@ -164,22 +168,25 @@ def assemble(arguments: argparse.Namespace, folder: Path) -> None:
 def write_card(arguments: argparse.Namespace, model: ClaraForRetrievalGeneration, folder: Path) -> None:
     """Writes README.md from what was measured."""
     from ..evaluation.language_models import ClaraModel
-    from ..hub.card import read_datasets, render_model_card
+    from ..hub.card import read_datasets, render_model_card, section
     from ..hub.examples import make_examples, model_facts
     from ..hub.folder import TEMPLATE
     from ..hub.results import read_reports
 
     reports = read_reports(arguments.results, ClaraModel(model).fingerprint())
     own = Path(arguments.checkpoint, CARD)
-    files = arguments.training_card or [file for file in [own] if file.is_file()]
-    cards = [file.read_text(encoding="utf-8") for file in files]
-    text = render_model_card(
+    text = own.read_text(encoding="utf-8") if own.is_file() else ""
+    rendered = section(text, "results") is not None
+    cards = [file.read_text(encoding="utf-8") for file in arguments.training_card]
+    cards = cards or ([text] if text and not rendered else [])
+    card = render_model_card(
         TEMPLATE.read_text(encoding="utf-8"),
         arguments.repo,
         model_facts(model, arguments.base_model),
         reports,
         make_examples(model, arguments.widgets),
         cards,
-        arguments.dataset or [name for card in cards for name in read_datasets(card)],
+        arguments.dataset or [name for each in cards for name in read_datasets(each)],
+        text if rendered else "",
     )
-    (folder / CARD).write_text(text, encoding="utf-8")
+    (folder / CARD).write_text(card, encoding="utf-8")

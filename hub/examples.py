@@ -7,8 +7,11 @@ import torch
 from ..adapters_clara import adapter_state
 from ..configuration_clara import ADAPTERS
 from ..data.sample_corpus import sample_documents, sample_questions
+from ..evaluation.metrics import cover_exact_match
 from ..modeling_clara import ClaraForRetrievalGeneration
-from .card import EMBEDDED_BASES, FIELDS, base_id
+from .card import EMBEDDED_BASES, FIELDS, Examples, base_id
+
+TRIES = 4
 
 
 def model_facts(model: ClaraForRetrievalGeneration, base_model: str | None = None) -> dict[str, Any]:
@@ -42,14 +45,15 @@ def model_facts(model: ClaraForRetrievalGeneration, base_model: str | None = Non
     }
 
 
-def make_examples(
-    model: ClaraForRetrievalGeneration, count: int, show_progress: bool = False
-) -> list[dict[str, Any]]:
-    """Answers to evenly spaced questions of the sample corpus, greedily, from all its documents.
+def make_examples(model: ClaraForRetrievalGeneration, count: int, show_progress: bool = False) -> Examples:
+    """Answers to questions of the sample corpus, greedily, from all its documents: right ones first.
+
+    Four times as many questions are asked as are shown, evenly spaced; an answer is right if it holds a gold
+    answer. Where too few are right, wrong ones are shown too, and marked.
 
     Args:
         model: The model that is published.
-        count: How many; 0 gives none.
+        count: How many to show; 0 gives none.
         show_progress: Show a progress bar of the compression.
 
     Raises:
@@ -59,16 +63,20 @@ def make_examples(
     if not 0 <= count <= len(questions):
         raise ValueError(f"`count` must be from 0 to the {len(questions)} sample questions, got {count}.")
     if not count:
-        return []
+        return Examples()
+    asked = min(TRIES * count, len(questions))
+    chosen = [questions[row * len(questions) // asked] for row in range(asked)]
     memory = model.build_memory(documents, show_progress=show_progress)
-    chosen = [questions[row * len(questions) // count] for row in range(count)]
     out = model.generate([row["question"] for row in chosen], memory, return_dict_in_generate=True)
-    return [
+    rows = [
         {
             "question": row["question"],
             "answer": answer,
             "gold": row["answers"][0],
             "documents": [{"id": ids[0]}],
+            "right": bool(cover_exact_match(answer, row["answers"])),
         }
         for row, answer, ids in zip(chosen, out.answers, out.document_ids, strict=True)
     ]
+    shown = sorted(rows, key=lambda row: not row["right"])[:count]
+    return Examples(shown, asked, sum(row["right"] for row in rows))

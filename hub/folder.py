@@ -21,6 +21,8 @@ TEXT = (".json", ".md", ".py", ".txt", ".yaml", ".jinja")
 AUTO_MAP = {
     "AutoConfig": f"configuration_clara.{ClaraConfig.__name__}",
     "AutoModel": f"modeling_clara.{ClaraForRetrievalGeneration.__name__}",
+    # `pipeline("text-generation")`, whose `generate` gets token ids and no documents: the plain base.
+    "AutoModelForCausalLM": f"modeling_clara.{ClaraForRetrievalGeneration.__name__}",
     "AutoProcessor": f"processing_clara.{ClaraProcessor.__name__}",
 }
 

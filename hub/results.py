@@ -8,7 +8,6 @@ from typing import Any
 from huggingface_hub import EvalResult
 
 REPORT = "report.json"
-NOT_MEASURED = "not measured"
 BENCHMARKS = {
     "nq": ("Natural Questions", "google-research-datasets/nq_open"),
     "hotpotqa": ("HotpotQA", "hotpotqa/hotpot_qa"),
@@ -68,16 +67,14 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def results_table(reports: Sequence[Report]) -> str:
-    """A row for each benchmark, setting and system; what was not measured says so."""
+    """A row for each benchmark, setting and system that was measured."""
     by_key = {(report["benchmark"], report["setting"]): report for report in reports}
     header = ["benchmark", "setting", "questions", "system", *METRICS.values(), "recall", "tokens read"]
     rows = []
     for name, (title, _) in BENCHMARKS.items():
         for setting in SETTINGS:
             report = by_key.get((name, setting))
-            if report is None:
-                rows.append([title, setting, "–", "clara", *[NOT_MEASURED] * 5])
-            else:
+            if report is not None:
                 rows += [[title, setting, str(report["questions"]), *row] for row in _systems(report)]
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in lines)

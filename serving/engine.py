@@ -1,15 +1,20 @@
 """Continuous batching: one thread writes all answers, token by token; questions join between two steps."""
 
+import json
 import logging
 import threading
 from collections import deque
 from typing import Any
 
+import torch
+
+from ..generation_clara import NOT_FOUND
 from .batch import RunningBatch
-from .tickets import FAILED, FOUND, Found, Ticket
-from .writing import Answer, choose_tokens
+from .decoding import Answer
+from .requests import DONE, FAILED, FOUND, PIECE, EngineRequest, Finished, Found
 
 logger = logging.getLogger(__name__)
+BROKEN = 3  # steps in which every answer failed, one after the other: the engine is not well
 
 
 class QueueFullError(Exception):
@@ -21,7 +26,7 @@ class ClosingError(Exception):
 
 
 class Engine:
-    """Answers tickets, up to `max_batch` at once.
+    """Answers requests, up to `max_batch` at once.
 
     A waiting question joins the batch as soon as a row is free: it need not wait for the others' answers to
     end. Answers are those of `model.generate` with the same settings.
@@ -41,10 +46,10 @@ class Engine:
                 raise ValueError(f"`{name}` must be at least 1, got {value}.")
         self.model = model.eval()
         self.max_batch, self.max_queue, self.gather_seconds = max_batch, max_queue, gather_seconds
-        self.steps = self.row_steps = 0
+        self.steps = self.row_steps = self._broken = 0
         self._batch = RunningBatch(model)
         self._answers: list[Answer] = []
-        self._waiting: deque[Ticket] = deque()
+        self._waiting: deque[EngineRequest] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="clara-engine", daemon=True)
@@ -57,7 +62,7 @@ class Engine:
         """Takes no more questions and ends the thread.
 
         Args:
-            drain: Answer what was taken first; otherwise those tickets fail with `ClosingError`.
+            drain: Answer what was taken first; otherwise those requests fail with `ClosingError`.
             timeout: Seconds to wait for the end; None waits as long as it takes.
 
         Returns:
@@ -66,15 +71,15 @@ class Engine:
         with self._changed:
             self._closing = True
             if not drain:
-                for ticket in [*self._waiting, *(answer.ticket for answer in self._answers)]:
-                    ticket.tell(FAILED, ClosingError("The server is shutting down."))
-                    ticket.cancel()
+                for request in [*self._waiting, *(answer.request for answer in self._answers)]:
+                    request.tell(FAILED, ClosingError("The server is shutting down."))
+                    request.cancel()
             self._changed.notify_all()
         if self._thread.ident is not None:
             self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def submit(self, ticket: Ticket) -> None:
+    def submit(self, request: EngineRequest) -> None:
         """Takes a question.
 
         Raises:
@@ -87,7 +92,7 @@ class Engine:
             self._waiting = deque(waiting for waiting in self._waiting if not waiting.cancelled)
             if len(self._waiting) >= self.max_queue:
                 raise QueueFullError(f"{self.max_queue} questions wait already, which is the limit.")
-            self._waiting.append(ticket)
+            self._waiting.append(request)
             self._changed.notify_all()
 
     @property
@@ -103,24 +108,24 @@ class Engine:
     @property
     def ready(self) -> bool:
         """Whether questions are taken and answered."""
-        return self._thread.is_alive() and not self._closing
+        return self._thread.is_alive() and not self._closing and self._broken < BROKEN
 
     def _run(self) -> None:
-        while (tickets := self._take()) is not None:
+        while (requests := self._take()) is not None:
             try:
                 self._leave()
-                for group in _alike(tickets):
+                for group in _alike(requests):
                     self._join(group)
                 self._step()
             except Exception as error:
                 logger.exception("a step failed; its %d answers are lost", len(self._answers))
-                for ticket in [*(answer.ticket for answer in self._answers), *tickets]:
-                    ticket.tell(FAILED, error)
-                    ticket.cancel()
+                for request in [*(answer.request for answer in self._answers), *requests]:
+                    request.tell(FAILED, error)
+                    request.cancel()
                 self._answers = []
                 self._batch.clear()
 
-    def _take(self) -> list[Ticket] | None:
+    def _take(self) -> list[EngineRequest] | None:
         """The questions that join now; waits while there is nothing to do; None when all is done."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._answers or self._closing)
@@ -131,52 +136,54 @@ class Engine:
                 )
             taken = []
             while self._waiting and len(self._answers) + len(taken) < self.max_batch:
-                ticket = self._waiting.popleft()
-                if not ticket.cancelled:
-                    taken.append(ticket)
+                request = self._waiting.popleft()
+                if not request.cancelled:
+                    taken.append(request)
             over = self._closing and not (taken or self._waiting or self._answers)
             return None if over else taken
 
     def _leave(self) -> None:
         """Lets cancelled answers leave the batch."""
-        self._keep([row for row, answer in enumerate(self._answers) if not answer.ticket.cancelled])
+        self._keep([row for row, answer in enumerate(self._answers) if not answer.request.cancelled])
 
     def _keep(self, rows: list[int]) -> None:
         if len(rows) < len(self._answers):
             self._batch.change(rows)
             self._answers = [self._answers[row] for row in rows]
 
-    def _join(self, tickets: list[Ticket]) -> None:
+    def _join(self, requests: list[EngineRequest]) -> None:
         """Lets questions of one memory join: retrieves, reads their prompts; a bad one fails alone."""
         try:
-            first = tickets[0]
-            questions = [ticket.question for ticket in tickets]
-            found, embeds, mask = self.model.embed_prompts(questions, first.memory, first.retrieval_top_k)
+            first = requests[0]
+            questions = [request.question for request in requests]
+            found, embeds, mask = self.model.embed_prompts(
+                questions, first.memory, first.retrieval_top_k, **first.search
+            )
             logits, cache = self._batch.read(embeds, mask)
         except Exception as error:
-            if len(tickets) > 1:
-                for ticket in tickets:
-                    self._join([ticket])
+            if len(requests) > 1:
+                for request in requests:
+                    self._join([request])
                 return
-            logger.warning("a question could not be read: %s", type(error).__name__, exc_info=error)
-            tickets[0].tell(FAILED, error)
+            self._fail(requests[0], error)
             return
-        lengths = mask.sum(dim=-1).tolist()
-        for row, ticket in enumerate(tickets):
-            indices = found.indices[row]
-            texts = [ticket.memory.texts[index] for index in indices]
-            scores = found.scores[row][: len(indices)].tolist()
-            ticket.tell(FOUND, Found(found.document_ids[row], scores, texts, lengths[row]))
+        lengths, least = mask.sum(dim=-1).tolist(), self.model.config.retrieval_min_score
+        for row, request in enumerate(requests):
+            request.tell(FOUND, _found(request.memory, found, row, lengths[row]))
+            if least is not None and found.scores[row].max().item() < least:
+                request.tell(PIECE, NOT_FOUND)
+                request.tell(DONE, Finished(NOT_FOUND, "stop", 0))
+                request.cancel()  # its row leaves before the next step
         self._batch.change(list(range(len(self._answers))), mask, cache)
-        answers = [self._answer(ticket) for ticket in tickets]
+        answers = [self._answer(request) for request in requests]
         self._write(logits, answers)
         self._answers = [*self._answers, *answers]
         self._keep([row for row, answer in enumerate(self._answers) if not answer.finished])
 
-    def _answer(self, ticket: Ticket) -> Answer:
+    def _answer(self, request: EngineRequest) -> Answer:
         model = self.model
         tokenizer, strip = model.processor.tokenizer, model.config.strip_answers
-        return Answer(ticket, model.generation_config, tokenizer, strip, model.device)
+        return Answer(request, model.generation_config, tokenizer, strip, model.device)
 
     def _step(self) -> None:
         """One more token for every answer."""
@@ -184,18 +191,81 @@ class Engine:
             return
         self.steps += 1
         self.row_steps += len(self._answers)
-        self._write(self._batch.step([answer.ids[-1] for answer in self._answers]), self._answers)
+        try:
+            logits, self._broken = self._batch.step([answer.ids[-1] for answer in self._answers]), 0
+        except Exception:
+            logger.exception("a step of %d answers failed; each is tried alone", len(self._answers))
+            logits = self._step_alone()
+        if self._answers:
+            self._write(logits, self._answers)
         self._keep([row for row, answer in enumerate(self._answers) if not answer.finished])
 
+    def _step_alone(self) -> torch.Tensor | None:
+        """The failed step for each answer by itself; those that fail again leave, the others go on.
+
+        Every prompt and what was written after it is read anew: the cache may be half changed.
+        """
+        answers, kept = self._answers, []
+        for answer in answers:
+            self._batch.clear()
+            try:
+                self._batch.change([], *self._read_again(answer))
+                logits = self._batch.step(answer.ids[-1:])
+                kept.append((answer, logits, self._batch.mask, self._batch.cache))
+            except Exception as error:
+                self._fail(answer.request, error)
+        self._broken = 0 if kept else self._broken + 1
+        self._batch.clear()
+        self._answers = []
+        for answer, _, mask, cache in kept:
+            self._batch.change(list(range(len(self._answers))), mask, cache)
+            self._answers.append(answer)
+        return torch.cat([logits for _, logits, _, _ in kept]) if kept else None
+
+    def _read_again(self, answer: Answer) -> tuple[torch.Tensor, Any]:
+        """Mask and cache of an answer's prompt and all its tokens but the last."""
+        asked = answer.request
+        _, embeds, mask = self.model.embed_prompts(
+            [asked.question], asked.memory, asked.retrieval_top_k, **asked.search
+        )
+        ids = torch.tensor([answer.ids[:-1]], dtype=torch.long, device=embeds.device)
+        embeds = torch.cat([embeds, self.model.get_input_embeddings()(ids).to(embeds)], dim=1)
+        mask = torch.nn.functional.pad(mask, (0, ids.shape[1]), value=1)
+        return mask, self._batch.read(embeds.detach(), mask)[1]
+
+    def _write(self, logits: torch.Tensor, answers: list[Answer]) -> None:
+        """Takes a token for each answer; one whose own settings fail fails alone."""
+        likeliest = logits.argmax(dim=-1).tolist()
+        for row, answer in enumerate(answers):
+            try:
+                answer.add(likeliest[row] if answer.plain else answer.choose(logits[row : row + 1]))
+            except Exception as error:
+                self._fail(answer.request, error)
+                answer.finished = True
+
     @staticmethod
-    def _write(logits: Any, answers: list[Answer]) -> None:
-        for answer, token in zip(answers, choose_tokens(logits, answers), strict=True):
-            answer.add(token)
+    def _fail(request: EngineRequest, error: Exception) -> None:
+        logger.warning("a question failed: %s", type(error).__name__, exc_info=error)
+        request.tell(FAILED, error)
+        request.cancel()
 
 
-def _alike(tickets: list[Ticket]) -> list[list[Ticket]]:
-    """Tickets grouped by memory and number of passages, so that each group is read in one pass."""
-    groups: dict[tuple[int, int | None], list[Ticket]] = {}
-    for ticket in tickets:
-        groups.setdefault((id(ticket.memory), ticket.retrieval_top_k), []).append(ticket)
+def _alike(requests: list[EngineRequest]) -> list[list[EngineRequest]]:
+    """Requests grouped by memory, number of passages and search, so that each group is read in one pass."""
+    groups: dict[tuple[int, int | None, str], list[EngineRequest]] = {}
+    for request in requests:
+        search = json.dumps(request.search, sort_keys=True)
+        groups.setdefault((id(request.memory), request.retrieval_top_k, search), []).append(request)
     return list(groups.values())
+
+
+def _found(memory: Any, found: Any, row: int, prompt_tokens: int) -> Found:
+    """What was found for one of several questions."""
+    indices = found.indices[row]
+    return Found(
+        found.document_ids[row],
+        [memory.parents[index] for index in indices],
+        found.scores[row][: len(indices)].tolist(),
+        [memory.texts[index] for index in indices],
+        prompt_tokens,
+    )

@@ -13,7 +13,7 @@ from .neutral import NEUTRAL, WAY_OUT
 
 logger = logging.getLogger(__name__)
 
-TYPES = {429: "rate_limit_error", 500: "server_error", 503: "server_error"}
+TYPES = {401: "authentication_error", 429: "rate_limit_error", 500: "server_error", 503: "server_error"}
 CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 422: "invalid_request"}
 
 

@@ -20,6 +20,7 @@ class Load:
         latencies: Seconds of every answered request.
         statuses: Responses by status; "error" counts connections that failed.
         tokens: Tokens written.
+        answers: For each question the different answers that came.
         samples: What `watch` gave, once a second.
     """
 
@@ -28,6 +29,7 @@ class Load:
     latencies: list[float] = field(default_factory=list)
     statuses: dict[str, int] = field(default_factory=dict)
     tokens: int = 0
+    answers: dict[str, set[str]] = field(default_factory=dict)
     samples: list[float] = field(default_factory=list)
 
     @property
@@ -120,7 +122,9 @@ async def ask(http: httpx.AsyncClient, question: str, load: Load, fields: Mappin
     load.note(str(response.status_code))
     if response.status_code == 200:
         load.latencies.append(time.perf_counter() - begun)
-        load.tokens += response.json()["usage"]["completion_tokens"]
+        body = response.json()
+        load.tokens += body["usage"]["completion_tokens"]
+        load.answers.setdefault(question, set()).add(body["choices"][0]["message"]["content"])
 
 
 def run_burst(url: str, question: str, requests: int, fields: Mapping[str, Any]) -> tuple[Load, int]:

@@ -3,14 +3,14 @@
 `clara app` opens it on this machine; `clara publish --space` makes a Space of it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from clara.evaluation.lens import logit_lens
 
-from ...data.sample_corpus import CORPUS
+from ...data.sources import is_supported, likely_span
 from .page import (
     CSS,
     answer,
@@ -35,6 +35,8 @@ from .visit import (
     compress_steps,
     count_tokens,
     pasted_documents,
+    sample_chips,
+    sample_memory,
     streamed,
     uploaded_documents,
 )
@@ -44,6 +46,15 @@ ANSWER_TOKENS, PARAPHRASE_TOKENS = 96, 160
 UNTRAINED = (
     "The adapters of this model are untrained: its answers mean nothing yet. Sizes, the search and the "
     "way of the data are real."
+)
+SMALL = (
+    "This is a small model of {millions:,.0f} million parameters: it is often wrong. Check what it says "
+    "against the passages."
+)
+SMALL_PARAMETERS = 1e9
+NOT_FOUND = (
+    "Not found: the words of this answer stand in none of the passages, so the documents probably do not "
+    "say it."
 )
 NO_ANSWER = "The answer appears here, beside the passages it was read from."
 NO_PASSAGES = "The chosen passages appear here, with the cosine of each."
@@ -56,42 +67,57 @@ class Page:
     Args:
         model: A `ClaraForRetrievalGeneration` with its processor.
         trained: Whether its adapters are trained.
+        cache: Folder in which the memory of the sample corpus is kept; by default the user's cache.
     """
 
-    def __init__(self, model: Any, trained: bool) -> None:
-        self.model, self.trained = model, trained
+    def __init__(self, model: Any, trained: bool, cache: str | None = None) -> None:
+        self.model, self.trained, self.cache = model, trained, cache
+
+    def warning(self) -> str:
+        """What a visitor should know of the model; empty if there is nothing."""
+        if not self.trained:
+            return UNTRAINED
+        parameters = sum(parameter.numel() for parameter in self.model.decoder.parameters())
+        return SMALL.format(millions=parameters / 1e6) if parameters < SMALL_PARAMETERS else ""
 
     def compress(self, pasted: str, files: list[str] | None) -> Iterator[tuple]:
         """Compresses what was pasted and uploaded; uploads are deleted as soon as they are read."""
         files = files or []
         try:
-            documents = [*pasted_documents(pasted or ""), *uploaded_documents(files)]
+            uploaded, skipped = uploaded_documents(files)
+            documents = checked([*pasted_documents(pasted or ""), *uploaded], skipped)
         except ValueError as error:
-            yield gr.skip(), notice(str(error), error=True), gr.skip(), None
+            yield self.told(notice(str(error), error=True))
             return
         finally:
             for file in files:
                 Path(file).unlink(missing_ok=True)
-        yield from self.remember(documents)
-
-    def take_sample(self) -> Iterator[tuple]:
-        """Compresses the sample corpus."""
-        yield from self.remember(uploaded_documents([str(CORPUS)]))
-
-    def remember(self, documents: list[dict]) -> Iterator[tuple]:
-        """Memory, status, passages to choose from, and an emptied file field; compresses on the way."""
         try:
-            documents = checked(documents)
             memory = None
             for done, total, memory in compress_steps(self.model, documents):  # noqa: B007
-                yield gr.skip(), progress(done, total), gr.skip(), None
+                yield self.told(progress(done, total))
         except (ValueError, TypeError) as error:
-            yield gr.skip(), notice(str(error), error=True), gr.skip(), None
+            yield self.told(notice(str(error), error=True))
             return
+        yield self.remembered(memory, skipped, chips=False)
+
+    def take_sample(self) -> Iterator[tuple]:
+        """The memory of the sample corpus, compressed before or now."""
+        yield self.told(hint("Taking the sample corpus. Its first compression takes a minute."))
+        yield self.remembered(sample_memory(self.model, self.cache), (), chips=True)
+
+    @staticmethod
+    def told(status: str) -> tuple:
+        """A status alone: memory, passages and chips stay, the file field is emptied."""
+        return gr.skip(), status, gr.skip(), None, gr.skip()
+
+    def remembered(self, memory: Any, skipped: Sequence[str], chips: bool) -> tuple:
+        """Memory, status, passages to choose from, an emptied file field, and whether chips are shown."""
         tokens = count_tokens(self.model, memory.texts)
-        status = stored(len(documents), len(memory), tokens, int(memory.offsets[-1]))
+        documents, vectors = len(set(memory.parents)), int(memory.offsets[-1])
+        status = stored(documents, len(memory), tokens, vectors, skipped)
         names = [(f"{name}: {text[:60]}", row) for row, (name, text) in enumerate(pairs(memory))]
-        yield memory, status, gr.Dropdown(choices=names, value=0), None
+        return memory, status, gr.Dropdown(choices=names, value=0), None, gr.Row(visible=chips)
 
     def ask(self, question: str, k: int, memory: Any) -> Iterator[tuple[str, str]]:
         """The answer as it is written, and the passages it is read from."""
@@ -103,16 +129,24 @@ class Page:
         try:
             hits = self.model.retrieve(question, memory, retrieval_top_k=k)
             texts = [memory.texts[index] for index in hits.indices]
-            chosen = passages(hits.document_ids, hits.scores.tolist(), texts)
+
+            def chosen(said: str) -> str:
+                names = [named(memory, index) for index in hits.indices]
+                spans = [likely_span(text, question, said) for text in texts]
+                return passages(names, hits.scores.tolist(), texts, spans)
+
             bars = token_bars(count_tokens(self.model, texts), sum(map(len, memory.gather(hits.indices))))
             text = ""
-            yield answer("", True) + bars, chosen
+            yield answer("", True) + bars, chosen("")
             options = {"retrieval_top_k": k, "max_new_tokens": ANSWER_TOKENS}
             for text in streamed(
                 self.model, lambda out: self.model.generate(question, memory, streamer=out, **options)
             ):
-                yield answer(text, True) + bars, chosen
-            yield answer(text) + bars, chosen
+                yield answer(text, True) + bars, gr.skip()
+            least = self.model.config.retrieval_min_score
+            near = least is None or hits.scores.max().item() >= least
+            unsure = "" if near and is_supported(text, texts) else notice(NOT_FOUND)
+            yield unsure + answer(text) + bars, chosen(text)
         except (ValueError, TimeoutError) as error:
             yield notice(str(error), error=True), empty(NO_PASSAGES)
 
@@ -153,21 +187,27 @@ def pairs(memory: Any) -> list[tuple[str, str]]:
     return list(zip(memory.document_ids, memory.texts, strict=True))
 
 
+def named(memory: Any, index: int) -> str:
+    """The document of a passage by its name, and which part of it the passage is."""
+    parent = memory.parents[index]
+    return parent if memory.document_ids[index] == parent else f"{parent}, part {memory.orders[index] + 1}"
+
+
 def build(page: Page) -> gr.Blocks:
     """The page's layout, with its actions tied to it."""
     config = page.model.config
     name = Path(config.base_model_name_or_path or "a language model").name
     cache = (600, VISIT_SECONDS)
-    with gr.Blocks(title="CLaRa", analytics_enabled=False, delete_cache=cache) as blocks:
-        gr.HTML(head(name, config.compression_rate, config.num_memory_tokens))
-        if not page.trained:
-            gr.HTML(notice(UNTRAINED))
+    with gr.Blocks(title="Ask your documents", analytics_enabled=False, delete_cache=cache) as blocks:
+        gr.HTML(head(name, config.compression_rate))
+        if page.warning():
+            gr.HTML(notice(page.warning()))
         memory = gr.State(None, time_to_live=VISIT_SECONDS)
         with gr.Column(elem_classes="clara-card"):
             status, sample, compress, given = documents_step()
-        question, k, asking, written, chosen = question_step(config.retrieval_top_k)
+        question, k, asking, written, chosen, chips, texts = question_step(config.retrieval_top_k)
         row, say, said, look, seen = inside_step()
-        made = [memory, status, row, given[1]]
+        made = [memory, status, row, given[1], chips]
         options = {"show_progress": "hidden", "api_visibility": "private"}
         gr.on([compress.click], page.compress, given, made, **options)
         gr.on([sample.click], page.take_sample, None, made, **options)
@@ -178,6 +218,9 @@ def build(page: Page) -> gr.Blocks:
             [written, chosen],
             **options,
         )
+        for chip, text in texts:
+            picked = chip.click(lambda text=text: text, None, question, **options)
+            picked.then(page.ask, [question, k, memory], [written, chosen], **options)
         gr.on([say.click], page.paraphrase, [row, memory], said, **options)
         gr.on([look.click], page.show_lens, question, seen, **options)
     return blocks
@@ -187,20 +230,19 @@ def documents_step() -> tuple:
     """Step 1: text field, files, buttons, status."""
     gr.HTML(step(1, "Documents"))
     with gr.Row():
+        files = gr.File(
+            label="Drop files: PDF, Word, slides, Markdown, HTML, tables, text",
+            file_count="multiple",
+            file_types=list(SUFFIXES),
+            elem_id="files",
+            scale=3,
+        )
         pasted = gr.Textbox(
-            label="Paste text",
-            info="An empty line separates two documents.",
+            label="Or paste the text of one document",
             lines=7,
             max_lines=14,
             max_length=MAX_CHARACTERS,
             elem_id="paste",
-            scale=3,
-        )
-        files = gr.File(
-            label=f"Or choose files ({', '.join(SUFFIXES)})",
-            file_count="multiple",
-            file_types=list(SUFFIXES),
-            elem_id="files",
             scale=2,
         )
     with gr.Row():
@@ -222,12 +264,14 @@ def question_step(k: int) -> tuple:
             chosen_k = gr.Slider(1, 10, value=k, step=1, label="Passages to read", elem_id="k", scale=2)
         with gr.Row():
             asking = gr.Button("Ask", variant="primary", elem_id="ask", scale=0, min_width=180)
+        with gr.Row(visible=False, elem_id="chips", elem_classes="clara-chips") as chips:
+            texts = [(gr.Button(text, size="sm"), text) for text in sample_chips()]
     with gr.Row():
         with gr.Column(scale=3, min_width=300):
             written = gr.HTML(empty(NO_ANSWER), elem_id="answer")
         with gr.Column(scale=2, min_width=300):
             chosen = gr.HTML(empty(NO_PASSAGES), elem_id="passages")
-    return question, chosen_k, asking, written, chosen
+    return question, chosen_k, asking, written, chosen, chips, texts
 
 
 def inside_step() -> tuple:
@@ -273,5 +317,5 @@ def launch(blocks: gr.Blocks, **options: Any) -> Any:
         button_primary_background_fill_hover_dark="#115e59",
         button_primary_text_color="white",
     )
-    settings = {"css": CSS, "theme": theme, "max_file_size": "2mb", "footer_links": [], "ssr_mode": False}
+    settings = {"css": CSS, "theme": theme, "max_file_size": "20mb", "footer_links": [], "ssr_mode": False}
     return blocks.queue(max_size=32, default_concurrency_limit=1).launch(**{**settings, **options})

@@ -1,87 +1,68 @@
-"""What one visit to the demonstration page does: reading documents, compressing, streaming answers.
+"""What one visit to the page does: reading documents, compressing, streaming answers."""
 
-Nothing here knows of the page.
-"""
-
-import json
 import os
 import queue
-import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from transformers import TextIteratorStreamer
 
-SUFFIXES = (".txt", ".md", ".jsonl")
+from ...data.documents import SUFFIXES, read_files
+from ...data.markdown import markdown_document
+from ...data.sample_corpus import sample_documents, sample_questions
+from ...data.skipped import Skipped
+
 MAX_DOCUMENTS, MAX_CHARACTERS, MAX_QUESTION = 500, 400_000, 1000
-BLANK_LINE = re.compile(r"\n[ \t]*\n+")
-HEADING = re.compile(r"\A\s*#\s+(.+?)[ \t]*(?:\n|\Z)")
+PASTED = "pasted text"
 STEP = 8
+CHIPS = 4
 
 
 def pasted_documents(text: str) -> list[dict]:
-    """Documents of a text field: an empty line stands between two."""
-    parts = [part.strip() for part in BLANK_LINE.split(text.replace("\r\n", "\n")) if part.strip()]
-    return [{"id": f"text {number}", "text": part} for number, part in enumerate(parts, 1)]
+    """The document of a text field, read as Markdown; none if the field is empty."""
+    return [{"id": PASTED, **markdown_document(text)}] if text.strip() else []
 
 
-def uploaded_documents(paths: Sequence[str]) -> list[dict]:
-    """Documents of uploaded files: a .txt or .md file is one, a .jsonl file has one in each line.
+def uploaded_documents(paths: Sequence[str]) -> tuple[list[dict], list[str]]:
+    """Documents of uploaded files, and what was left out and why, a line each.
+
+    Files are read as everywhere: one is one document, but for files of rows (.jsonl, .parquet, …).
 
     Raises:
-        ValueError: If a file has another suffix, is not UTF-8, or a line is malformed; names file and line.
+        ValueError: If a file of rows is malformed; names file and line.
     """
-    found: list[dict] = []
-    for path in paths:
-        name = os.path.basename(path)
-        suffix = os.path.splitext(name)[1].lower()
-        if suffix not in SUFFIXES:
-            raise ValueError(f"{name}: only {', '.join(SUFFIXES)} files can be read.")
-        try:
-            with open(path, encoding="utf-8-sig") as file:
-                text = file.read(4 * MAX_CHARACTERS + 1)
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{name}: this is not UTF-8 text.") from error
-        found.extend(_rows(name, text) if suffix == ".jsonl" else _text(name, text, suffix == ".md"))
-    return found
+    skipped, files = Skipped(quiet=True), []
+    for path in map(Path, paths):
+        if path.suffix.lower() in SUFFIXES:
+            files.append((path, path.name))
+        else:
+            skipped.add(path, f"has the suffix {path.suffix!r}, which is not readable")
+    try:
+        found = list(read_files(files, skipped))
+    except ValueError as error:
+        raise ValueError(_without_folders(str(error), paths)) from error
+    return found, [_without_folders(f"{place} {reason}", paths) for place, reason in skipped]
 
 
-def _text(name: str, text: str, markdown: bool) -> list[dict]:
-    if not text.strip():
-        raise ValueError(f"{name}: the file is empty.")
-    heading = HEADING.match(text) if markdown else None
-    if heading is None or not text[heading.end() :].strip():
-        return [{"id": name, "text": text}]
-    return [{"id": name, "title": heading[1], "text": text[heading.end() :].strip()}]
+def _without_folders(text: str, paths: Sequence[str]) -> str:
+    """A message without the folders of uploads, which say nothing to the visitor."""
+    for folder in {os.path.dirname(path) for path in paths}:
+        text = text.replace(f"{folder}{os.sep}", "")
+    return text
 
 
-def _rows(name: str, text: str) -> list[dict]:
-    rows = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{name}, line {number}: this is not JSON.") from error
-        row = {"text": row} if isinstance(row, str) else row
-        if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"].strip():
-            raise ValueError(f'{name}, line {number}: a row needs a "text" that is not empty.')
-        kept = {"id": str(row.get("id") or f"{name}:{number}"), "text": row["text"]}
-        title = row.get("title")
-        rows.append({**kept, "title": title} if isinstance(title, str) and title else kept)
-    return rows
-
-
-def checked(documents: Sequence[dict]) -> list[dict]:
+def checked(documents: Sequence[dict], skipped: Sequence[str] = ()) -> list[dict]:
     """The documents with ids that differ, if there are some and not too many.
 
     Raises:
         ValueError: If there is none, there are too many, or they are too long together.
     """
+    if not documents and skipped:
+        raise ValueError(f"Nothing could be read: {'; '.join(skipped)}.")
     if not documents:
-        raise ValueError("There is no document yet: paste some text, choose a file or take the sample.")
+        raise ValueError("There is no document yet: drop a file, paste some text or take the sample.")
     if len(documents) > MAX_DOCUMENTS:
         raise ValueError(f"{len(documents):,} documents are too many for this page: {MAX_DOCUMENTS} at most.")
     length = sum(len(document["text"]) for document in documents)
@@ -117,6 +98,31 @@ def compress_steps(model: Any, documents: Sequence[dict], step: int = STEP) -> I
             memory.append(part)
         start = end
         yield len(memory), total, memory
+
+
+def sample_memory(model: Any, cache: str | os.PathLike | None = None) -> Any:
+    """The memory of the sample corpus: compressed once for each compressor, then kept in the cache.
+
+    Args:
+        model: A `ClaraForRetrievalGeneration`.
+        cache: Folder of such memories; CLARA_CACHE or the user's cache by default.
+    """
+    home = os.environ.get("CLARA_CACHE") or Path(
+        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "clara"
+    )
+    folder = Path(cache or home, f"sample-{model.memory_fingerprint()[:16]}")
+    try:
+        return model.load_memory(str(folder))
+    except (FileNotFoundError, ValueError):  # not there yet, or cut short
+        memory = model.build_memory(sample_documents(), show_progress=False)
+        memory.save_pretrained(folder)
+        return memory
+
+
+def sample_chips() -> list[str]:
+    """A few evenly spaced questions of the sample corpus, to be asked with one click."""
+    questions = sample_questions()
+    return [questions[row * len(questions) // CHIPS]["question"] for row in range(CHIPS)]
 
 
 def count_tokens(model: Any, texts: Sequence[str]) -> int:

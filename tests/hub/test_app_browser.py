@@ -31,8 +31,9 @@ TEXT = f"The Forth Bridge was opened in 1890.\n\nTitan was found in 1655. {EVIL}
 
 
 @pytest.fixture(scope="module")
-def url(base):
-    blocks = app.build(app.Page(make_model(base, doc_max_length=160), trained=False))
+def url(base, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    blocks = app.build(app.Page(make_model(base, doc_max_length=160), trained=False, cache=str(cache)))
     _, address, _ = app.launch(blocks, prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
     yield address
     blocks.close()
@@ -89,15 +90,38 @@ class Visit:
 def test_documents_question_answer_and_a_look_inside(browser, url):
     visit = Visit(browser, url)
     visit.compress()
-    assert "2 documents (2 passages)" in visit.text("#status")
+    assert "1 document (" in visit.text("#status") and "tokens of text →" in visit.text("#status")
     visit.ask()
-    assert len(visit.all("#passages li")) == 2
+    assert visit.all("#passages li") and visit.all("#passages mark")
     assert [bar.get_attribute("aria-label") for bar in visit.all("#answer .clara-bars")]
     visit.look_inside()
     visit.wait.until(lambda _: visit.all("#seen tr"))
     visit.click("#say")
     visit.wait.until(lambda _: visit.all("#said details"))
     assert not [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
+
+
+def test_the_sample_and_a_question_by_two_clicks(browser, url):
+    visit = Visit(browser, url)
+    assert not visit.all("#chips button")
+    visit.click("#sample")
+    visit.wait.until(lambda _: "ready to be asked" in visit.text("#status"))
+    visit.wait.until(lambda _: visit.all("#chips button"))
+    chip = visit.all("#chips button")[1]
+    question = chip.text
+    chip.click()
+    visit.wait.until(lambda _: visit.all("#answer [aria-busy=false]"))
+    field = browser.find_element(By.CSS_SELECTOR, "#question textarea, #question input")
+    assert field.get_attribute("value") == question and len(visit.all("#passages li")) == 5
+
+
+def test_a_phone_has_one_column(browser, url):
+    visit = Visit(browser, url, width=390)
+    boxes = [
+        visit.all(name)[0].rect for name in ("#files", "#paste", "#question", "#k", "#answer", "#passages")
+    ]
+    assert all(box["width"] > 250 for box in boxes)
+    assert all(a["y"] + a["height"] <= b["y"] + 1 for a, b in zip(boxes, boxes[1:], strict=False))
 
 
 def test_html_in_documents_stays_text(browser, url):
@@ -116,7 +140,7 @@ def test_a_file_is_uploaded_and_an_error_is_told(browser, url, tmp_path):
     good, bad = tmp_path / "moon.md", tmp_path / "bad.jsonl"
     good.write_text("# Titan\n\nA moon of Saturn.")
     bad.write_text('{"words": 1}')
-    for file, told in ((bad, "bad.jsonl, line 1"), (good, "1 document (1 passage)")):
+    for file, told in ((bad, "bad.jsonl:1"), (good, "1 document (1 passage)")):
         visit.browser.find_element(By.CSS_SELECTOR, "#files input[type=file]").send_keys(str(file))
         visit.wait.until(lambda _, name=file.name: name.split(".")[0] in visit.text("#files"))
         visit.click("#compress")
@@ -133,7 +157,7 @@ def test_asking_first_is_answered_kindly(browser, url):
 
 
 def test_the_keyboard_reaches_everything_in_order(browser, url):
-    order = ["paste", "files", "compress", "sample", "question", "k", "ask", "inside"]
+    order = ["files", "paste", "compress", "sample", "question", "k", "ask", "inside"]
     visit, reached = Visit(browser, url), []
     for _ in range(30):
         browser.switch_to.active_element.send_keys(Keys.TAB)

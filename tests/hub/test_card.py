@@ -3,6 +3,7 @@
 import pytest
 from clara.hub.card import (
     SECTIONS,
+    Examples,
     base_id,
     fill_sections,
     read_datasets,
@@ -41,7 +42,9 @@ EXAMPLE = {
     "answer": "Huygens | *maybe*\n<script>alert(1)</script>",
     "gold": "Christiaan Huygens",
     "documents": [{"id": "titan"}],
+    "right": True,
 }
+EXAMPLES = Examples([EXAMPLE], 12, 5)
 TRAINING = """---
 tags: [clara]
 datasets: org/rows
@@ -49,13 +52,23 @@ datasets: org/rows
 
 # run one
 
-Over `base` after 3 of 4 steps.
+CLaRa adapters over `base` after 3 of 4 optimizer steps of the stage `pretraining`: what learns.
 
-## Model
+## Training
 
 | | |
 |---|---|
-| lora_r | 24 |
+| seed | 42 |
+| learning_rate | 0.001 |
+| per_device_train_batch_size | 8 |
+| gradient_accumulation_steps | 2 |
+
+## Measured
+
+| | |
+|---|---|
+| loss | 1.66 (step 3) |
+| eval_loss | 2.399 (step 2) |
 
 ## Secret notes
 
@@ -71,7 +84,7 @@ clara train pretraining --config /home/someone/runs/a.yaml --url https://host/pa
 
 def render(**changes):
     template = TEMPLATE.read_text(encoding="utf-8")
-    arguments = {"reports": (), "examples": [EXAMPLE], "training_cards": [TRAINING], "datasets": ["org/rows"]}
+    arguments = {"reports": (), "examples": EXAMPLES, "training_cards": [TRAINING], "datasets": ["org/rows"]}
     return render_model_card(template, "org/tiny", {**FACTS, **changes}, **arguments)
 
 
@@ -100,7 +113,7 @@ def test_every_section_is_filled_and_a_rendered_card_can_be_filled_again():
     once = render()
     for name in SECTIONS:
         assert once.count(f"<!-- begin: {name} -->") == once.count(f"<!-- end: {name} -->") == 1
-    again = render_model_card(once, "org/tiny", FACTS, (), [EXAMPLE], [TRAINING], ["org/rows"])
+    again = render_model_card(once, "org/tiny", FACTS, (), EXAMPLES, [TRAINING], ["org/rows"])
     assert again == once
     assert "your-org/your-model" not in once and 'from_pretrained("org/tiny"' in once
 
@@ -114,8 +127,7 @@ def test_model_and_training_come_from_the_values():
     ):
         assert row in text
     assert "in 4 bits (Q4_1)" in text and "`abababababababab…`" in text
-    assert "### run one" in text and "| lora_r | 24 |" in text and "Over `base` after 3 of 4 steps." in text
-    assert "--config a.yaml --url https://host/path/x" in text
+    assert "| run one | pretraining | 3 | 8 × 2 | 0.001 | 42 | 2.399 |" in text
     assert "/home/" not in text and "not for the card" not in text
     own = render(base_name=None, base_model=None)
     assert "| base | not named |" in own and "Q4_1" not in own
@@ -148,7 +160,7 @@ def test_an_answer_cannot_break_the_table_or_the_page():
 
 def test_nothing_known_is_said_to_be_unknown():
     text = render_model_card(TEMPLATE.read_text(encoding="utf-8"), "org/tiny", FACTS)
-    assert text.count("not measured") > 8 and "No example was generated." in text
+    assert "Not measured." in text and "No example was generated." in text
     assert "No record of a training" in text
     data = ModelCard(text).data
     assert not hasattr(data, "widget") and data.datasets is None and data.eval_results is None
@@ -174,6 +186,28 @@ def test_a_folder_that_looks_like_a_hub_id_is_none(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models" / "mistral").mkdir(parents=True)
     assert base_id("models/mistral") is None
+
+
+def test_what_a_former_card_of_the_same_memories_says_is_kept():
+    filled = fill_sections(render(), {"results": "| nq | 50 |"})
+    bare = {"examples": Examples(), "previous": filled}
+    template = TEMPLATE.read_text(encoding="utf-8")
+    kept = render_model_card(template, "org/other", FACTS, **bare)
+    assert "| nq | 50 |" in kept and "| run one |" in kept and ModelCard(kept).data.datasets == ["org/rows"]
+    other = render_model_card(template, "org/other", {**FACTS, "fingerprint": "cd" * 32}, **bare)
+    assert "| nq | 50 |" not in other and "Not measured." in other and "| run one |" not in other
+
+
+def test_wrong_examples_are_marked():
+    text = render_model_card(
+        TEMPLATE.read_text(encoding="utf-8"),
+        "org/tiny",
+        FACTS,
+        (),
+        Examples([{**EXAMPLE, "right": False}], 4, 0),
+    )
+    assert ModelCard(text).data.widget[0]["example_title"].endswith("(wrong)")
+    assert "(wrong) | Christiaan Huygens |" in text and "0 were answered right" in text
 
 
 @pytest.mark.parametrize("text", ["no marks", "<!-- begin: state -->\na\n<!-- end: state -->\n" * 2])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from clara.data.sample_corpus import sample_documents, sample_questions
+from clara.hub import examples
 from clara.hub.examples import make_examples, model_facts
 
 
@@ -33,20 +34,22 @@ def test_untrained_adapters_and_a_copied_reasoner_are_seen(model):
     assert model_facts(model)["trained"] == ["generator"]
 
 
-def test_examples_are_evenly_spaced_and_generated_by_the_model(shared_model):
+def test_examples_are_generated_by_the_model_and_right_ones_come_first(shared_model, monkeypatch):
     documents, questions = sample_documents(), sample_questions()
-    examples = make_examples(shared_model, 2)
-    chosen = [questions[0], questions[len(questions) // 2]]
-    assert [row["question"] for row in examples] == [row["question"] for row in chosen]
-    assert [row["gold"] for row in examples] == [row["answers"][0] for row in chosen]
+    asked = [questions[row * len(questions) // 8] for row in range(8)]
     memory = shared_model.build_memory(documents, show_progress=False)
-    out = shared_model.generate([row["question"] for row in chosen], memory, return_dict_in_generate=True)
-    assert [row["answer"] for row in examples] == out.answers
-    assert [row["documents"][0]["id"] for row in examples] == [ids[0] for ids in out.document_ids]
+    out = shared_model.generate([row["question"] for row in asked], memory, return_dict_in_generate=True)
+    monkeypatch.setattr(examples, "cover_exact_match", lambda answer, golds: golds == asked[5]["answers"])
+    made = make_examples(shared_model, 2)
+    assert (made.asked, made.right) == (8, 1)
+    for row, number, right in zip(made.shown, (5, 0), (True, False), strict=True):
+        assert (row["question"], row["gold"]) == (asked[number]["question"], asked[number]["answers"][0])
+        assert (row["answer"], row["right"]) == (out.answers[number], right)
+        assert row["documents"] == [{"id": out.document_ids[number][0]}]
 
 
 def test_no_examples_and_too_many(shared_model):
-    assert make_examples(shared_model, 0) == []
+    assert make_examples(shared_model, 0).shown == ()
     for count in (-1, 1000):
         with pytest.raises(ValueError, match="must be from 0 to the"):
             make_examples(shared_model, count)

@@ -4,7 +4,6 @@ import json
 
 import pytest
 from clara.hub.results import (
-    NOT_MEASURED,
     model_index,
     read_reports,
     results_table,
@@ -79,13 +78,12 @@ def test_the_table_by_hand():
         "| 34.5 [30.0, 40.0] | 50.0 [45.0, 55.0] @5 | 120 |"
     )
     assert lines[3].endswith("| text | 50.0 [45.0, 55.0] | 50.0 [45.0, 55.0] | 50.0 [45.0, 55.0] | – | 800 |")
-    assert lines[4].count(NOT_MEASURED) == 5 and "oracle" in lines[4]
-    assert len(lines) == 2 + 2 + 7
+    assert len(lines) == 2 + 2
     assert len({line.count(" | ") for line in lines}) == 1
 
 
 def test_without_reports_nothing_is_measured():
-    assert results_table([]).count(NOT_MEASURED) == 4 * 2 * 5
+    assert len(results_table([]).splitlines()) == 2
     assert model_index([]) == []
 
 

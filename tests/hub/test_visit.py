@@ -1,20 +1,19 @@
 """Documents of a visit: pasted, uploaded, checked; compressed in steps; text as it streams."""
 
-import json
 import time
 
 import pytest
 import torch
+from clara.data.sample_corpus import sample_questions
 from clara.hub.space import visit
 from conftest import DOCUMENTS, QUESTIONS
+from office_files import write_docx
 
 
-def test_pasted_text_is_cut_at_empty_lines():
-    text = "One\nstill one\n\n\r\n  \nTwo\n \t\n"
-    assert visit.pasted_documents(text) == [
-        {"id": "text 1", "text": "One\nstill one"},
-        {"id": "text 2", "text": "Two"},
-    ]
+def test_pasted_text_is_one_document():
+    (document,) = visit.pasted_documents("# Handbook\n\n## Hours\n\nWe open at nine.\n\n\nAnd close at five.")
+    assert document["id"] == "pasted text" and document["title"] == "Handbook"
+    assert [section["title"] for section in document["sections"]] == ["Handbook > Hours"]
     assert visit.pasted_documents(" \n\n ") == []
 
 
@@ -25,34 +24,52 @@ def write(folder, name, content):
 
 
 def test_uploads_of_each_kind(tmp_path):
+    pytest.importorskip("markitdown")
+    write_docx(tmp_path / "d.docx")
     paths = [
-        write(tmp_path, "a.txt", "Plain."),
+        write(tmp_path, "a.txt", "Plain.\n\nStill the same document."),
         write(tmp_path, "b.MD", "# Bridges\n\nThe Forth Bridge."),
-        write(tmp_path, "c.jsonl", '{"id": 7, "text": "Seven.", "title": "T"}\n\n"Just text"\n'),
+        write(tmp_path, "c.jsonl", '{"id": 7, "text": "Seven.", "title": "T"}\n'),
+        str(tmp_path / "d.docx"),
     ]
-    assert visit.uploaded_documents(paths) == [
-        {"id": "a.txt", "text": "Plain."},
-        {"id": "b.MD", "title": "Bridges", "text": "The Forth Bridge."},
-        {"id": "7", "text": "Seven.", "title": "T"},
-        {"id": "c.jsonl:3", "text": "Just text"},
-    ]
+    found, skipped = visit.uploaded_documents(paths)
+    assert [document["id"] for document in found] == ["a.txt", "b.MD", "7", "d.docx"] and not skipped
+    assert found[0]["text"] == "Plain.\n\nStill the same document."
+    assert found[1]["title"] == "Bridges" and "We open at nine." in found[3]["text"]
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "told"),
-    [
-        ("a.pdf", b"x", "a.pdf: only .txt, .md, .jsonl"),
-        ("a.txt", b"\xff\xfe\x00", "a.txt: this is not UTF-8"),
-        ("a.txt", b" \n", "a.txt: the file is empty"),
-        ("a.jsonl", b'{"text": "x"}\n{', "a.jsonl, line 2: this is not JSON"),
-        ("a.jsonl", b"[" * 100_000, "a.jsonl, line 1: this is not JSON"),
-        ("a.jsonl", b'{"words": "x"}', 'line 1: a row needs a "text"'),
-        ("a.jsonl", b'{"text": 3}', 'line 1: a row needs a "text"'),
-    ],
-)
-def test_bad_uploads_are_named(tmp_path, name, content, told):
-    with pytest.raises(ValueError, match=told):
-        visit.uploaded_documents([write(tmp_path, name, content)])
+def test_what_cannot_be_read_is_left_out_with_its_reason(tmp_path):
+    bad = [
+        ("a.exe", b"x", "suffix '.exe'"),
+        ("b.txt", b"\xff\x00a", "not UTF-8"),
+        ("c.txt", b" \n", "no text"),
+    ]
+    paths = [write(tmp_path, name, content) for name, content, _ in bad]
+    found, skipped = visit.uploaded_documents([*paths, write(tmp_path, "good.txt", "Good.")])
+    assert [document["id"] for document in found] == ["good.txt"] and len(skipped) == 3
+    for (name, _, told), line in zip(bad, sorted(skipped), strict=True):
+        assert line.startswith(name) and told in line and str(tmp_path) not in line
+    with pytest.raises(ValueError, match="Nothing could be read: a.exe"):
+        visit.checked([], skipped)
+
+
+def test_a_malformed_row_is_named(tmp_path):
+    path = write(tmp_path, "a.jsonl", '{"text": "x"}\n{')
+    with pytest.raises(ValueError, match=r"^a\.jsonl:2"):
+        visit.uploaded_documents([path])
+
+
+def test_the_sample_is_compressed_once(shared_model, tmp_path, monkeypatch):
+    rows = [{"id": str(number), "text": text} for number, text in enumerate(DOCUMENTS)]
+    monkeypatch.setattr(visit, "sample_documents", lambda: rows)
+    first = visit.sample_memory(shared_model, tmp_path)
+    monkeypatch.setattr(visit, "sample_documents", lambda: 1 / 0)
+    again = visit.sample_memory(shared_model, tmp_path)
+    assert again.texts == first.texts and torch.equal(again.values, first.values)
+    (file,) = tmp_path.glob("*/*.safetensors")
+    file.write_bytes(file.read_bytes()[:-9])
+    monkeypatch.setattr(visit, "sample_documents", lambda: rows)
+    assert len(visit.sample_memory(shared_model, tmp_path)) == len(rows)
 
 
 def test_limits_and_ids():
@@ -112,10 +129,6 @@ def test_streaming_tells_failure_and_silence(shared_model):
         list(visit.streamed(shared_model, lambda out: time.sleep(1), timeout=0.05))
 
 
-def test_the_samples_can_be_taken():
-    from conftest import ROOT
-
-    path = ROOT / "data" / "samples" / "corpus.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    taken = visit.checked(visit.uploaded_documents([str(path)]))
-    assert [document["text"] for document in taken] == [row["text"] for row in rows]
+def test_chips_are_questions_of_the_sample():
+    chips = visit.sample_chips()
+    assert len(set(chips)) == 4 and set(chips) <= {row["question"] for row in sample_questions()}

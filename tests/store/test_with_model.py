@@ -5,7 +5,7 @@ import queue
 import pytest
 import torch
 from clara.serving.engine import Engine
-from clara.serving.tickets import DONE, FAILED, Options, Ticket
+from clara.serving.requests import DONE, FAILED, Options, EngineRequest
 from clara.store import CorpusStore
 from conftest import DOCUMENTS, QUESTIONS, make_model
 
@@ -74,7 +74,7 @@ def test_the_server_answers_from_a_store(shared_model, both):
     expected = shared_model.generate(QUESTIONS, both[0], retrieval_top_k=2, max_new_tokens=5)
     engine = Engine(shared_model, max_batch=2)
     events = queue.Queue()
-    engine.submit(Ticket(QUESTIONS[0], both[1], events.put, 2, Options(max_new_tokens=5)))
+    engine.submit(EngineRequest(QUESTIONS[0], both[1], events.put, 2, Options(max_new_tokens=5)))
     engine.start()
     while (event := events.get(timeout=60)).kind not in (DONE, FAILED):
         continue
