@@ -5,7 +5,7 @@ import queue
 import pytest
 import torch
 from clara.serving.engine import Engine
-from clara.serving.requests import DONE, FAILED, Options, EngineRequest
+from clara.serving.requests import DONE, FAILED, EngineRequest, Options
 from clara.store import CorpusStore
 from conftest import DOCUMENTS, QUESTIONS, make_model
 
