@@ -19,7 +19,7 @@ export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo app experiments test test-slow load-test lint clean
+.PHONY: demo app experiments test test-slow load-test mutations lint clean
 .NOTPARALLEL:
 
 demo: $(BASE)
@@ -33,6 +33,10 @@ test: $(BASE) $(TOOLS)
 
 test-slow: $(BASE) $(TOOLS)
 	$(BIN)/python -m pytest -q -m slow
+
+# One-line changes that make the core wrong, and the tests that notice them: half an hour.
+mutations: $(TOOLS)
+	$(BIN)/python tests/mutations.py
 
 # Every experiment in a small form on the rows that ship with the repository: that it runs, not a result.
 SMALL = $(BIN)/clara experiment $(1) --output $(EXPERIMENTS) $(2)

@@ -237,13 +237,13 @@ def simulated_bytes(model: nn.Module, load: Load) -> tuple[float, float]:
 
     The parameters of the model are replaced by fake ones where they hold no data.
     """
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    fake, made = FakeTensorMode(allow_non_fake_inputs=True), {}
     with fake:
         for module in model.modules():
             for table in (module._parameters, module._buffers):
                 for name, tensor in table.items():
                     if tensor is not None:
-                        table[name] = _fake(tensor)
+                        made[id(tensor)] = table[name] = made.get(id(tensor), _fake(tensor))  # tied ones stay
         known = [*model.parameters(), *model.buffers()]
         with LiveBytes(known) as live:
             states = _forward(model, load)
@@ -359,4 +359,9 @@ def _gpus(
         hours = per_row * seen / (UTILISATION * PEAK_TFLOPS[name] * 1e12) / 3600
         told = f"{hours:>9.2f} h {hours * price:>9.2f} $ at {price} $/h" if fits else "  does not fit"
         lines.append(f"  {name:<6}{size:>4.0f} GB {told}")
+    if not any("$ at" in line for line in lines):
+        lines.append(
+            "it fits nowhere: set `activation_checkpointing`, a smaller `per_device_train_batch_size` (with "
+            "more `gradient_accumulation_steps`) or `load_in_4bit`, or shard it with train/accelerate"
+        )
     return lines

@@ -1,5 +1,7 @@
 """With memories that carry the answer, every system, setting and metric gives a known value."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from clara.evaluation.assemble import Workbench
 from clara.evaluation.benchmarks import build_benchmark
 from clara.evaluation.reports import score_predictions
 from clara.evaluation.retrievers import GivenRetriever
-from clara.evaluation.systems import SYSTEMS
+from clara.evaluation.systems import SYSTEMS, System
 from oracle import OracleModel, OracleTextModel, document, question, record
 
 NUM_QUESTIONS = 8
@@ -181,3 +183,17 @@ def test_every_recipe_can_be_made(tokenizer):
     for name, recipe in SYSTEMS.items():
         if recipe.retriever != "dense":
             assert bench.system(name) is not None
+
+
+def test_strangers_are_drawn_from_outside_by_seed_and_question():
+    passages = SimpleNamespace(texts=list("abcdefghij"), parents=[str(i // 2) for i in range(10)])
+
+    def strangers(seed, name):
+        example = SimpleNamespace(id=name, pool=(0, 1), positives=(3,))
+        return System(None, None, passages, stranger_seed=seed)._to_read(example, [0, 1])
+
+    drawn = {(seed, name): strangers(seed, name) for seed in range(5) for name in "abcde"}
+    assert {passage for found in drawn.values() for passage in found} == {4, 5, 8, 9}
+    assert drawn == {key: strangers(*key) for key in drawn}
+    assert len({tuple(drawn[seed, "a"]) for seed in range(5)}) > 1
+    assert len({tuple(drawn[0, name]) for name in "abcde"}) > 1

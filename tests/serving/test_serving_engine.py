@@ -104,6 +104,21 @@ def test_prompts_that_come_together_are_read_in_bounded_passes(shared_model, mem
     assert all(rows * length <= 500 for rows, length in passes)
 
 
+def test_questions_of_two_memories_are_each_answered_from_their_own(shared_model):
+    """They come together and ask for equally many passages; nobody reads another's."""
+    names = {"a": ["a0", "a1", "a2"], "b": ["b0", "b1", "b2"]}
+    texts = {"a": DOCUMENTS[:3], "b": DOCUMENTS[3:]}
+    engine, asked = Engine(shared_model, max_batch=2), {}
+    for key in "ab":
+        store = shared_model.build_memory(texts[key], document_ids=names[key], show_progress=False)
+        (asked[key],) = ask(engine, QUESTIONS[:1], store)
+    engine.start()
+    for key, one in asked.items():
+        (found,) = (event.value for event in one.all() if event.kind == FOUND)
+        assert set(found.document_ids) < set(names[key])
+    engine.close()
+
+
 def test_merged_adapters_answer_alike_and_documents_are_compressed_as_before(base):
     model = make_model(base)
     store = model.build_memory(DOCUMENTS, show_progress=False)

@@ -18,7 +18,7 @@ from clara.train.plan import (
 )
 from clara.train.recipe import ScriptArguments, parse_arguments
 from clara.train.stages import STAGES
-from conftest import ROOT, make_tokenizer
+from conftest import ROOT, make_model, make_tokenizer, save_base
 from torch.profiler import ProfilerActivity, profile
 from training_helpers import PRETRAINING, make_args, make_trainer
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -95,6 +95,18 @@ def test_the_peak_is_that_of_the_allocator(tmp_path, checkpointing):
     assert planned == pytest.approx(measured, rel=0.1)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_tied_head_counts_once_also_after_the_rehearsal(tmp_path, tied):
+    model = make_model(save_base(tmp_path, tied=tied))
+    own = sum(p.nbytes for name, p in model.decoder.named_parameters() if ".lora_" not in name)
+    tables = 2 - tied
+    assert own > tables * model.get_input_embeddings().weight.nbytes
+    for _ in range(2):
+        assert memory_parts(model, Load(1, 8, 0, 1, 16, 4))["base"] == own
+    tables = [model.get_input_embeddings().weight, model.decoder.get_output_embeddings().weight]
+    assert (tables[0] is tables[1]) is tied
+
+
 def test_the_longest_micro_batch_of_each_stage(shared_model):
     config = shared_model.config
     pretraining = planned_load(make_args("p", signals={"answer": 1.0}, max_answers=2), config)
@@ -127,8 +139,10 @@ def test_the_command_plans_and_loads_nothing(base, tmp_path, capsys):
         "$/h",
     ):
         assert part in told
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run").exists() and "it fits nowhere" not in told
     assert torch.get_default_dtype() == torch.float32
+    assert clara([*words, "--per_device_train_batch_size", "1000000", "--plan"]) == 0
+    assert "it fits nowhere: set `activation_checkpointing`" in capsys.readouterr().out
 
 
 @pytest.mark.slow
