@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import logging
 import pkgutil
 import sys
 from collections.abc import Sequence
@@ -67,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status, as `help.EXIT_CODES` says.
     """
     parsed = make_parser().parse_args(arguments)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that nothing here uses
     try:
         parsed.run(parsed)
     except KeyboardInterrupt:

@@ -32,11 +32,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def quiet_libraries() -> None:
     """Keeps what other libraries say of themselves, and their progress bars, out of a command's output."""
-    import logging
-
     from transformers.utils import logging as theirs
 
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     theirs.set_verbosity_error()
     theirs.disable_progress_bar()
 

@@ -22,6 +22,7 @@ from .page import (
     passage,
     passages,
     progress,
+    shorten,
     step,
     stored,
     token_bars,
@@ -116,7 +117,7 @@ class Page:
         tokens = count_tokens(self.model, memory.texts)
         documents, vectors = len(set(memory.parents)), int(memory.offsets[-1])
         status = stored(documents, len(memory), tokens, vectors, skipped)
-        names = [(f"{name}: {text[:60]}", row) for row, (name, text) in enumerate(pairs(memory))]
+        names = [(f"{named(memory, row)}: {shorten(text, 60)}", row) for row, text in enumerate(memory.texts)]
         return memory, status, gr.Dropdown(choices=names, value=0), None, gr.Row(visible=chips)
 
     def ask(self, question: str, k: int, memory: Any) -> Iterator[tuple[str, str]]:
@@ -180,11 +181,6 @@ class Page:
         if len(question) > MAX_QUESTION:
             return notice(f"The question has more than {MAX_QUESTION} characters: shorten it.", error=True)
         return ""
-
-
-def pairs(memory: Any) -> list[tuple[str, str]]:
-    """Ids and texts of the passages."""
-    return list(zip(memory.document_ids, memory.texts, strict=True))
 
 
 def named(memory: Any, index: int) -> str:
