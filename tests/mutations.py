@@ -44,6 +44,7 @@ COVER = {
         "root/test_prompts_tokens",
         "root/test_prompts_splitting",
         "root/test_prompts_clara",
+        "root/test_processing_clara",
     ],
     "memory_clara.py": ["root/test_memory_clara"],
     "data/collation.py": ["data/test_collation"],
