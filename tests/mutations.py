@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 HEAVY = (
     "torch", "pyarrow.parquet", "transformers.trainer", "transformers.generation", "datasets", "matplotlib",
     "transformers.processing_utils", "transformers.dynamic_module_utils", "peft", "trl.trainer.base_trainer",
-    "transformers.models.llama.modeling_llama", "accelerate", "pytest", "safetensors.torch",
+    "transformers.models.llama.modeling_llama", "transformers.models.auto", "trl", "trl.scripts.utils",
+    "accelerate", "pytest", "safetensors.torch", "tokenizers", "huggingface_hub", "tqdm.auto",
 )  # fmt: skip
 # Tests by the file that holds a change, those nearest to it first.
 COVER = {
@@ -34,11 +35,16 @@ COVER = {
         "train/test_training_equivalences",
         "root/test_modeling_clara",
     ],
-    "processing_clara.py": ["root/test_processing_documents", "root/test_processing_clara"],
+    "processing_clara.py": [
+        "root/test_processing_documents",
+        "root/test_processing_clara",
+        "root/test_ragged_memories",
+    ],
     "prompts_clara.py": [
         "root/test_prompts_tokens",
         "root/test_prompts_splitting",
         "root/test_prompts_clara",
+        "root/test_processing_clara",
     ],
     "memory_clara.py": ["root/test_memory_clara"],
     "data/collation.py": ["data/test_collation"],

@@ -57,6 +57,18 @@ def test_questions_to_match_are_of_their_documents(processor):
     assert "match_indices" not in PretrainingCollator(processor)(rows)
 
 
+def test_the_question_to_match_is_drawn_anew_in_each_epoch(processor):
+    def drawn(epoch, seed=0):
+        return PretrainingCollator(processor, match_questions=True, seed=seed)(
+            [item(PRETRAINING[0], 0, epoch)]
+        )["match_texts"]
+
+    findable = set(PRETRAINING[0].findable_questions)
+    assert len(findable) > 1 and {text for epoch in range(40) for text in drawn(epoch)} == findable
+    assert {text for seed in range(40) for text in drawn(0, seed)} == findable
+    assert drawn(3) == drawn(3)
+
+
 # The dataset
 
 
@@ -204,6 +216,13 @@ def test_one_rate_a_batch_out_of_those_given(processor):
 
 
 # Instruction tuning
+
+
+def test_a_gold_document_is_shown_wherever_it_stands(processor):
+    collator = InstructionCollator(processor, documents_per_question=2)
+    row = QUESTION_ROWS[2]  # its third document is the gold one
+    shown = collator.documents(row, random.Random(0))
+    assert set(shown) == {row.documents[2], row.documents[0]}
 
 
 def test_documents_are_the_gold_ones_and_then_others_in_their_order(processor):

@@ -401,3 +401,11 @@ def test_memories_of_questions_are_pooled_and_ids_are_texts():
     assert memory.search(query, 2)[1].tolist() == memory.search(query.mean(1), 2)[1].tolist()
     assert memory.search(query, 1, where={"document_id": 100})[1].tolist() == [[0]]
     assert memory.search(query, 1, where={"id": [100, "y"]})[1].tolist() == [[0]]
+
+
+def test_of_passages_that_share_words_the_one_that_shares_more_is_first():
+    texts = ["red", "red apple, apple, apple", "green pear"]
+    memory = CorpusMemory(torch.ones(3, 1, 2), texts)
+    for question, best in (("red apple", [1, 0]), ("green pear", [2])):
+        indices = memory.search(torch.ones(1, 2), 2, [question], hybrid=1.0)[1][0].tolist()
+        assert indices[: len(best)] == best

@@ -357,6 +357,19 @@ def test_gumbel_noise_only_while_training(base, pools, encoded):
     assert len(set(choices())) > 1
 
 
+@torch.no_grad()
+def test_wanted_documents_are_chosen_only_while_training(base, pools, encoded):
+    model = make_model(base, lora_dropout=0.0)
+    query = {f"query_{key}": value for key, value in encoded["questions"].items()}
+    given = {"memory": pools, **query, **encoded["prompts"]}
+    scores, best = (model(**given)[name] for name in ("scores", "indices"))
+    worst = scores.argmin(dim=-1, keepdim=True)
+    wanted = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, worst, True)
+    assert not (best == worst).any()
+    assert torch.equal(model(**given, wanted=wanted).indices, best)
+    assert (model.train()(**given, wanted=wanted).indices == worst).any(dim=-1).all()
+
+
 def test_bad_input_to_forward(shared_model, pools, encoded):
     query = {f"query_{key}": value for key, value in encoded["questions"].items()}
     odd = shared_model.processor.encode_prompts(QUESTIONS, slots_of(QUESTIONS, 2, 3), ANSWERS)

@@ -30,6 +30,16 @@ def processor():
     return make_processor()
 
 
+@pytest.mark.parametrize(
+    ("pooling", "factor", "counts"),
+    [("mean", 1, [1, 1, 2, 3, 4]), ("mean", 2, [1, 1, 1, 2, 2]), ("memory_tokens", 3, [2] * 5)],
+)
+def test_vectors_of_passages_by_hand(pooling, factor, counts):
+    """Sixteen tokens a vector, four vectors at most."""
+    mask = torch.tensor([[1] * length + [0] * (64 - length) for length in (1, 16, 17, 48, 64)])
+    assert make_processor(pooling=pooling).memory_counts(mask, factor) == counts
+
+
 def rows_of(batch):
     """The ids of each row without its padding."""
     pairs = zip(batch["input_ids"], batch["attention_mask"], strict=True)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from clara.processing_clara import (
+    Passages,
     check_texts,
     clean_text,
     is_document,
@@ -258,3 +259,16 @@ def test_passages_of_one_document_are_read_in_its_order():
     assert reading_order(passages, [3, 1]) == [3, 1]
     assert reading_order(passages, []) == []
     assert pool_order(passages, [2, 3, 0, 1]) == [0, 1, 2, 3]
+
+
+def test_the_parts_of_a_split_document_are_numbered():
+    passages = Passages()
+    passages.add("a", ["one"], [{}])
+    passages.add("b", ["one", "two"], [{}, {}])
+    assert passages.document_ids == ["a", "b#0", "b#1"]
+    assert passages.parents == ["a", "b", "b"] and passages.orders == [0, 0, 1]
+
+
+def test_passages_of_a_document_are_read_in_its_order_wherever_they_lie():
+    passages = SimpleNamespace(parents=["a", "b", "a"], orders=[1, 0, 0])
+    assert reading_order(passages, [0, 1, 2]) == [2, 1, 0]

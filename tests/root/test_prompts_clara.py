@@ -1,8 +1,10 @@
 """Prompts: one place for each, chat templates with a system role, without one, and none at all."""
 
 import pytest
+from clara.processing_clara import ClaraProcessor
 from clara.prompts_clara import (
     ANSWER_SYSTEM,
+    SLOT_ID,
     SLOTS,
     STYLES,
     TEXT,
@@ -81,3 +83,15 @@ def test_target_of_questions_and_answers():
     assert target == "Question: Who?\nAnswer: Ada\nQuestion: When?\nAnswer: 1843"
     with pytest.raises(ValueError):
         questions_and_answers_target(["Who?"], [])
+
+
+@pytest.mark.parametrize(("style", "between"), [("clara", "\n"), ("released", "")])
+def test_memories_stand_in_the_prompt_as_documents_would(style, between):
+    tokenizer = make_tokenizer(None)
+    processor = ClaraProcessor(tokenizer, num_memory_tokens=4, prompt_style=style)
+    ids = processor.encode_prompts(["Who?"], [[2, 1, 3]])["input_ids"][0].tolist()
+    read = "".join("#" if token == SLOT_ID else tokenizer.decode([token]) for token in ids)
+    slots = between.join(["##", "#", "###"])
+    words = STYLES[style]
+    turn = words.answer_user.format(slots=slots, question="Who?")
+    assert read == f"{words.answer_system}\n\n{turn}\n\nAnswer: "

@@ -190,6 +190,14 @@ def test_delete(tmp_path):
     assert store.delete(["d3", "d5"]) == 2 and len(reopened(store)) == 0
 
 
+def test_a_single_passage_is_deleted_by_its_own_id(tmp_path):
+    store = CorpusStore.open(tmp_path / "s")
+    parts = {"parents": ["a", "a", "b"], "orders": [0, 1, 0], "document_ids": ["a#0", "a#1", "b"]}
+    store.append(make_memory(3, **parts))
+    assert store.delete(["a#1"]) == 1
+    assert list(reopened(store).document_ids) == ["a#0", "b"]
+
+
 def test_places_after_deletes_and_optimize(store):
     store.append(make_memory(5, first=7))
     store.delete(["d0", "d3", "d8"])

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from clara.train.losses import contrastive_loss
+from clara.train.losses import contrastive_loss, retrieval_distillation
 from torch import tensor
 
 
@@ -30,6 +30,28 @@ def test_each_of_several_positives_is_to_be_near():
         contrastive_loss(*one, wanted="each")
         == contrastive_loss(*one)
         == pytest.approx(math.log(1 + math.exp(-2)))
+    )
+
+
+def test_each_question_counts_once_however_many_positives_it_has():
+    scores = tensor([[2.0, 0.0, 1.0], [0.0, 3.0, 1.0]])
+    both, one = tensor([True, True, False]), tensor([True, False, False])
+    alone = [
+        contrastive_loss(scores[i : i + 1], kind.unsqueeze(0), 1.0, wanted="each").item()
+        for i, kind in enumerate((both, one))
+    ]
+    loss = contrastive_loss(scores, torch.stack([both, one]), 1.0, wanted="each")
+    assert loss.item() == pytest.approx(sum(alone) / 2)
+
+
+def test_distillation_is_the_divergence_from_the_teacher_by_hand():
+    """Teacher (1, 0) at 0.5 and student (0, 1) at 0.25: p log(p / q) over both passages."""
+    p, q = 1 / (1 + math.exp(-2)), 1 / (1 + math.exp(4))
+    expected = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+    student, teacher = tensor([[0.0, 1.0]] * 3), tensor([[1.0, 0.0]] * 3)
+    assert retrieval_distillation(student, teacher, 0.25, 0.5).item() == pytest.approx(expected)
+    assert retrieval_distillation(0.25 * teacher, 0.5 * teacher, 0.25, 0.5).item() == pytest.approx(
+        0, abs=1e-7
     )
 
 

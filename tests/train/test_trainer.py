@@ -265,6 +265,17 @@ def test_a_run_cut_off_goes_on_bit_for_bit(base, tmp_path, cut):
     assert len(complete_checkpoints(tmp_path / "cut")) == 2
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_other_workers_go_on_bit_for_bit_within_a_short_group(base, tmp_path, stage):
+    """Eight rows in groups of three, three and two; the cut lies in the second epoch."""
+    fields = {"stage": stage, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 3}
+    weights, losses = run(base, tmp_path / "whole", **fields)
+    run(base, tmp_path / "cut", cut=5, **fields)
+    again, tail = run(base, tmp_path / "cut", resume=True, dataloader_num_workers=2, **fields)
+    assert all(torch.equal(again[name], weights[name]) for name in weights)
+    assert losses == tail and len(losses) == 7
+
+
 def test_a_named_checkpoint_must_be_complete(base, tmp_path):
     run(base, tmp_path, max_steps=2)
     folder = shutil.copytree(tmp_path / "checkpoint-2", tmp_path / "half")
