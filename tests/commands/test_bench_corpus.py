@@ -20,6 +20,7 @@ def rows(tmp_path):
     return documents, questions
 
 
+@pytest.mark.slow
 def test_measures_and_writes(rows, checkpoint, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("clara.store.indexes.SMALLEST", 6)
     from clara.evaluation.speed import roofline

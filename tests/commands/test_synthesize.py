@@ -105,6 +105,7 @@ def test_progress_sums_the_ranks_and_says_the_cost(tmp_path, capsys):
     assert describe(totals) == "100 calls, 20.0k tokens, yield 75%"
 
 
+@pytest.mark.slow
 def test_the_samples_rows_train(base, tmp_path, monkeypatch, capsys):
     """All samples through the scripted teacher, then a pretraining run of the tiny recipe on the rows."""
     from clara.commands.main import main

@@ -173,6 +173,7 @@ run_rank(items, PretrainingJob(SynthesisSettings()), teacher, folder, chunk_size
 """
 
 
+@pytest.mark.slow
 def test_killed_run_goes_on_where_it_was(serve, tmp_path):
     server = serve(delay=0.02)
     documents = tmp_path / "documents.json"

@@ -8,6 +8,7 @@ from clara.train.recipe import ScriptArguments
 from pictures import assert_shows
 
 
+@pytest.mark.slow
 def test_groups_of_ablations(base, tmp_path):
     words = ("--groups", "estimator", "reasoner-start")
     result = ablations.measure(options(base, tmp_path, ablations, *words))

@@ -1,10 +1,12 @@
 """Joint training on a tiny base: what is frozen stays as it was, page and picture."""
 
+import pytest
 from arm_helpers import options
 from clara.evaluation.experiments import joint_training
 from pictures import assert_shows
 
 
+@pytest.mark.slow
 def test_a_frozen_reasoner_retrieves_as_the_start(base, tmp_path):
     arguments = options(base, tmp_path, joint_training, "--arms", "start", "generator alone", "supervised")
     result = joint_training.measure(arguments)

@@ -29,6 +29,7 @@ def parse(*words):
     return parser.parse_args(words)
 
 
+@pytest.mark.slow
 def test_measures_everything_and_writes_it(tiny, checkpoint, tmp_path, capsys):
     words = [
         "bench",

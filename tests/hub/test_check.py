@@ -18,6 +18,7 @@ def folder(shared_model, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_folder_answers_as_its_model_in_both_ways(folder, shared_model, monkeypatch):
     monkeypatch.chdir(folder.parent)
     found = check_folder(Path(folder.name), shared_model)  # `--output` may be a relative path

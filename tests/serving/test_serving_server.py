@@ -337,7 +337,9 @@ def test_the_queue_answers_429_and_recovers(shared_model):
     engine = app.state.dispatch.engine
     with serving(app) as url:
         threads = [threading.Thread(target=ask, args=(url,), kwargs=LONG) for _ in range(3)]
-        for thread in threads:
+        threads[0].start()
+        wait_until(lambda: engine.running == 1)  # a third one would find the queue full before the first runs
+        for thread in threads[1:]:
             thread.start()
         wait_until(lambda: engine.running == 1 and engine.waiting == 2)
         response = ask(url)

@@ -21,6 +21,7 @@ def variables(monkeypatch, base, checkpoint, tmp_path):
         monkeypatch.setenv(f"CLARA_{name}", value)
 
 
+@pytest.mark.slow
 def test_a_script_for_each_stage(variables):
     names = [path.stem for path in EXAMPLES.glob("*.py")]
     assert sorted(names) == [

@@ -35,6 +35,7 @@ def script(base, **fields):
     return ScriptArguments(base=base, train_files=[ROWS], dtype="bfloat16", **fields)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", SHAPES)
 def test_parameters_are_those_of_the_published_models(base):
     model = planned_model(script(base), make_args("plan"))
@@ -43,6 +44,7 @@ def test_parameters_are_those_of_the_published_models(base):
     assert all(p.is_meta for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_a_4_bit_base_is_a_quarter_and_adapters_stay():
     base = "mistralai/Mistral-7B-Instruct-v0.2"
     load = Load(2, 256, 0, 2, 256, 64)

@@ -265,6 +265,7 @@ def test_a_run_cut_off_goes_on_bit_for_bit(base, tmp_path, cut):
     assert len(complete_checkpoints(tmp_path / "cut")) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_other_workers_go_on_bit_for_bit_within_a_short_group(base, tmp_path, stage):
     """Eight rows in groups of three, three and two; the cut lies in the second epoch."""
