@@ -18,7 +18,7 @@ from slurm_helpers import slurm_path
 from test_bulk_build import Model, begun
 from test_bulk_plan import write
 
-TESTS = str(Path(__file__).parents[1])
+TESTS = os.pathsep.join(map(str, Path(__file__).parents[:2]))  # what the workers import
 
 
 def open_model(folder):
