@@ -167,7 +167,7 @@ def test_no_machine_paths(path):
 
 def test_every_hub_file_has_a_twin():
     missing = [
-        file.name for file in HUB_FILES if not (ROOT / "tests" / "root" / f"test_{file.name}").exists()
+        file.name for file in HUB_FILES if not (ROOT / "tests" / "model" / f"test_{file.name}").exists()
     ]
     assert not missing
 
