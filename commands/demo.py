@@ -127,8 +127,9 @@ def build_store(model: ClaraForRetrievalGeneration, folder: Path) -> tuple[Corpu
 
 def count_tokens(model: ClaraForRetrievalGeneration, texts: list[str]) -> list[int]:
     """The tokens of each text as the generator would read it."""
-    encoded = model.processor.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)
-    return [len(ids) for ids in encoded["input_ids"]]
+    from ..prompts_clara import plain_ids
+
+    return [len(ids) for ids in plain_ids(model.processor.tokenizer, texts)]
 
 
 def ask(

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
 
 from .display import console, show_skipped
 from .help import HelpFormatter
@@ -86,7 +88,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 def show_documents(store: CorpusStore, arguments: argparse.Namespace) -> None:
     """Lists documents or versions."""
-    rows = store.versions() if arguments.versions else list(documents(store, arguments.limit))
+    found = {} if arguments.versions else documents(store)
+    shown = list(found.items())[: arguments.limit or None]
+    rows = store.versions() if arguments.versions else [summary(store, *entry) for entry in shown]
     if arguments.json:
         for row in rows:
             print(json.dumps(row, ensure_ascii=False, default=str))
@@ -98,19 +102,23 @@ def show_documents(store: CorpusStore, arguments: argparse.Namespace) -> None:
         return
     for row in rows:
         parts = f"{row['passages']} passages" if row["passages"] > 1 else "1 passage"
-        console.print(f"{row['id']}  [dim]{parts}[/dim]  {row['text']}", soft_wrap=False, no_wrap=True)
-    total = len(dict.fromkeys(store.parents))
-    print(f"{len(rows)} of {total} documents, {len(store)} passages, {store.dtype}, version {store.version}")
+        console.print(Text.assemble(row["id"], (f"  {parts}  ", "dim"), row["text"]), no_wrap=True)
+    counts = f"{len(rows)} of {len(found)} documents, {len(store)} passages"
+    print(f"{counts}, {store.dtype}, version {store.version}")
 
 
-def documents(store: CorpusStore, limit: int) -> Iterator[dict[str, Any]]:
-    """Id, number of passages and beginning of the first `limit` documents (0: all), in order."""
+def documents(store: CorpusStore) -> dict[str, list[int]]:
+    """Each document with the places of its passages, in order."""
     places: dict[str, list[int]] = {}
     for place, parent in enumerate(store.parents):
         places.setdefault(parent, []).append(place)
-    for parent, found in list(places.items())[: limit or None]:
-        text = " ".join(store.texts[found[0]][:200].split())
-        yield {"id": parent, "passages": len(found), "text": text}
+    return places
+
+
+def summary(store: CorpusStore, document_id: str, places: list[int]) -> dict[str, Any]:
+    """Id, number of passages and beginning of a document."""
+    text = " ".join(store.texts[places[0]][:200].split())
+    return {"id": document_id, "passages": len(places), "text": text}
 
 
 def show_document(store: CorpusStore, arguments: argparse.Namespace) -> None:
@@ -122,13 +130,12 @@ def show_document(store: CorpusStore, arguments: argparse.Namespace) -> None:
         raise ValueError(
             f"`ID` {name!r} is no document of {arguments.folder}: `clara memory list` shows them."
         )
-    for place in sorted(found, key=store.orders.__getitem__):
-        row = store[place]
+    for row in sorted((store[place] for place in found), key=lambda row: row["order"]):
         row = {**row, "memory": f"{len(row['memory'])} vectors"}
         if arguments.json:
             print(json.dumps(row, ensure_ascii=False))
             continue
-        console.print(f"[bold]{row['id']}[/bold]  [dim]{row['memory']}[/dim]")
+        console.print(Text.assemble((row["id"], "bold"), (f"  {row['memory']}", "dim")))
         if row["metadata"]:
             console.print_json(json.dumps(row["metadata"], ensure_ascii=False))
         console.print(row["text"], markup=False)

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..prompts_clara import plain_ids
+
 DOCUMENT, QUERY = "document", "query"
 
 
@@ -78,7 +80,7 @@ class ClaraEncoder:
         """The beginning of a question that is as long as the model reads, frame included."""
         processor = self.model.processor
         limit = processor.question_max_length - processor._frame_length()
-        ids = processor.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        ids = plain_ids(processor.tokenizer, [text])[0]
         return text if len(ids) <= limit else processor.tokenizer.decode(ids[:limit])
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from ..integrations.encoder import ClaraEncoder
+from ..prompts_clara import plain_ids
 from .errors import ApiError
 from .neutral import Label, Strict
 
@@ -62,7 +63,7 @@ def embed(model: Any, body: EmbeddingRequest) -> EmbeddingResponse:
     if body.dimensions not in (None, vectors.shape[1]):
         message = f"`dimensions` must be {vectors.shape[1]}, which all vectors have, got {body.dimensions}."
         raise ApiError(400, message, "dimensions")
-    tokens = sum(map(len, model.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]))
+    tokens = sum(map(len, plain_ids(model.processor.tokenizer, texts)))
     return EmbeddingResponse(
         data=[
             Embedding(index=row, embedding=_written(vector, body.encoding_format == "base64"))

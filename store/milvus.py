@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..retrieval_clara import check_search
-from ..store.ranking import COMPARISONS, check_where
+from .ranking import COMPARISONS, check_where, condition_values, read_ids
 from .store import CorpusStore
 
 COLLECTION = "clara"
@@ -152,7 +152,7 @@ def to_expression(where: Mapping[str, Any]) -> str:
     """
     check_where(where)
     parts = []
-    for name, condition in where.items():
+    for name, condition in read_ids(where).items():
         columns = {"id": "document_id", "parent": "parent"}
         place = columns.get(name) or "metadata" + "".join(f"[{_literal(key)}]" for key in name.split("."))
         if isinstance(condition, Mapping):
@@ -160,8 +160,8 @@ def to_expression(where: Mapping[str, Any]) -> str:
                 f"{place} {sign} {_literal(condition[sign])}" for sign in COMPARISONS if sign in condition
             ]
         else:
-            values = condition if isinstance(condition, list | tuple | set | frozenset) else [condition]
-            parts.append(f"({' or '.join(f'{place} == {_literal(value)}' for value in values)})")
+            equal = [f"{place} == {_literal(value)}" for value in condition_values(condition)]
+            parts.append(f"({' or '.join(equal)})")
     return " and ".join(parts)
 
 

@@ -124,3 +124,10 @@ def test_ask_reads_each_memory_alone(folder, checkpoint, capsys):
     ]
     status, out, _ = clara(capsys, *words)
     assert status == 0 and "answered from" in out
+
+
+def test_ids_and_texts_in_brackets_are_shown_as_they_are(folder, checkpoint, tmp_path, capsys):
+    new = write(tmp_path / "new.jsonl", [{"id": "[draft]", "text": "[bold] is a word."}])
+    assert clara(capsys, "memory", "add", folder, new, "--model", checkpoint)[0] == 0
+    assert "[draft]  1 passage  [bold] is a word." in clara(capsys, "memory", "list", folder)[1]
+    assert "[draft]" in clara(capsys, "memory", "show", folder, "[draft]")[1]

@@ -60,3 +60,8 @@ def test_filters_in_the_language_of_milvus():
         '(metadata["n"] == "p" or metadata["n"] == true)',
     ]
     assert to_expression(where) == " and ".join(parts)
+
+
+def test_ids_are_texts_there_too():
+    assert to_expression({"document_id": 100}) == '(document_id == "100")'
+    assert to_expression({"parent": {">": 5}}) == 'parent > "5"'
