@@ -128,7 +128,7 @@ class CorpusMemory:
     def _hold(self, parts: dict[str, Tensor], offsets: Tensor, vectors: Tensor, columns: dict) -> None:
         self._parts, self.offsets, self.vectors, self._columns = parts, offsets, vectors.contiguous(), columns
         self.words: Any = None  # made by the first search by words
-        self._lengths = self.vectors.norm(dim=1).clamp_min(1e-12)
+        self.lengths = self.vectors.norm(dim=1).clamp_min(1e-12)
         self.document_ids, self.texts = columns["id"], columns["text"]
         self.parents, self.orders = columns["parent"], columns["order"]
 
@@ -204,7 +204,7 @@ class CorpusMemory:
         """
         query = check_search(vectors, k, len(self), self.vectors.shape[1])
         if where is None and (hybrid is None or hybrid is False):
-            return nearest(query, row_blocks(self.vectors, self._lengths), k)
+            return nearest(query, row_blocks(self.vectors, self.lengths), k)
         try:
             ranking = importlib.import_module("clara.store.ranking")
         except ModuleNotFoundError as error:

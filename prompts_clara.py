@@ -246,12 +246,11 @@ def prompt_ids(
 
 def _slots(processor: Any, counts: Sequence[int]) -> list[int]:
     """The slots: what stands after each document and between two, or what packed memories leave over."""
-    marks, suffix, between = (
-        following_ids(processor.tokenizer, text)
-        for text in (processor.memory_marks, processor.memory_suffix, STYLES[processor.prompt_style].between)
-    )
     if processor.memory_marks:
+        marks = following_ids(processor.tokenizer, processor.memory_marks)
         return [SLOT_ID] * sum(counts) + (marks * len(counts))[sum(counts) :]
+    suffix = following_ids(processor.tokenizer, processor.memory_suffix)
+    between = following_ids(processor.tokenizer, STYLES[processor.prompt_style].between)
     ids: list[int] = []
     for number, count in enumerate(counts):
         ids += (between if number else []) + [SLOT_ID] * count + suffix

@@ -393,11 +393,14 @@ def cosines(query: Tensor, vectors: Tensor) -> Tensor:
     return torch.einsum("bd,bkd->bk", query, torch.nn.functional.normalize(vectors.float(), dim=-1))
 
 
-def row_blocks(vectors: Tensor, lengths: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """What `nearest` reads of vectors (N, D) of lengths (N,), in blocks."""
-    for start in range(0, len(vectors), BLOCK_ROWS):
-        part = slice(start, start + BLOCK_ROWS)
-        yield torch.arange(start, start + len(lengths[part])), vectors[part], lengths[part]
+def row_blocks(
+    vectors: Tensor, lengths: Tensor, rows: Tensor | None = None
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """What `nearest` reads of vectors (N, D) of lengths (N,): all of them, or those of the rows (n,)."""
+    for start in range(0, len(vectors) if rows is None else len(rows), BLOCK_ROWS):
+        end = min(start + BLOCK_ROWS, len(vectors))
+        chosen = slice(start, end) if rows is None else rows[start:end]
+        yield torch.arange(start, end) if rows is None else chosen, vectors[chosen], lengths[chosen]
 
 
 def format_name(dtype: torch.dtype | str) -> str:

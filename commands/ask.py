@@ -49,16 +49,21 @@ def answer_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Answers the questions; an answer is printed as it is written."""
+def prepare(arguments: argparse.Namespace) -> tuple[ClaraForRetrievalGeneration, Any, dict[str, Any]]:
+    """Model, memory and what `generate` is told; what is wrong is told before a model is loaded."""
     check_memory(arguments.folder)
     options = {**search_options(arguments), **answer_options(arguments)}
     model, trained = load_model(arguments.model, arguments.device)
     warn_untrained(trained)
-    memory = open_memory(model, arguments.folder, arguments.milvus)
+    return model, open_memory(model, arguments.folder, arguments.milvus), options
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Answers the questions; an answer is printed as it is written."""
+    model, memory, options = prepare(arguments)
     for number, question in enumerate(arguments.questions):
         if len(arguments.questions) > 1 and not arguments.json:
-            print(f"{chr(10) if number else ''}{question}")
+            print("\n" * bool(number) + question)
         show_answer(model, memory, question, options, arguments.json)
 
 

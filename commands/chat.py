@@ -10,8 +10,6 @@ import argparse
 import sys
 
 from . import ask
-from .models import load_model, warn_untrained
-from .search_options import check_memory, open_memory, search_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,11 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Reads questions from the terminal or a pipe, a line each, and answers them."""
-    check_memory(arguments.folder)
-    options = {**search_options(arguments), **ask.answer_options(arguments)}
-    model, trained = load_model(arguments.model, arguments.device)
-    warn_untrained(trained)
-    memory = open_memory(model, arguments.folder, arguments.milvus)
+    model, memory, options = ask.prepare(arguments)
     if sys.stdin.isatty():
         print(f"{len(memory)} passages. Ask a question; an empty line leaves.", file=sys.stderr)
     while question := _read():

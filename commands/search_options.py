@@ -179,7 +179,6 @@ def open_store(place: str, fingerprint: str | None = None) -> CorpusStore:
         ValueError: If another model made it.
         ModuleNotFoundError: If pylance is not installed.
     """
-    need_store()
     from ..store import CorpusStore
 
     place = place if "://" in place else str(Path(place).expanduser())

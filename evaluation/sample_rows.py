@@ -62,21 +62,3 @@ def sample_questions(pool_size: int = 10) -> list[QuestionRecord]:
         documents = tuple(texts[place] for place in pool)
         records.append(QuestionRecord(row["question"], tuple(row["answers"]), documents, positives))
     return records
-
-
-def sample_long_questions(passages: Sequence[int] = (2, 4, 8)) -> list[QuestionRecord]:
-    """The sample questions, each over one long document: passages of the corpus one after another.
-
-    Args:
-        passages: Numbers of passages of a long document, dealt out to the questions in turn.
-    """
-    texts = sample_texts()
-    records = []
-    for number, row in enumerate(question_lines()):
-        count = passages[number % len(passages)]
-        gold = row["positives"]
-        start = min(max(0, gold[0] - number % count), len(texts) - count)
-        places = sorted({*range(start, start + count), *gold})
-        document = "\n\n".join(texts[place] for place in places)
-        records.append(QuestionRecord(row["question"], tuple(row["answers"]), (document,), (0,)))
-    return records

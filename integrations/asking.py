@@ -37,15 +37,11 @@ def answer(
 
 def _passages(memory: Any, found: Any) -> list[list[dict[str, Any]]]:
     return [
-        [
-            {
-                "id": memory.document_ids[index],
-                "text": memory.texts[index],
-                "score": score,
-                "document_id": memory.parents[index],
-                "metadata": dict(memory.metadata[index]),
-            }
-            for index, score in zip(indices, scores, strict=False)
-        ]
+        [_passage(memory[index], score) for index, score in zip(indices, scores, strict=False)]
         for indices, scores in zip(found.indices, found.scores.tolist(), strict=True)
     ]
+
+
+def _passage(row: dict[str, Any], score: float) -> dict[str, Any]:
+    kept = {name: row[name] for name in ("id", "text", "metadata")}
+    return {**kept, "score": score, "document_id": row["parent"]}

@@ -21,6 +21,7 @@ FEATURES = Features(
         "made_by": Value("string"),
     }
 )
+MAKER = ("fingerprint", "base", "dtype")
 
 
 def to_dataset(store: CorpusStore) -> Dataset:
@@ -36,17 +37,18 @@ def to_dataset(store: CorpusStore) -> Dataset:
     Raises:
         ValueError: If the store is empty, or a passage was altered on the disk.
     """
-    made_by = json.dumps({"fingerprint": store.fingerprint, "base": store.base, "dtype": store.dtype})
-    vectors = store._there()._dataset.to_table(columns=["vector"]).column("vector").to_pylist()
-    rows = [
-        {
-            **{"id": store.document_ids[index], "text": store.texts[index], "parent": store.parents[index]},
-            **{"order": store.orders[index], "metadata": json.dumps(store.metadata[index])},
-            **{"vector": vectors[index], "memory": memory.float().tolist(), "made_by": made_by},
-        }
-        for index, memory in enumerate(store.gather(range(len(store))))
-    ]
-    return Dataset.from_list(rows, features=FEATURES)
+    memory = store.to_memory()
+    columns = {
+        "id": memory.document_ids,
+        "text": memory.texts,
+        "parent": memory.parents,
+        "order": memory.orders,
+        "metadata": [json.dumps(entry) for entry in memory.metadata],
+        "vector": memory.vectors.tolist(),
+        "memory": [rows.float().tolist() for rows in memory.gather(range(len(memory)))],
+        "made_by": [json.dumps({name: getattr(memory, name) for name in MAKER})] * len(memory),
+    }
+    return Dataset.from_dict(columns, features=FEATURES)
 
 
 def from_dataset(dataset: Dataset, uri: Any) -> CorpusStore:

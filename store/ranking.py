@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..retrieval_clara import cosines, nearest
+from ..retrieval_clara import cosines, nearest, row_blocks
 
 WORD = r"(?u)\w+"
 FUSION, DEPTH, HALF = 60, 100, 0.5
@@ -179,15 +179,14 @@ def search_plain(
 ) -> tuple[Tensor, Tensor]:
     """`CorpusMemory.search` with a filter or words; `query` (B, D) are unit vectors."""
     rows, weight = _passing(memory, where), check_hybrid(hybrid)
-    kept = torch.arange(len(memory)) if rows is None else rows
-    vectors = torch.nn.functional.normalize(memory.vectors[kept], dim=-1)
-    depth = max(k, DEPTH) if weight else k
-    scores, near = nearest(query, [(kept, vectors, None)], depth)
+    blocks = row_blocks(memory.vectors, memory.lengths, rows)
+    scores, near = nearest(query, blocks, max(k, DEPTH) if weight else k)
     if not weight:
         return scores, near
     if questions is None or len(questions) != len(query):
         raise ValueError(f"`hybrid` needs `questions`, a text for each of the {len(query)} vectors.")
-    indices = fused(query, near, _by_words(memory, questions, depth, kept), weight, k)
+    words = _by_words(memory, questions, max(k, DEPTH), rows)
+    indices = fused(query, near, words, weight, k)
     return cosines(query, memory.vectors[indices]), indices
 
 
@@ -203,11 +202,12 @@ def _passing(memory: Any, where: Any) -> Tensor | None:
     return torch.tensor(kept).nonzero()[:, 0]
 
 
-def _by_words(memory: Any, questions: Sequence[str], depth: int, rows: Tensor) -> list[list[int]]:
+def _by_words(memory: Any, questions: Sequence[str], depth: int, rows: Tensor | None) -> list[list[int]]:
     if memory.words is None:
         memory.words = WordIndex(memory.texts)
     found = []
     for scores in memory.words.scores(questions):
-        sharing = np.intersect1d(np.flatnonzero(scores > 0), rows.numpy())
+        sharing = np.flatnonzero(scores > 0)
+        sharing = sharing if rows is None else np.intersect1d(sharing, rows.numpy())
         found.append(sharing[np.argsort(-scores[sharing], kind="stable")[:depth]].tolist())
     return found

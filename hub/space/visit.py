@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import TextIteratorStreamer
 
+from ...bases.embedded import cache_folder
 from ...data.documents import SUFFIXES, read_files
 from ...data.markdown import markdown_document
 from ...data.sample_corpus import sample_documents, sample_questions
@@ -107,10 +108,7 @@ def sample_memory(model: Any, cache: str | os.PathLike | None = None) -> Any:
         model: A `ClaraForRetrievalGeneration`.
         cache: Folder of such memories; CLARA_CACHE or the user's cache by default.
     """
-    home = os.environ.get("CLARA_CACHE") or Path(
-        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "clara"
-    )
-    folder = Path(cache or home, f"sample-{model.memory_fingerprint()[:16]}")
+    folder = Path(cache or cache_folder(), f"sample-{model.memory_fingerprint()[:16]}")
     try:
         return model.load_memory(str(folder))
     except (FileNotFoundError, ValueError):  # not there yet, or cut short

@@ -7,7 +7,6 @@ from clara.data.sample_corpus import sample_texts
 from clara.evaluation.sample_rows import (
     SAMPLE_NAME,
     question_rows,
-    sample_long_questions,
     sample_questions,
 )
 
@@ -23,15 +22,6 @@ def test_sample_pools_hold_the_gold_documents_in_the_order_of_the_corpus():
         gold = " ".join(record.documents[place] for place in record.positives)
         assert record.answers[0].lower() in gold.lower()
     assert any(record.positives != (0,) for record in records)
-
-
-def test_sample_long_documents_hold_their_gold_passages():
-    short, long = sample_questions(), sample_long_questions((2, 4))
-    assert len(short) == len(long)
-    for one, other in zip(short, long, strict=True):
-        assert len(other.documents) == 1
-        assert all(one.documents[place] in other.documents[0] for place in one.positives)
-    assert len(long[1].documents[0]) > len(long[0].documents[0])
 
 
 def test_rows_of_files_or_of_the_samples(tmp_path):
