@@ -68,6 +68,19 @@ def clean(uri: str, options: dict[str, str] | None) -> None:
             if path.is_file():
                 os.utime(path, (0, 0))  # Lance spares young files, whose writer may be at work
     dataset.cleanup_old_versions(EVER, delete_unverified=True)
+    if half := half_removed(dataset, local_folder(uri)):
+        dataset.cleanup_old_versions(versions=half, error_if_tagged_old_versions=False)
+
+
+def half_removed(dataset: Any, folder: Path) -> list[int]:
+    """Numbers of the versions that lack files: an `optimize` that died had begun to remove them."""
+    found = []
+    for entry in dataset.versions()[:-1]:
+        fragments = dataset.checkout_version(entry["version"]).get_fragments()
+        files = (folder / "data" / file.path for fragment in fragments for file in fragment.data_files())
+        if not all(file.is_file() for file in files):
+            found.append(entry["version"])
+    return found
 
 
 @contextmanager

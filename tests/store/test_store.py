@@ -317,6 +317,22 @@ def test_what_a_dead_writer_left_goes_with_the_next_write(store, tmp_path):
     assert reopened(store).search(make_memory(7).vectors[:1], 1, ["9"], hybrid=1.0)[1].tolist() == [[6]]
 
 
+def test_versions_that_a_dead_optimize_began_to_remove_go_with_the_next_write(store, tmp_path):
+    folder = tmp_path / "store"
+    (gone,) = (folder / "data").iterdir()
+    store.optimize()
+    store.upsert(make_memory(7))
+    store.optimize()
+    gone.unlink()
+    store.delete(["d3"])
+    assert 1 in [entry["version"] for entry in store.versions()]
+    (folder / AT_WORK).touch()
+    store.append(make_memory(1, first=9))
+    for entry in reopened(store).versions():
+        assert len(CorpusStore.open(store.uri, version=entry["version"])) >= 6
+    assert 1 not in [entry["version"] for entry in store.versions()]
+
+
 def test_a_write_that_fails_is_cleaned_up_by_the_next(store, monkeypatch):
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
