@@ -89,14 +89,28 @@ class Dispatch:
             raise ApiError(400, f"At most {self.max_new_tokens} tokens may be asked for.", "max_tokens")
         if options.min_new_tokens > options.max_new_tokens:
             raise ApiError(400, "`min_tokens` is above `max_tokens`.", "min_tokens")
-        self._check_lengths(question, body.retrieval_top_k, self.memories[name], options)
+        k = min(self.engine.model.config.retrieval_top_k, passages)
+        k = k if body.retrieval_top_k is None else body.retrieval_top_k
+        if body.reading == "each":
+            self._check_each(k, options)
+        self._check_lengths(question, 1 if body.reading == "each" else k, options)
         return name, question
 
-    def _check_lengths(self, question: str, k: int | None, memory: Any, options: Options) -> None:
+    def _check_each(self, k: int, options: Options) -> None:
+        if options.temperature > 0:
+            raise ApiError(400, "`reading` 'each' answers greedily: leave `temperature` out.", "temperature")
+        if k > self.engine.max_batch:
+            raise ApiError(
+                400,
+                f"`reading` 'each' writes {k} answers at once, this server at most {self.engine.max_batch}: "
+                "ask with a smaller `retrieval_top_k`.",
+                "retrieval_top_k",
+            )
+
+    def _check_lengths(self, question: str, chosen: int, options: Options) -> None:
         model = self.engine.model
         processor = model.processor
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)  # Bloom has none
-        chosen = min(model.config.retrieval_top_k, len(memory)) if k is None else k
         try:
             processor.encode_questions([question])
             prompt = processor.encode_prompts([question], [[model.config.num_memory_tokens] * chosen])
@@ -121,7 +135,13 @@ class Dispatch:
         waiting = Waiting(self, asyncio.get_running_loop())
         memory, options = self.memories[name], body.options()
         waiting.request = EngineRequest(
-            question, memory, waiting.deliver, body.retrieval_top_k, options, body.search()
+            question,
+            memory,
+            waiting.deliver,
+            body.retrieval_top_k,
+            options,
+            body.search(),
+            body.reading or "together",
         )
         try:
             self.engine.submit(waiting.request)

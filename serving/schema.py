@@ -53,7 +53,7 @@ class ChatRequest(NeutralFields):
 
     CLaRa answers single questions with the prompt it was trained on, so earlier messages are not read; the
     response counts them in `clara.messages_not_read`. Fields of ours: `memory`, `retrieval_top_k`, `where`,
-    `hybrid`, `min_tokens`.
+    `hybrid`, `reading`, `min_tokens`.
     """
 
     model: str = Field(max_length=200)
@@ -71,6 +71,9 @@ class ChatRequest(NeutralFields):
     where: dict[str, Any] | None = Field(None, description="which passages may be found, by their metadata")
     hybrid: bool | Annotated[Number, Field(ge=0, le=1)] | None = Field(
         None, description="weight of the words beside the vectors; true: a half"
+    )
+    reading: Literal["together", "each"] | None = Field(
+        "together", description="memories in one prompt, or an answer from each alone, the likeliest kept"
     )
     min_tokens: int | None = Field(0, ge=0, description="the answer does not end before so many tokens")
 

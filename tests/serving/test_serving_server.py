@@ -99,6 +99,25 @@ def test_filters_and_words_choose_the_passages(shared_model):
         assert error_of(ask(url, hybrid=1.5, **fields), 422)
 
 
+def test_memories_are_read_together_or_each_alone(url, shared_model):
+    memory = shared_model.build_memory(DOCUMENTS, show_progress=False)
+    answers = {}
+    for reading in ("together", "each"):
+        answers[reading] = shared_model.generate(
+            "Who found Titan?", memory, 3, reading=reading, max_new_tokens=4
+        )
+        body = ask(url, reading=reading, max_tokens=4, retrieval_top_k=3).json()
+        assert body["choices"][0]["message"]["content"] == answers[reading]
+        assert len(body["clara"]["documents"]) == 3
+    assert answers["together"] != answers["each"]
+    assert error_of(ask(url, reading="all"), 422)["param"] == "reading"
+    assert error_of(ask(url, reading="each", temperature=1), 400)["param"] == "temperature"
+    error = error_of(ask(url, reading="each", retrieval_top_k=5), 400)
+    assert error["param"] == "retrieval_top_k" and "at most 4" in error["message"]
+    error = error_of(ask(url, reading="each", where={"id": "none"}, retrieval_top_k=2), 400)
+    assert "lets no passage through" in error["message"]
+
+
 def test_the_likely_sentence_of_a_source(url):
     source = ask(url, QUESTIONS[0], max_tokens=2, retrieval_top_k=6).json()["clara"]["documents"]
     bridge = next(row for row in source if row["id"] == "0")
