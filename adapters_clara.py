@@ -50,13 +50,12 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 MAX_RANK = 4096
-
-# A name of layers; PEFT writes those of experts with a leading wildcard.
-LAYER_NAME = re.compile(r"(\.\*\\\.)?\w+(\.\w+)*")
+LAYER_NAME = re.compile(r"(\.\*\\\.)?\w+(\.\w+)*")  # PEFT writes those of experts with a leading wildcard
 PLAIN_FIELDS = ("r", "lora_alpha", "lora_dropout", "target_modules", "rank_pattern", "alpha_pattern")
+PLAIN = f"must be that of a plain LoRA ({', '.join(PLAIN_FIELDS)}; layers by name)"
 BESIDE_FIELDS = (
-    "auto_mapping", "base_model_name_or_path", "fan_in_fan_out", "inference_mode", "init_lora_weights",
-    "peft_type", "peft_version", "revision", "runtime_config", "target_parameters", "task_type", "use_rslora",
+    "auto_mapping", "base_model_name_or_path", "fan_in_fan_out", "inference_mode", "peft_type",
+    "peft_version", "revision", "runtime_config", "target_parameters", "task_type", "use_rslora",
 )  # fmt: skip
 
 
@@ -158,8 +157,7 @@ def add_adapter(decoder: nn.Module, name: str, peft_config: PeftConfig) -> None:
     if name in adapter_names(decoder):
         raise ValueError(f"The decoder already has an adapter named {name!r}.")
     before = worn_adapters(decoder)
-    trainable = {parameter for parameter in decoder.parameters() if parameter.requires_grad}
-    trainable_adapters = {p for p in adapter_parameters(decoder) if p in trainable}
+    trainable_adapters = [p for p in adapter_parameters(decoder) if p.requires_grad]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
         try:
@@ -243,13 +241,10 @@ def save_adapter(
     The base is called `base` there, and not by the folder it was read from.
     """
     os.makedirs(folder, exist_ok=True)
-    tensors = {
-        key: t.detach().to("cpu", dtype).contiguous()
-        for key, t in adapter_state(decoder, name, state).items()
-    }
+    own = adapter_state(decoder, name, state)
+    tensors = {key: tensor.detach().to("cpu", dtype).contiguous() for key, tensor in own.items()}
     save_file(tensors, os.path.join(folder, WEIGHTS_FILE), metadata={"format": "pt"})
-    peft_config = decoder.peft_config[name]
-    written = copy.copy(peft_config)
+    written = copy.copy(decoder.peft_config[name])
     written.inference_mode, written.base_model_name_or_path = True, base
     written.save_pretrained(folder)
 
@@ -273,30 +268,35 @@ def load_adapter(decoder: nn.Module, path: str, name: str, **hub_kwargs: object)
         tensors = load_file(files[WEIGHTS_FILE])
     except SafetensorError as error:
         raise ValueError(f"{files[WEIGHTS_FILE]} is damaged or cut short: {error}") from error
-    peft_config = PeftConfig.from_pretrained(os.path.dirname(files[CONFIG_FILE]))
-    check_plain(peft_config, files[CONFIG_FILE])
+    try:
+        peft_config = PeftConfig.from_pretrained(os.path.dirname(files[CONFIG_FILE]))
+        check_plain(peft_config, files[CONFIG_FILE])
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{files[CONFIG_FILE]} {PLAIN}, got {type(error).__name__}: {error}") from error
     add_adapter(decoder, name, peft_config)
     load_adapter_state(decoder, name, tensors, where=files[WEIGHTS_FILE])
 
 
 def check_plain(peft_config: PeftConfig, where: str) -> None:
     """Raises a ValueError unless an adapter is a plain LoRA, as we write it: layers by name, ranks, scale."""
-    rule = f"must be that of a plain LoRA ({', '.join(PLAIN_FIELDS)}; layers by name)"
     if type(peft_config) is not LoraConfig:
-        raise ValueError(f"{where} {rule}, got peft_type {peft_config.peft_type!r}.")
+        raise ValueError(f"{where} {PLAIN}, got peft_type {peft_config.peft_type!r}.")
     plain, given = LoraConfig().to_dict(), peft_config.to_dict()
     for name, value in given.items():
         if name not in (*PLAIN_FIELDS, *BESIDE_FIELDS) and value != plain.get(name):
-            raise ValueError(f"{where} {rule}, got `{name}` {value!r}.")
+            raise ValueError(f"{where} {PLAIN}, got `{name}` {value!r}.")
     ranks = {"r": peft_config.r, **peft_config.rank_pattern}
     for name, rank in ranks.items():
         if type(rank) is not int or not 1 <= rank <= MAX_RANK:
             raise ValueError(f"{where}: the rank of `{name}` must be from 1 to {MAX_RANK}, got {rank!r}.")
+    scales = [peft_config.lora_alpha, peft_config.lora_dropout, *peft_config.alpha_pattern.values()]
+    if not all(0 <= scale < float("inf") for scale in scales):
+        raise ValueError(f"{where}: alphas and dropout must be numbers from 0 on, got {scales}.")
     modules = peft_config.target_modules
     names = [*(modules if not isinstance(modules, str) else []), *peft_config.rank_pattern]
     odd = [name for name in [*names, *peft_config.alpha_pattern] if not LAYER_NAME.fullmatch(name)]
-    if (isinstance(modules, str) and modules != "all-linear") or odd or modules is None:
-        raise ValueError(f"{where} {rule}, got `target_modules` {odd or modules!r}.")
+    if (isinstance(modules, str) and modules != "all-linear") or odd or not modules:
+        raise ValueError(f"{where} {PLAIN}, got `target_modules` {odd or modules!r}.")
 
 
 def merge(layers: Iterable[BaseTunerLayer], names: Iterable[str]) -> None:

@@ -7,7 +7,7 @@ width, D width of a search vector, L tokens, V vocabulary.
 import importlib
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,14 +113,15 @@ class TextInterface:
         batch_size: int = 32,
         dtype: torch.dtype | str | None = None,
         show_progress: bool = False,
+        tick: Callable[[int], Any] | None = None,
     ) -> CorpusMemory:
-        """Compresses passages that are split already (the second half of `build_memory`)."""
+        """Compresses split passages (second half of `build_memory`); `tick` is told the sizes of batches."""
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
         columns = tuple(vars(passages).values())
         check_passages(len(passages.texts), *columns)
         dtype = format_name(dtype or self.dtype)
-        values, offsets, vectors = self.compress_texts(passages.texts, batch_size, show_progress)
+        values, offsets, vectors = self.compress_texts(passages.texts, batch_size, show_progress, tick)
         return CorpusMemory(
             values.to(FLOATS[dtype]) if dtype in FLOATS else values.float(),
             *columns,
@@ -133,7 +134,7 @@ class TextInterface:
 
     @torch.no_grad()
     def compress_texts(
-        self, texts: Sequence[str], batch_size: int = 32, show_progress: bool = False
+        self, texts: Sequence[str], batch_size: int = 32, show_progress: bool = False, tick: Any = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Compresses texts of at most `doc_max_length` tokens, in batches of similar length.
 
@@ -142,8 +143,7 @@ class TextInterface:
             where each begins and ends, (N + 1,) int64; their search vectors, (N, D) float32.
         """
         processor = self._processor()
-        rows: list[Tensor] = [torch.empty(0)] * len(texts)
-        vectors: list[Tensor] = [torch.empty(0)] * len(texts)
+        rows, vectors = [torch.empty(0)] * len(texts), [torch.empty(0)] * len(texts)
         with tqdm(total=len(texts), desc="compressing", unit="passage", disable=not show_progress) as bar:
             for batch in length_buckets(texts, batch_size):
                 encoded = processor.encode_documents([texts[row] for row in batch]).to(self.device)
@@ -153,6 +153,8 @@ class TextInterface:
                 for row, part, vector in zip(batch, parts, self.search_vectors(memories).cpu(), strict=True):
                     rows[row], vectors[row] = part, vector
                 bar.update(len(batch))
+                if tick is not None:
+                    tick(len(batch))
         offsets = torch.tensor([0, *map(len, rows)]).cumsum(0)
         return torch.cat(rows), offsets, torch.stack(vectors)
 

@@ -157,6 +157,12 @@ QUESTIONS_AND_ANSWERS_USER = (
 
 RECONSTRUCTION_USER = "Document:\n{slots}\n\nRepeat this document word for word."
 
+STANDALONE_USER = (
+    "Conversation:\n{text}\n\n"
+    "Rewrite the last question so that it can be understood without the conversation: put names in place of "
+    "words such as it, she or there. Reply with the question alone."
+)
+
 Messages = list[dict[str, str]]
 
 
@@ -180,6 +186,11 @@ def paraphrase_prompt(style: str = "clara") -> Messages:
 def reconstruction_prompt() -> Messages:
     """Asks for the document word for word (pretraining on unlabelled text)."""
     return [{"role": "user", "content": RECONSTRUCTION_USER.format(slots=SLOTS)}]
+
+
+def standalone_prompt() -> Messages:
+    """Asks the base for the last question of a conversation (at `TEXT`) in words that stand alone."""
+    return [{"role": "user", "content": STANDALONE_USER.format(text=TEXT)}]
 
 
 def questions_and_answers_target(questions: list[str], answers: list[str]) -> str:

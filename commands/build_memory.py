@@ -250,13 +250,13 @@ def _processors(device: str) -> int:
 
 @contextmanager
 def _shown(build: StoreBuild, plan: BuildPlan) -> Iterator[None]:
-    """A bar of documents and remaining time, from the files that the workers write, while the block runs."""
+    """Shows documents, passages a second and remaining time, which workers note after every batch."""
     from tqdm.auto import tqdm
 
     from ..data.bulk.build import count_done
 
     ended = threading.Event()
-    before = count_done(build)
+    before, had = count_done(build)
     with tqdm(
         total=plan.source["corpus"]["documents"],
         initial=before,
@@ -268,7 +268,10 @@ def _shown(build: StoreBuild, plan: BuildPlan) -> Iterator[None]:
         def watch() -> None:
             while True:
                 over = ended.wait(0.5)
-                bar.update(count_done(build) - bar.n)
+                documents, passages = count_done(build)
+                rate = (passages - had) / bar.format_dict["elapsed"]
+                bar.set_postfix_str(f"{rate:.1f} passages/s", refresh=False)
+                bar.update(documents - bar.n)
                 if over:
                     return
 

@@ -42,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="faster answers for two more copies of the base's weights (`model.merge_adapters`)",
     )
+    parser.add_argument(
+        "--rewrite",
+        action="store_true",
+        help="let the base rewrite a question that follows earlier turns, so that it stands alone",
+    )
     parser.add_argument("--model-name", default="clara", help="the model's own name (default: %(default)s)")
     add_network_arguments(parser)
     parser.add_argument(
@@ -106,6 +111,7 @@ def run(arguments: argparse.Namespace) -> None:
         api_key=os.environ.get(KEY),
         hosts=arguments.allowed_host or (HERE if arguments.host in HERE else ()),
         origins=arguments.cors_origin,
+        rewrite=arguments.rewrite,
     )
     signal.signal(signal.SIGTERM, leave)
     with listening(arguments.host, arguments.port) as place:

@@ -6,6 +6,8 @@ Three shapes of rows exist in the released data (apple/CLaRa_multi_stage):
   where a question has several accepted answers we add `accepted_answers`, a list of lists;
 - instruction tuning: `question`, `docs`, `gold_answer` (the reference), `answer` (the teacher's answer);
 - end to end and evaluation: `question`, `docs`, `answer` or `golden_answers`, `pos_index`.
+
+The library's own names, `documents` and `positives`, are read in place of `docs` and `pos_index`.
 """
 
 from __future__ import annotations
@@ -65,7 +67,7 @@ def to_questions(row: Mapping[str, Any]) -> list[QuestionRecord]:
             question=question,
             answers=answers,
             documents=tuple(_documents(row)),
-            positives=tuple(_as_list(row.get("pos_index"))),
+            positives=tuple(_as_list(row.get("pos_index")) or _as_list(row.get("positives"))),
             generated=generated,
             id=_id(row),
         )
@@ -143,9 +145,11 @@ def _gold_and_generated(row: Mapping[str, Any]) -> tuple[tuple[str, ...], str | 
 
 
 def _documents(row: Mapping[str, Any]) -> list[str]:
-    documents = _as_list(row.get("docs"))
+    documents = _as_list(row.get("docs")) or _as_list(row.get("documents"))
     if not documents:
-        raise ValueError(f"`docs` is missing or empty: a row needs at least one document, got {sorted(row)}.")
+        raise ValueError(
+            f"`docs` (or `documents`) is missing or empty: a row needs one at least, got {sorted(row)}."
+        )
     return documents
 
 

@@ -68,7 +68,8 @@ class Answer:
         self._tokenizer, self._strip = tokenizer, strip
         self._ends = set(end_tokens(config))
         self.processors = make_processors(request, config, device)
-        self.plain = not self.processors and request.options.temperature == 0
+        self.plain = not self.processors and request.options.temperature == 0 and request.reading != "each"
+        self._log_prob = 0.0
         self.generator = torch.Generator(device)
         if request.options.seed is None:
             self.generator.seed()
@@ -82,7 +83,9 @@ class Answer:
         written = torch.tensor([self.ids], dtype=torch.long, device=logits.device)
         scores = self.processors(written, logits.float())
         if self.request.options.temperature == 0:
-            return int(scores.argmax())
+            token = int(scores.argmax())
+            self._log_prob += float(scores.log_softmax(dim=-1)[0, token])
+            return token
         shares = scores.softmax(dim=-1)
         if not torch.isfinite(shares).all():  # on CUDA, drawing from these would end the process
             raise ValueError("the settings of this answer leave no token to draw: raise the temperature.")
@@ -100,7 +103,8 @@ class Answer:
             self.request.tell(PIECE, stable[len(self._sent) :])
             self._sent = stable
         if self.finished:
-            self.request.tell(DONE, Finished(text, "stop" if stopped else "length", len(self.ids)))
+            reason, count = "stop" if stopped else "length", len(self.ids)
+            self.request.tell(DONE, Finished(text, reason, count, self._log_prob / count))
 
     def _text(self) -> tuple[str, bool]:
         """The text up to the first stop text, and whether there is one."""

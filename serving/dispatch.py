@@ -5,14 +5,23 @@ import math
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import aclosing
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..processing_clara import clean_text
 from .engine import ClosingError, Engine, QueueFullError
 from .errors import ApiError
+from .history import standalone_question
 from .metrics import Metrics
 from .requests import DONE, FAILED, PIECE, EngineRequest, Event, Options
 from .schema import ChatRequest
+
+
+class Asked(NamedTuple):
+    """What is asked of which memory, and how many turns of the chat were not read."""
+
+    memory: str
+    question: str
+    not_read: int
 
 
 class Dispatch:
@@ -23,13 +32,14 @@ class Dispatch:
         memories: Mounted `CorpusMemory`s by name; the first is the default.
         model_name: A request's `model` may be this, or the name of a memory.
         max_new_tokens: Longest answer that may be asked for.
+        rewrite: Whether the base rewrites a question that follows earlier turns, so that it stands alone.
 
     Raises:
         ValueError: If there is no memory, or `model_name` is the name of one that is not the first.
     """
 
     def __init__(
-        self, engine: Engine, memories: Mapping[str, Any], model_name: str, max_new_tokens: int
+        self, engine: Engine, memories: Mapping[str, Any], model_name: str, max_new_tokens: int, rewrite: bool
     ) -> None:
         if not memories:
             raise ValueError("`memories` is empty: mount at least one memory.")
@@ -39,7 +49,7 @@ class Dispatch:
                 "give one of them another name."
             )
         self.engine, self.memories, self.model_name = engine, dict(memories), model_name
-        self.max_new_tokens = max_new_tokens
+        self.max_new_tokens, self.rewrite = max_new_tokens, rewrite
         self.metrics = Metrics(engine)
         self.started = int(time.time())
         self._seconds = 1.0
@@ -72,8 +82,8 @@ class Dispatch:
         message = f"`{param}` {clean_text(name)!r} is not mounted here; there are {sorted(known)}."
         return ApiError(404, message, param, "model_not_found")
 
-    def check(self, body: ChatRequest) -> tuple[str, str]:
-        """Name of the memory, and the question, of a request that can be answered.
+    def check(self, body: ChatRequest) -> Asked:
+        """What a request asks that can be answered.
 
         Raises:
             ApiError: 404 for an unknown memory, 400 for a question, K or length that the model cannot serve.
@@ -81,7 +91,7 @@ class Dispatch:
         name, options = self.memory_name(body), body.options()
         if body.messages[-1].role != "user":
             raise ApiError(400, "`messages` must end with the user's question.", "messages")
-        question, passages = body.messages[-1].text(), len(self.memories[name])
+        passages = len(self.memories[name])
         if body.retrieval_top_k is not None and body.retrieval_top_k > passages:
             given = f"`retrieval_top_k` is {body.retrieval_top_k} but {name!r} has {passages} passages."
             raise ApiError(400, given, "retrieval_top_k")
@@ -89,14 +99,36 @@ class Dispatch:
             raise ApiError(400, f"At most {self.max_new_tokens} tokens may be asked for.", "max_tokens")
         if options.min_new_tokens > options.max_new_tokens:
             raise ApiError(400, "`min_tokens` is above `max_tokens`.", "min_tokens")
-        self._check_lengths(question, body.retrieval_top_k, self.memories[name], options)
-        return name, question
+        k = min(self.engine.model.config.retrieval_top_k, passages)
+        k = k if body.retrieval_top_k is None else body.retrieval_top_k
+        if body.reading == "each":
+            self._check_each(k, options)
+        chosen, asked = 1 if body.reading == "each" else k, self._asked(body, name)
+        self._check_lengths(asked.question, chosen, options)
+        return asked
 
-    def _check_lengths(self, question: str, k: int | None, memory: Any, options: Options) -> None:
+    def _asked(self, body: ChatRequest, name: str) -> Asked:
+        """The last message as the question, or what the base makes of it and the turns before it."""
+        turns = [(turn.role, turn.text()) for turn in body.messages if turn.role in ("user", "assistant")]
+        turns = turns if self.rewrite else turns[-1:]
+        question, count = standalone_question(self.engine.model, turns)
+        return Asked(name, question, len(body.messages) - count)
+
+    def _check_each(self, k: int, options: Options) -> None:
+        if options.temperature > 0:
+            raise ApiError(400, "`reading` 'each' answers greedily: leave `temperature` out.", "temperature")
+        if k > self.engine.max_batch:
+            raise ApiError(
+                400,
+                f"`reading` 'each' writes {k} answers at once, this server at most {self.engine.max_batch}: "
+                "ask with a smaller `retrieval_top_k`.",
+                "retrieval_top_k",
+            )
+
+    def _check_lengths(self, question: str, chosen: int, options: Options) -> None:
         model = self.engine.model
         processor = model.processor
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)  # Bloom has none
-        chosen = min(model.config.retrieval_top_k, len(memory)) if k is None else k
         try:
             processor.encode_questions([question])
             prompt = processor.encode_prompts([question], [[model.config.num_memory_tokens] * chosen])
@@ -112,16 +144,22 @@ class Dispatch:
         rounds = 1 + self.engine.waiting / self.engine.max_batch
         return max(1, math.ceil(rounds * self._seconds))
 
-    def submit(self, body: ChatRequest, name: str, question: str) -> "Waiting":
+    def submit(self, body: ChatRequest, asked: Asked) -> "Waiting":
         """Queues a question that was checked.
 
         Raises:
             ApiError: 429 if the queue is full, 503 if the server is going down.
         """
         waiting = Waiting(self, asyncio.get_running_loop())
-        memory, options = self.memories[name], body.options()
+        memory, options = self.memories[asked.memory], body.options()
         waiting.request = EngineRequest(
-            question, memory, waiting.deliver, body.retrieval_top_k, options, body.search()
+            asked.question,
+            memory,
+            waiting.deliver,
+            body.retrieval_top_k,
+            options,
+            body.search(),
+            body.reading or "together",
         )
         try:
             self.engine.submit(waiting.request)

@@ -10,6 +10,7 @@ import torch
 
 from ..generation_clara import NOT_FOUND
 from .batch import RunningBatch
+from .candidates import Candidates
 from .decoding import Answer
 from .requests import DONE, FAILED, FOUND, PIECE, EngineRequest, Finished, Found
 
@@ -135,12 +136,19 @@ class Engine:
                     lambda: len(self._waiting) >= enough or self._closing, self.gather_seconds
                 )
             taken = []
-            while self._waiting and len(self._answers) + len(taken) < self.max_batch:
+            rows = len(self._answers)
+            while self._waiting and rows + (more := self.rows(self._waiting[0])) <= self.max_batch:
                 request = self._waiting.popleft()
                 if not request.cancelled:
                     taken.append(request)
+                    rows += more
             over = self._closing and not (taken or self._waiting or self._answers)
             return None if over else taken
+
+    def rows(self, request: EngineRequest) -> int:
+        """Rows of the batch that a request takes: K where each memory is read alone, and all rows at most."""
+        k = self.model.config.retrieval_top_k if request.retrieval_top_k is None else request.retrieval_top_k
+        return 1 if request.reading == "together" else min(k, len(request.memory), self.max_batch)
 
     def _leave(self) -> None:
         """Lets cancelled answers leave the batch."""
@@ -154,11 +162,7 @@ class Engine:
     def _join(self, requests: list[EngineRequest]) -> None:
         """Lets questions of one memory join: retrieves, reads their prompts; a bad one fails alone."""
         try:
-            first = requests[0]
-            questions = [request.question for request in requests]
-            found, embeds, mask = self.model.embed_prompts(
-                questions, first.memory, first.retrieval_top_k, **first.search
-            )
+            found, embeds, mask = self._prompts(requests)
             logits, cache = self._batch.read(embeds, mask)
         except Exception as error:
             if len(requests) > 1:
@@ -168,17 +172,34 @@ class Engine:
             self._fail(requests[0], error)
             return
         lengths, least = mask.sum(dim=-1).tolist(), self.model.config.retrieval_min_score
+        each = requests[0].reading == "each"
         for row, request in enumerate(requests):
-            request.tell(FOUND, _found(request.memory, found, row, lengths[row]))
+            request.tell(FOUND, _found(request.memory, found, row, sum(lengths) if each else lengths[row]))
             if least is not None and found.scores[row].max().item() < least:
                 request.tell(PIECE, NOT_FOUND)
                 request.tell(DONE, Finished(NOT_FOUND, "stop", 0))
                 request.cancel()  # its row leaves before the next step
         self._batch.change(list(range(len(self._answers))), mask, cache)
+        if each:
+            requests = Candidates(requests[0], found.scores[0].tolist()).requests()
         answers = [self._answer(request) for request in requests]
         self._write(logits, answers)
         self._answers = [*self._answers, *answers]
         self._keep([row for row, answer in enumerate(self._answers) if not answer.finished])
+
+    @torch.no_grad()
+    def _prompts(self, requests: list[EngineRequest]) -> tuple[Any, torch.Tensor, torch.Tensor]:
+        """What was found, embeddings and mask: a row a question, or of one question a row for each memory."""
+        first, model = requests[0], self.model
+        questions = [request.question for request in requests]
+        if first.reading == "together":
+            return model.embed_prompts(questions, first.memory, first.retrieval_top_k, **first.search)
+        found = model.retrieve(questions, first.memory, first.retrieval_top_k, **first.search)
+        if not found.indices[0]:
+            raise ValueError(f"`where` {first.search['where']!r} lets no passage through.")
+        memories = [[memory] for memory in first.memory.gather(found.indices[0])]
+        with model.lock:
+            return found, *model.embed_answers(questions * len(memories), memories)
 
     def _answer(self, request: EngineRequest) -> Answer:
         model = self.model
@@ -224,10 +245,8 @@ class Engine:
 
     def _read_again(self, answer: Answer) -> tuple[torch.Tensor, Any]:
         """Mask and cache of an answer's prompt and all its tokens but the last."""
-        asked = answer.request
-        _, embeds, mask = self.model.embed_prompts(
-            [asked.question], asked.memory, asked.retrieval_top_k, **asked.search
-        )
+        _, embeds, mask = self._prompts([answer.request])
+        embeds, mask = embeds[[answer.request.row]], mask[[answer.request.row]]
         ids = torch.tensor([answer.ids[:-1]], dtype=torch.long, device=embeds.device)
         embeds = torch.cat([embeds, self.model.get_input_embeddings()(ids).to(embeds)], dim=1)
         mask = torch.nn.functional.pad(mask, (0, ids.shape[1]), value=1)
@@ -251,11 +270,15 @@ class Engine:
 
 
 def _alike(requests: list[EngineRequest]) -> list[list[EngineRequest]]:
-    """Requests grouped by memory, number of passages and search, so that each group is read in one pass."""
-    groups: dict[tuple[int, int | None, str], list[EngineRequest]] = {}
+    """Requests grouped by memory, number of passages and search, so that each group is read in one pass.
+
+    One that reads each memory alone is a group of its own.
+    """
+    groups: dict[tuple, list[EngineRequest]] = {}
     for request in requests:
         search = json.dumps(request.search, sort_keys=True)
-        groups.setdefault((id(request.memory), request.retrieval_top_k, search), []).append(request)
+        alone = id(request) if request.reading == "each" else None
+        groups.setdefault((id(request.memory), request.retrieval_top_k, search, alone), []).append(request)
     return list(groups.values())
 
 

@@ -56,11 +56,15 @@ class Found:
 
 @dataclass(frozen=True)
 class Finished:
-    """A whole answer: its text, why it ended ("stop" or "length"), how many tokens were made."""
+    """A whole answer: its text, why it ended ("stop" or "length"), how many tokens were made.
+
+    `log_prob` is their mean log probability, where the request reads each memory alone.
+    """
 
     answer: str
     reason: str
     tokens: int
+    log_prob: float = 0.0
 
 
 @dataclass(eq=False)
@@ -74,6 +78,8 @@ class EngineRequest:
         retrieval_top_k: K passages; `min(config.retrieval_top_k, N)` by default.
         options: How the answer is written.
         search: `where` and `hybrid`, as of `model.retrieve`.
+        reading: As of `model.generate`; "each" writes K answers at once, greedily.
+        row: Which of K memories this answer is read from, where each is read alone.
         submitted: When it came, in seconds of `time.perf_counter`.
     """
 
@@ -83,6 +89,8 @@ class EngineRequest:
     retrieval_top_k: int | None = None
     options: Options = field(default_factory=Options)
     search: dict[str, Any] = field(default_factory=dict)
+    reading: str = "together"
+    row: int = 0
     submitted: float = field(default_factory=time.perf_counter)
     _cancelled: threading.Event = field(default_factory=threading.Event)
 

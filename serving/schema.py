@@ -51,9 +51,10 @@ class StreamOptions(Strict):
 class ChatRequest(NeutralFields):
     """A chat completion request: the last message, which must be the user's, is the question.
 
-    CLaRa answers single questions with the prompt it was trained on, so earlier messages are not read; the
-    response counts them in `clara.messages_not_read`. Fields of ours: `memory`, `retrieval_top_k`, `where`,
-    `hybrid`, `min_tokens`.
+    CLaRa answers single questions with the prompt it was trained on, so earlier messages are not read, unless
+    the server rewrites questions (`clara serve --rewrite`); the response says the question that was answered
+    (`clara.question`) and counts what was not read (`clara.messages_not_read`). Fields of ours:
+    `memory`, `retrieval_top_k`, `where`, `hybrid`, `reading`, `min_tokens`.
     """
 
     model: str = Field(max_length=200)
@@ -71,6 +72,9 @@ class ChatRequest(NeutralFields):
     where: dict[str, Any] | None = Field(None, description="which passages may be found, by their metadata")
     hybrid: bool | Annotated[Number, Field(ge=0, le=1)] | None = Field(
         None, description="weight of the words beside the vectors; true: a half"
+    )
+    reading: Literal["together", "each"] | None = Field(
+        "together", description="memories in one prompt, or an answer from each alone, the likeliest kept"
     )
     min_tokens: int | None = Field(0, ge=0, description="the answer does not end before so many tokens")
 
@@ -148,6 +152,7 @@ class ClaraFacts(BaseModel):
 
     Attributes:
         memory: Its name.
+        question: The one that was answered: the last message, or what the base made of the chat.
         documents: The passages, best first.
         messages_not_read: How many turns of the chat were not read.
         supported: Whether most words of the answer stand in one of the passages; where they do not, the
@@ -155,6 +160,7 @@ class ClaraFacts(BaseModel):
     """
 
     memory: str
+    question: str
     documents: list[Source]
     messages_not_read: int
     supported: bool | None = None

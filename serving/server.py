@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from ..data.sources import is_supported, likely_span
 from .access import Access
-from .dispatch import Dispatch, Waiting
+from .dispatch import Asked, Dispatch, Waiting
 from .embeddings import EmbeddingRequest, EmbeddingResponse, embed
 from .engine import Engine
 from .errors import ApiError, add_error_handlers, error_body
@@ -50,6 +50,7 @@ def make_server(
     api_key: str | None = None,
     hosts: Sequence[str] = (),
     origins: Sequence[str] = (),
+    rewrite: bool = False,
 ) -> FastAPI:
     """The app around an engine; the engine starts and ends with it.
 
@@ -62,6 +63,7 @@ def make_server(
         api_key: What a request must name, if anything.
         hosts: Names under which the server may be addressed; none allows all.
         origins: Web pages, such as `https://example.org`, whose scripts may ask; none by default.
+        rewrite: Whether the base rewrites a question that follows earlier turns, so that it stands alone.
     """
 
     @asynccontextmanager
@@ -73,7 +75,7 @@ def make_server(
             await run_in_threadpool(engine.close, True, 60.0)
 
     app = FastAPI(title="CLaRa", lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.state.dispatch = Dispatch(engine, memories, model_name, max_new_tokens)
+    app.state.dispatch = Dispatch(engine, memories, model_name, max_new_tokens, rewrite)
     app.add_middleware(BodyLimit, limit=max_body_bytes)
     app.add_middleware(Access, key=api_key, hosts=hosts)
     if origins:
@@ -103,10 +105,10 @@ def add_routes(app: FastAPI) -> None:
 async def chat(body: ChatRequest, request: Request) -> Any:
     """Answers the last message from a mounted memory."""
     dispatch: Dispatch = request.app.state.dispatch
-    name, question = await run_in_threadpool(dispatch.check, body)
-    waiting = dispatch.submit(body, name, question)
+    asked = await run_in_threadpool(dispatch.check, body)
+    waiting = dispatch.submit(body, asked)
     if body.stream:
-        stream = StreamingResponse(streamed(dispatch, body, name, waiting), media_type="text/event-stream")
+        stream = StreamingResponse(streamed(dispatch, body, asked, waiting), media_type="text/event-stream")
         stream.headers["Cache-Control"] = "no-cache"
         return stream
     found, done = await unless_gone(request, waiting)
@@ -119,7 +121,7 @@ async def chat(body: ChatRequest, request: Request) -> Any:
         model=body.model,
         choices=[Choice(message=AnswerMessage(content=done.answer), finish_reason=done.reason)],
         usage=count(dispatch, found, done.tokens),
-        clara=facts(name, found, body, done.answer),
+        clara=facts(asked, found, done.answer),
     )
     return JSONResponse(response.model_dump())
 
@@ -151,7 +153,9 @@ async def left(request: Request) -> None:
         continue
 
 
-async def streamed(dispatch: Dispatch, body: ChatRequest, name: str, waiting: Waiting) -> AsyncIterator[str]:
+async def streamed(
+    dispatch: Dispatch, body: ChatRequest, asked: Asked, waiting: Waiting
+) -> AsyncIterator[str]:
     """The answer as server-sent events; when the client leaves, the request is given up."""
     head = {
         "id": new_id(),
@@ -168,13 +172,13 @@ async def streamed(dispatch: Dispatch, body: ChatRequest, name: str, waiting: Wa
                     yield chunk(
                         head,
                         {"role": "assistant", "content": ""},
-                        clara=facts(name, found, body).model_dump(),
+                        clara=facts(asked, found).model_dump(),
                     )
                 elif event.kind == PIECE:
                     yield chunk(head, {"content": event.value})
                 elif event.kind == DONE:
                     done = event.value
-        told = facts(name, found, body, done.answer).model_dump()
+        told = facts(asked, found, done.answer).model_dump()
         yield chunk(head, {}, done.reason, clara=told)
         usage = count(dispatch, found, done.tokens).model_dump()
         if body.stream_options and body.stream_options.include_usage:
@@ -202,9 +206,8 @@ def new_id() -> str:
     return f"chatcmpl-{uuid.uuid4().hex}"
 
 
-def facts(name: str, found: Found, body: ChatRequest, answer: str | None = None) -> ClaraFacts:
+def facts(asked: Asked, found: Found, answer: str | None = None) -> ClaraFacts:
     """Where the answer comes from; the likely sentences only when it is written."""
-    question = body.messages[-1].text()
     rows = zip(found.document_ids, found.parents, found.scores, found.texts, strict=True)
     sources = [
         Source(
@@ -212,13 +215,17 @@ def facts(name: str, found: Found, body: ChatRequest, answer: str | None = None)
             document_id=parent,
             score=score,
             text=text,
-            span=None if answer is None else likely_span(text, question, answer),
+            span=None if answer is None else likely_span(text, asked.question, answer),
         )
         for id_, parent, score, text in rows
     ]
     supported = None if answer is None else is_supported(answer, found.texts)
     return ClaraFacts(
-        memory=name, documents=sources, messages_not_read=len(body.messages) - 1, supported=supported
+        memory=asked.memory,
+        question=asked.question,
+        documents=sources,
+        messages_not_read=asked.not_read,
+        supported=supported,
     )
 
 

@@ -25,7 +25,6 @@ NEEDED = {
     "`paraphrases`",
     "other": "`question`, `answers`, `documents` (or `context`, `docs`), `positives` where they are known",
 }
-NAMES = {"documents": "docs", "positives": "pos_index"}
 
 
 def as_dataset(rows: Any, stage: str, name: str, limit: int | None = None) -> Any:
@@ -117,13 +116,14 @@ def _pretraining(row: dict[str, Any]) -> list[PretrainingRecord] | None:
 def _questions(row: dict[str, Any]) -> list[QuestionRecord] | None:
     if "document" in row and "qa" in row:
         return to_questions(row)
-    named = {NAMES.get(key, key): value for key, value in row.items()}
-    if "docs" not in named and "context" in named:
+    named = dict(row)
+    if not named.keys() & {"docs", "documents"} and "context" in named:
         context = named["context"]
         named["docs"] = [context] if isinstance(context, str) else list(context)
-        named.setdefault("pos_index", [0] if isinstance(context, str) else [])
+        if isinstance(context, str) and "positives" not in named:
+            named.setdefault("pos_index", [0])
     answered = named.keys() & {"answers", "answer", "gold_answer", "golden_answers"}
-    if "question" not in named or "docs" not in named or not answered:
+    if "question" not in named or not named.keys() & {"docs", "documents"} or not answered:
         return None
     if "answers" in named:
         named["answers"] = _answers(named["answers"])

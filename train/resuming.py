@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
@@ -193,15 +194,20 @@ class ResumableTrainer(Trainer):
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(model, trial)
-        except OSError:
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                self._write_facts(folder)
+                mark_complete(folder, self.state.global_step)
+        except (OSError, RuntimeError, SafetensorError) as error:  # a full disk is all three, by its writer
             self._remove(folder)
-            raise
+            last = last_complete_checkpoint(self.args.output_dir)
+            raise OSError(
+                f"{folder} could not be written ({error}): look for room on the disk; the same command then "
+                f"goes on from {last or 'the start, no checkpoint is complete'}."
+            ) from error
         finally:
             self.args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            self._write_facts(folder)
-            mark_complete(folder, self.state.global_step)
             rotate(self.args.output_dir, limit, keep=self.state.best_model_checkpoint)
             self._checkpoint_is_complete()
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -18,19 +18,20 @@ from .plan import corpus_of, part_documents, part_length
 BATCHES_PER_CHUNK = 8
 
 
-def count_done(build: StoreBuild) -> int:
-    """How many documents are compressed, unfinished parts included."""
+def count_done(build: StoreBuild) -> tuple[int, int]:
+    """How many documents and passages are compressed, those of unfinished parts included."""
     if not build.begun:
-        return 0
+        return 0, 0
     corpus = corpus_of(build.plan)
-    return sum(_count(build, corpus, part) for part in range(len(corpus.starts)))
+    counts = [_count(build, corpus, part) for part in range(len(corpus.starts))]
+    return sum(documents for documents, _ in counts), sum(passages for _, passages in counts)
 
 
-def _count(build: StoreBuild, corpus: Any, part: int) -> int:
-    if build.is_done(part):
-        return part_length(corpus, part)
+def _count(build: StoreBuild, corpus: Any, part: int) -> tuple[int, int]:
     progress = _progress(build, part)
-    return progress.stat().st_size if progress.is_file() else 0
+    lines = progress.read_text().split("\n")[:-1] if progress.is_file() else []  # the last may be half there
+    documents, passages = map(int, lines[-1].split()) if lines else (0, 0)
+    return (part_length(corpus, part) if build.is_done(part) else documents), passages
 
 
 def _progress(build: StoreBuild, part: int) -> Path:
@@ -75,12 +76,25 @@ def memories(build: StoreBuild, plan: BuildPlan, part: int, model: Any) -> Itera
         ValueError: a document is malformed, or a file was edited since the plan was made.
     """
     corpus, size = corpus_of(plan), plan.source["batch_size"]
-    _progress(build, part).write_bytes(b"")
-    for chunk in chunks(part_documents(corpus, part), BATCHES_PER_CHUNK * size):
-        passages = to_passages(chunk, model.processor.split_documents)
-        yield model.compress_passages(passages, size, plan.dtype)
-        with _progress(build, part).open("ab") as progress:
-            progress.write(b"." * len(chunk))
+    documents = done = 0
+    with _progress(build, part).open("w", buffering=1) as progress:
+        for chunk in chunks(part_documents(corpus, part), BATCHES_PER_CHUNK * size):
+            passages = to_passages(chunk, model.processor.split_documents)
+            tick = _noter(progress, documents, len(chunk), done, len(passages.texts))
+            yield model.compress_passages(passages, size, plan.dtype, tick=tick)
+            documents, done = documents + len(chunk), done + len(passages.texts)
+
+
+def _noter(progress: TextIO, before: int, documents: int, done: int, passages: int) -> Callable[[int], None]:
+    """Notes after every batch of a chunk how many documents and passages of the part are compressed."""
+    first = done
+
+    def tick(count: int) -> None:
+        nonlocal done
+        done += count
+        progress.write(f"{before + documents * (done - first) // passages} {done}\n")
+
+    return tick
 
 
 @lru_cache(maxsize=1)

@@ -104,7 +104,7 @@ def test_build_memory_takes_a_dtype_and_counts(files, tmp_path, checkpoint, caps
     assert main([*words, "--dtype", "bfloat16", "--batch-size", "1"]) == 0
     captured = capsys.readouterr()
     assert captured.out == f"3 documents (3 passages) are in {output}.\n"
-    assert "3/3" in captured.err
+    assert "3/3" in captured.err and " passages/s" in captured.err
     assert CorpusStore.open(output).dtype == "bfloat16"
 
 

@@ -26,8 +26,10 @@ class Model:
     def memory_fingerprint(self):
         return "f"
 
-    def compress_passages(self, passages, batch_size, dtype):
+    def compress_passages(self, passages, batch_size, dtype, tick):
         self.seen.extend(passages.texts)
+        for start in range(0, len(passages.texts), batch_size):
+            tick(len(passages.texts[start : start + batch_size]))
         rows = [[len(text), *text.encode()[:7]] for text in passages.texts]
         names = ("texts", "document_ids", "metadata", "parents", "orders")
         columns = [getattr(passages, name) for name in names]
@@ -73,12 +75,12 @@ def test_parts_in_any_order_make_the_same_store(corpus, tmp_path):
 
 def test_finished_parts_are_not_built_again(corpus, tmp_path):
     build = begun(tmp_path / "s", corpus)
-    assert count_done(build) == 0 and count_done(StoreBuild(tmp_path / "none")) == 0
+    assert count_done(build) == count_done(StoreBuild(tmp_path / "none")) == (0, 0)
     build_parts(build.uri, [1, 3], Model)
-    assert build.waiting() == [0, 2] and count_done(build) == 3 + 1
+    assert build.waiting() == [0, 2] and count_done(build) == (3 + 1, 3 + 1)
     Model.seen.clear()
     build_parts(build.uri, range(4), Model)
-    assert len(Model.seen) == 6 and count_done(build) == 10
+    assert len(Model.seen) == 6 and count_done(build) == (10, 10)
     build_parts(build.uri, range(4), lambda: pytest.fail("opened a model for nothing"))
 
 
@@ -87,18 +89,35 @@ def test_progress_counts_documents_of_an_unfinished_part(corpus, tmp_path, monke
     build, calls = begun(tmp_path / "s", corpus), []
 
     class Stopping(Model):
-        def compress_passages(self, *arguments):
+        def compress_passages(self, *arguments, **options):
             calls.append(1)
             if len(calls) == 3:
                 raise KeyboardInterrupt
-            return super().compress_passages(*arguments)
+            return super().compress_passages(*arguments, **options)
 
     with pytest.raises(KeyboardInterrupt):
         build_parts(build.uri, [0], Stopping)
-    assert count_done(build) == 2 and not build.is_done(0)
+    assert count_done(build) == (2, 2) and not build.is_done(0)
     build_module._opened.cache_clear()
     build_parts(build.uri, range(4), Model)
     assert len(build.commit()) == 10
+
+
+def test_progress_moves_with_every_batch_of_a_chunk(corpus, tmp_path):
+    build, seen = begun(tmp_path / "s", corpus), []
+
+    class Watching(Model):
+        processor = SimpleNamespace(split_documents=lambda texts, headers: [[text] * 2 for text in texts])
+
+        def compress_passages(self, passages, batch_size, dtype, tick):
+            def noted(count):
+                tick(count)
+                seen.append(count_done(build))
+
+            return super().compress_passages(passages, batch_size, dtype, noted)
+
+    build_parts(build.uri, [0], Watching)
+    assert seen == [(0, 1), (1, 2), (1, 3), (2, 4), (2, 5), (3, 6)] and count_done(build) == (3, 6)
 
 
 def test_another_model_is_refused(corpus, tmp_path):
@@ -125,9 +144,9 @@ def test_threads_are_those_of_the_plan_and_then_as_before(corpus, tmp_path, monk
     before, seen = torch.get_num_threads(), []
 
     class Watching(Model):
-        def compress_passages(self, *arguments):
+        def compress_passages(self, *arguments, **options):
             seen.append(torch.get_num_threads())
-            return super().compress_passages(*arguments)
+            return super().compress_passages(*arguments, **options)
 
     build_parts(begun(tmp_path / "s", corpus, threads=3).uri, [3], Watching)
     assert seen == [3] and torch.get_num_threads() == before

@@ -77,7 +77,7 @@ def test_long_document_gives_one_record_for_each_question(tmp_path):
 @pytest.mark.parametrize(
     ("reader", "row", "message"),
     [
-        (read_pretraining, {**QA, "docs": []}, "`docs` is missing or empty"),
+        (read_pretraining, {**QA, "docs": []}, r"`docs` \(or `documents`\) is missing or empty"),
         (read_pretraining, {**QA, "docs": ["d", "e"]}, "exactly one document in a pretraining row, got 2"),
         (read_pretraining, {**QA, "answers": []}, "`answers` is missing or empty"),
         (read_pretraining, {**QA, "answers": ["a1"]}, "got 2 questions and 1 answers"),

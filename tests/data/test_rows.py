@@ -35,6 +35,11 @@ def test_question_row_round_trip():
     assert to_questions(row) == [record]
 
 
+def test_our_own_names_are_read_in_place_of_the_released_ones():
+    (record,) = to_questions({"question": "q", "answers": ["a"], "documents": ["d", "e"], "positives": [1]})
+    assert record == QuestionRecord("q", ["a"], ["d", "e"], [1])
+
+
 def test_corpus_row_round_trip():
     record = CorpusRecord("1", "text", "title")
     assert to_corpus(corpus_row(record)) == record

@@ -20,15 +20,15 @@ from test_bulk_plan import write
 class Threaded(Model):
     """A model whose memories depend on the number of threads, as sums of floats may."""
 
-    def compress_passages(self, passages, batch_size, dtype):
-        plain = super().compress_passages(passages, batch_size, dtype)
+    def compress_passages(self, *arguments, **options):
+        plain = super().compress_passages(*arguments, **options)
         values = plain.values + torch.get_num_threads()
         columns = (plain.texts, plain.document_ids, plain.metadata, plain.parents, plain.orders)
         return CorpusMemory(values, *columns, fingerprint="f", base=plain.base, offsets=plain.offsets)
 
 
 class Failing(Model):
-    def compress_passages(self, passages, batch_size, dtype):
+    def compress_passages(self, *arguments, **options):
         raise ValueError("no memory today")
 
 

@@ -289,13 +289,23 @@ def test_targets_may_be_named(base):
         ({"rank_pattern": {"q_proj": 0}}, "the rank of `q_proj` must be from 1 to 4096, got 0"),
         ({"modules_to_save": ["lm_head"]}, r"got `modules_to_save` \['lm_head'\]"),
         ({"peft_type": "LOHA"}, "peft_type"),
+        ({"peft_type": "NEW"}, "plain LoRA .*got KeyError: 'NEW'"),
+        ({"target_modules": [5]}, "plain LoRA .*got TypeError"),
+        ({"target_modules": []}, r"got `target_modules` \[\]|set\(\)"),
+        ({"rank_pattern": [1]}, "plain LoRA .*got TypeError"),
+        ({"lora_alpha": "big"}, "plain LoRA .*got TypeError"),
+        ({"lora_alpha": float("nan")}, r"alphas and dropout must be numbers from 0 on, got \[nan"),
+        ({"init_lora_weights": "pissa"}, "got `init_lora_weights` 'pissa'"),
     ],
 )
 def test_an_adapter_that_is_no_plain_lora_is_refused(checkpoint, tmp_path, changes, told):
     folder = shutil.copytree(checkpoint, tmp_path / "copy")
     file = folder / "compressor" / "adapter_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
-    with pytest.raises(ValueError, match=rf"compressor.adapter_config.json.*{told}"):
+    with pytest.raises(ValueError, match=rf"compressor.adapter_config.json.*({told})"):
+        ClaraForRetrievalGeneration.from_pretrained(str(folder))
+    file.write_text("no JSON")
+    with pytest.raises(ValueError, match=r"adapter_config.json must be .* plain LoRA .*got JSONDecodeError"):
         ClaraForRetrievalGeneration.from_pretrained(str(folder))
 
 

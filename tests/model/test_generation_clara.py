@@ -175,6 +175,12 @@ def test_the_same_call_twice_gives_the_same(shared_model, memory):
     assert torch.equal(logits(first), logits(second)) and first.answers == second.answers
 
 
+def test_compressing_tells_of_every_batch(shared_model):
+    told = []
+    shared_model.compress_passages(shared_model.split_passages(DOCUMENTS[:5]), 2, tick=told.append)
+    assert told == [2, 2, 1]
+
+
 def test_raw_texts_are_compressed_on_the_way(shared_model, memory):
     expected = shared_model.generate(QUESTIONS, memory, 2, **FULL)
     for texts in (DOCUMENTS, tuple(DOCUMENTS), [{"text": text} for text in DOCUMENTS]):

@@ -7,8 +7,9 @@ import pytest
 import torch
 from clara.generation_clara import NOT_FOUND
 from clara.serving.batch import RunningBatch
+from clara.serving.candidates import Candidates
 from clara.serving.engine import ClosingError, Engine, QueueFullError
-from clara.serving.requests import DONE, FAILED, FOUND, PIECE, EngineRequest, Options
+from clara.serving.requests import DONE, FAILED, FOUND, PIECE, EngineRequest, Finished, Options
 from conftest import DOCUMENTS, QUESTIONS, make_model, save_base
 
 MANY = [f"{question} {word}" for word in ("", "Tell me now.", "Please.") for question in QUESTIONS]
@@ -31,9 +32,9 @@ def engine(shared_model):
 class Asked:
     """A request with its events."""
 
-    def __init__(self, question, memory, k=2, options=FIVE):
+    def __init__(self, question, memory, k=2, options=FIVE, **more):
         self.events = queue.Queue()
-        self.request = EngineRequest(question, memory, self.events.put, k, options)
+        self.request = EngineRequest(question, memory, self.events.put, k, options, **more)
 
     def all(self):
         events = []
@@ -66,6 +67,48 @@ def test_answers_are_those_of_generate_though_rows_come_and_go(engine, shared_mo
         wanted = shared_model.generate(one.request.question, memory, retrieval_top_k=k, max_new_tokens=n)
         assert one.done().answer == wanted
     assert engine.row_steps > engine.steps  # they did share steps
+
+
+def test_each_memory_is_read_alone_beside_others_and_the_likeliest_answer_stays(
+    engine, shared_model, memory, monkeypatch
+):
+    step = engine._batch.step
+    broken = iter([True])  # the first step fails: every row is read again, each its own memory
+
+    def once(tokens):
+        if len(tokens) > 1 and next(broken, False):
+            raise RuntimeError("no memory left")
+        return step(tokens)
+
+    monkeypatch.setattr(engine._batch, "step", once)
+    modes = ["each", "together", "each", "together", "each"]
+    asked = [Asked(q, memory, 3, reading=how) for q, how in zip(MANY[:5], modes, strict=True)]
+    for one in asked:
+        engine.submit(one.request)
+    for one, how in zip(asked, modes, strict=True):
+        wanted = shared_model.generate(
+            one.request.question, memory, 3, reading=how, max_new_tokens=5, return_dict_in_generate=True
+        )
+        found, *pieces, done = one.all()
+        assert done.value.answer == wanted.answers and found.value.document_ids == wanted.document_ids
+        assert how == "together" or [piece.value for piece in pieces] == [wanted.answers]
+    assert engine.steps < 5 * 5 and engine.row_steps > 3 * engine.steps // 2
+    gone = Asked(MANY[0], memory, 3, Options(max_new_tokens=400, min_new_tokens=400), reading="each")
+    engine.submit(gone.request)
+    assert gone.events.get(timeout=60).kind == FOUND
+    gone.request.cancel()
+    assert ask(engine, QUESTIONS[:1], memory)[0].done() and engine.running <= 1
+
+
+def test_the_likeliest_answer_is_that_of_probability_and_cosine():
+    asked = Asked("Why?", None, reading="each")
+    near, far = Candidates(asked.request, [0.9, 0.5]).requests()
+    far.tell(DONE, Finished("far", "stop", 3, -1.0))
+    assert asked.events.empty()
+    near.tell(DONE, Finished("near", "stop", 2, -2.0))
+    assert [event.value for event in asked.all()][0] == "near"  # -2 + 0.9 / 0.1 against -1 + 0.5 / 0.1
+    far.cancel()
+    assert asked.request.cancelled and near.cancelled
 
 
 @pytest.mark.parametrize("kind", ["gemma3", "qwen3", "phi3", "granite"])

@@ -10,8 +10,11 @@ import httpx
 import numpy as np
 import openai
 import pytest
+import torch
+from clara.adapters_clara import worn_adapters
 from clara.integrations.encoder import ClaraEncoder
 from clara.serving.engine import Engine
+from clara.serving.history import standalone_question
 from clara.serving.server import make_server
 from conftest import DOCUMENTS, QUESTIONS, make_model, make_tokenizer
 from serving_helpers import ask, make_app, serving
@@ -97,6 +100,25 @@ def test_filters_and_words_choose_the_passages(shared_model):
         assert error_of(ask(url, where=deep, **fields), 422)["param"] == "where"
         assert error_of(ask(url, where="year > 3", **fields), 422)["param"] == "where"
         assert error_of(ask(url, hybrid=1.5, **fields), 422)
+
+
+def test_memories_are_read_together_or_each_alone(url, shared_model):
+    memory = shared_model.build_memory(DOCUMENTS, show_progress=False)
+    answers = {}
+    for reading in ("together", "each"):
+        answers[reading] = shared_model.generate(
+            "Who found Titan?", memory, 3, reading=reading, max_new_tokens=4
+        )
+        body = ask(url, reading=reading, max_tokens=4, retrieval_top_k=3).json()
+        assert body["choices"][0]["message"]["content"] == answers[reading]
+        assert len(body["clara"]["documents"]) == 3
+    assert answers["together"] != answers["each"]
+    assert error_of(ask(url, reading="all"), 422)["param"] == "reading"
+    assert error_of(ask(url, reading="each", temperature=1), 400)["param"] == "temperature"
+    error = error_of(ask(url, reading="each", retrieval_top_k=5), 400)
+    assert error["param"] == "retrieval_top_k" and "at most 4" in error["message"]
+    error = error_of(ask(url, reading="each", where={"id": "none"}, retrieval_top_k=2), 400)
+    assert "lets no passage through" in error["message"]
 
 
 def test_the_likely_sentence_of_a_source(url):
@@ -273,7 +295,44 @@ def test_parts_are_joined_and_earlier_turns_counted(url):
     parts = [{"type": "text", "text": "Who found"}, {"type": "text", "text": "Titan?"}]
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": parts}]
     body = ask(url, messages=messages, max_tokens=2).json()
-    assert body["clara"]["messages_not_read"] == 1
+    assert body["clara"]["messages_not_read"] == 1 and body["clara"]["question"] == "Who found\nTitan?"
+
+
+CHAT = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "What is the largest moon of Saturn?"},
+    {"role": "assistant", "content": "Titan."},
+    {"role": "user", "content": "Who found it?"},
+]
+
+
+def test_the_base_rewrites_a_question_that_leans_on_earlier_turns(shared_model, monkeypatch):
+    read, write = [], shared_model.decoder.generate
+
+    def written(input_ids, **options):
+        read.append(shared_model.processor.tokenizer.decode(input_ids[0]))
+        assert not worn_adapters(shared_model.decoder)
+        tail = shared_model.processor.tokenizer("Who found Titan?\nSo.", return_tensors="pt").input_ids
+        write(input_ids, **{**options, "max_new_tokens": 2})
+        return torch.cat([input_ids, tail], dim=1)
+
+    monkeypatch.setattr(shared_model.decoder, "generate", written)
+    with serving(make_app(shared_model, rewrite=True)) as url:
+        body = ask(url, messages=CHAT, max_tokens=2).json()
+        assert body["clara"]["question"] == "Who found Titan?" and body["clara"]["messages_not_read"] == 1
+        alone = ask(url, max_tokens=2).json()
+        assert alone["choices"][0]["message"] == body["choices"][0]["message"] and len(read) == 1
+        turns = "user: What is the largest moon of Saturn?\nassistant: Titan.\nuser: Who found it?"
+        assert turns in read[0] and "Be brief." not in read[0]
+        long = [CHAT[0], {"role": "user", "content": "word " * 1500}, *CHAT[2:]]
+        assert ask(url, messages=long, max_tokens=2).json()["clara"]["messages_not_read"] == 2
+        long = [*CHAT[:3], {"role": "user", "content": "word " * 1500}]
+        assert error_of(ask(url, messages=long), 400)["param"] == "messages"
+
+
+def test_a_base_that_writes_nothing_leaves_the_question(shared_model, monkeypatch):
+    monkeypatch.setattr(shared_model.decoder, "generate", lambda input_ids, **_: input_ids)
+    assert standalone_question(shared_model, [("user", "Why?"), ("user", "Who?")]) == ("Who?", 2)
 
 
 @pytest.mark.parametrize(

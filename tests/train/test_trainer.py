@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import pkgutil
 import shutil
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from clara.train.losses import contrastive_loss
 from clara.train.stages import STAGES
 from clara.train.trainer import ClaraTrainer
 from conftest import make_model
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from training_helpers import (
     BASALT,
@@ -365,19 +367,32 @@ def test_a_broken_gradient_stops_before_the_step_that_would_spoil_the_weights(mo
     assert all(p.isfinite().all() for p in model.parameters())
 
 
-def test_a_full_disk_leaves_earlier_checkpoints_and_nothing_half(base, tmp_path, monkeypatch):
-    save = torch.save
+NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("writer", "error"),
+    [
+        ("torch.save", NO_SPACE),
+        ("torch.save", RuntimeError("PytorchStreamWriter failed: No space left")),
+        ("clara.adapters_clara.save_file", SafetensorError("I/O error: No space left (os error 28)")),
+        ("clara.train.resuming.mark_complete", NO_SPACE),
+    ],
+)
+def test_a_full_disk_leaves_earlier_checkpoints_and_nothing_half(base, tmp_path, monkeypatch, writer, error):
+    save = pkgutil.resolve_name(writer)
 
     def full(value, file, *args, **kwargs):
-        if "checkpoint-4" in str(file):
-            raise OSError(errno.ENOSPC, "No space left on device", str(file))
+        if "checkpoint-4" in str(value if writer.endswith("complete") else file):
+            raise error
         save(value, file, *args, **kwargs)
 
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(writer, full)
+    told = "checkpoint-4 could not be written .*No space left.* goes on from .*checkpoint-2"
+    with pytest.raises(OSError, match=told):
         run(base, tmp_path)
     assert [folder.name for folder in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
-    monkeypatch.setattr(torch, "save", save)
+    monkeypatch.setattr(writer, save)
     weights, losses = run(base, tmp_path, resume=True)
     assert len(losses) == 7
 
