@@ -38,21 +38,12 @@ test-slow: $(BASE) $(TOOLS)
 mutations: $(TOOLS)
 	$(BIN)/python tests/mutations.py
 
-# Every experiment in a small form on the rows that ship with the repository: that it runs, not a result.
-SMALL = $(BIN)/clara experiment $(1) --output $(EXPERIMENTS) $(2)
-FEW := --limit 6 --max-new-tokens 8
-JOINT = $(EXPERIMENTS)/runs/joint-training
-FINAL := 0-end_to_end/final
+# Every experiment in a small form: that it runs, not a result.
+SHIPPED := checkpoints/clara-smollm2-135m
 
 experiments: $(BASE) $(TOOLS)
-	$(call SMALL,topk-gradients,--problems 4 --draws 50 --temperatures 0.02 0.2)
-	$(call SMALL,memory-controls,--limit 6)
-	$(call SMALL,k-at-test,$(FEW) --ks 1 3 5 --pool-size 6)
-	$(call SMALL,memory-dtypes,$(FEW) --pool-size 6 --runs $(EXPERIMENTS)/memory-dtypes)
-	$(call SMALL,joint-training,$(FEW) --steps 2 --pool-size 6 --runs $(EXPERIMENTS)/runs)
-	$(call SMALL,scaling-curve,$(FEW) --points 1=$(JOINT)/generator-alone/$(FINAL) 2=$(JOINT)/joint/$(FINAL))
-	$(call SMALL,nested-rates,$(FEW) --models one=$(JOINT)/generator-alone/$(FINAL) other=$(JOINT)/joint/$(FINAL) --rates 4 16)
-	$(call SMALL,ablations,--limit 4 --max-new-tokens 4 --steps 1 --pool-size 6 --runs $(EXPERIMENTS)/runs)
+	$(BIN)/clara experiment handbook --limit 3 --max-new-tokens 8 --output $(EXPERIMENTS)
+	$(BIN)/clara experiment scaling-curve --points 1=$(SHIPPED) 2=$(SHIPPED) --limit 6 --max-new-tokens 8 --output $(EXPERIMENTS)
 
 # A server under 32 clients for five minutes: no error, flat memory, the answers of one client.
 load-test: $(BASE) $(TOOLS)

@@ -1,4 +1,4 @@
-"""Measure speed against alternatives: compression, latency, generation, search, training, store, building.
+"""Measure speed against alternatives: compression, latency, generation, search, training, store.
 
 Every ratio comes from one run in which the compared variants take turns. Nothing else should run beside it.
 With `--output` the folder gets `bench.json` and `bench.md`, written anew after each benchmark.
@@ -10,16 +10,14 @@ import argparse
 import shlex
 import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .bench_corpus import add_store_arguments, build_section, store_sections
+from .bench_corpus import add_store_arguments, store_sections
 from .models import EMBEDDED, SHIPPED, is_checkpoint
 
 if TYPE_CHECKING:
     from ..evaluation.speed.report import Section
-    from ..evaluation.speed.roofline import Roof
     from ..evaluation.speed.rows import Rows
     from ..evaluation.speed.sizes import Sizes
     from ..modeling_clara import ClaraForRetrievalGeneration
@@ -31,7 +29,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `clara bench`."""
-    parser.add_argument("benchmark", nargs="?", choices=(*BENCHMARKS, "store", "build", "all"), default="all")
+    parser.add_argument("benchmark", nargs="?", choices=(*BENCHMARKS, "store", "all"), default="all")
     parser.add_argument(
         "--model",
         metavar="PATH_OR_ID",
@@ -57,11 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measures, prints and writes."""
-    import torch
-
     from ..evaluation.devices import choose_device
     from ..evaluation.speed import report
-    from ..evaluation.speed.roofline import measure_roof
     from ..evaluation.speed.sizes import sizes_for
     from ..evaluation.speed.timing import environment
 
@@ -69,18 +64,17 @@ def run(arguments: argparse.Namespace) -> None:
     device = choose_device(arguments.device)
     model = load(arguments, device)
     facts = {"model": model_name(arguments), **environment(model), "repeats": arguments.repeats}
-    roofs = [measure_roof(device, dtype) for dtype in dict.fromkeys([model.dtype, torch.float32])]
     sections: list[Section] = []
     command = f"\nMade by `{shlex.join(['clara', *sys.argv[1:]])}`.\n"
-    page = f"# Speed\n\n{report.head(facts, roofs)}{command}"
+    page = f"# Speed\n\n{report.head(facts)}{command}"
     print(page)
-    for section in measured(arguments, model, sizes_for(device), roofs[0]):
+    for section in measured(arguments, model, sizes_for(device)):
         sections.append(section)
         text = report.section_markdown(section)
         print(text, flush=True)
         page += f"\n{text}"
         if arguments.output:
-            report.write_report(arguments.output, report.as_document(facts, roofs, sections), page)
+            report.write_report(arguments.output, report.as_document(facts, sections), page)
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -94,8 +88,6 @@ def check(arguments: argparse.Namespace) -> None:
             f"`--preset {arguments.preset}` has no weights here: add `--random-weights`, or name some with "
             "`--model`."
         )
-    if arguments.random_weights and arguments.benchmark == "build":
-        raise ValueError("`build` opens one model in many processes: leave `--random-weights` out.")
     files = (arguments.questions, arguments.corpus, arguments.pretraining)
     if any(files) and not all(files) and arguments.benchmark != "store":
         raise ValueError("`--questions`, `--corpus` and `--pretraining` go together: give all three or none.")
@@ -135,7 +127,7 @@ def _loaded(arguments: argparse.Namespace, device: Any) -> ClaraForRetrievalGene
 
 
 def measured(
-    arguments: argparse.Namespace, model: ClaraForRetrievalGeneration, sizes: Sizes, roof: Roof
+    arguments: argparse.Namespace, model: ClaraForRetrievalGeneration, sizes: Sizes
 ) -> Iterator[Section]:
     """The sections asked for, each when it is done; training comes last, since it changes the mode."""
     from ..evaluation.speed.compression import bench_compression
@@ -153,15 +145,12 @@ def measured(
     if arguments.benchmark == "store":
         yield from store_sections(arguments, model)
         return
-    if arguments.benchmark == "build":
-        yield build_section(arguments, model, partial(load, arguments, model.device))
-        return
     names = BENCHMARKS if arguments.benchmark == "all" else (arguments.benchmark,)
     for name in names:
         if name in benches:
-            yield benches[name](model, sizes, arguments.repeats, roof)
+            yield benches[name](model, sizes, arguments.repeats)
         else:
-            yield from bench_training(model, rows(arguments, sizes), sizes, arguments.repeats, roof)
+            yield from bench_training(model, rows(arguments, sizes), sizes, arguments.repeats)
 
 
 def rows(arguments: argparse.Namespace, sizes: Sizes) -> Rows:

@@ -1,14 +1,14 @@
-"""`clara bench store` and `clara bench build`: real documents, searched at scale and built in bulk."""
+"""`clara bench store`: real documents, searched at scale."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..data.sample_corpus import CORPUS, QUESTIONS
 from .search_options import need_store, question_texts
@@ -23,9 +23,9 @@ STORED = ("bfloat16", "float16", "float32", "int8", "int4")
 
 
 def add_store_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `clara bench store` and `clara bench build` to those of `clara bench`."""
+    """Adds the options of `clara bench store` to those of `clara bench`."""
     group = parser.add_argument_group(
-        "store (with `--questions`: rows with `question`) and build; they are not part of `all`"
+        "store (with `--questions`: rows with `question`); it is not part of `all`"
     )
     group.add_argument(
         "--documents", type=Path, nargs="+", metavar="FILE", help="real ones (default: the sample corpus)"
@@ -49,7 +49,6 @@ def add_store_arguments(parser: argparse.ArgumentParser) -> None:
         "--perturbation", choices=("mixed", "noise"), default="mixed", help="of the copies (default: mixed)"
     )
     group.add_argument("--stored", choices=STORED, default="bfloat16", help="format of the stored memories")
-    group.add_argument("--processes", type=int, default=2, metavar="N", help="of `build` (default: 2)")
 
 
 def store_sections(arguments: argparse.Namespace, model: ClaraForRetrievalGeneration) -> Iterator[Section]:
@@ -79,31 +78,6 @@ def store_sections(arguments: argparse.Namespace, model: ClaraForRetrievalGenera
         if arguments.output:
             plot_curve(json.loads(section.facts["curve"]), arguments.output / "store.png")
     yield section
-
-
-def build_section(
-    arguments: argparse.Namespace, model: ClaraForRetrievalGeneration, open_model: Callable[[], Any]
-) -> Section:
-    """Builds a store of the first `--real` documents with several processes and with one.
-
-    Args:
-        arguments: Of `clara bench`.
-        model: Says what the memories are like.
-        open_model: Opens it again, in every process.
-    """
-    need_store()
-    from ..data.bulk.plan import plan_for, survey
-    from ..data.documents import read_documents
-    from ..evaluation.speed.bulk import PARTS_EACH, bench_bulk
-
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as temporary:
-        documents = islice(read_documents(arguments.documents or [CORPUS]), arguments.real)
-        rows = [{name: row[name] for name in ("id", "title", "text") if name in row} for row in documents]
-        file = Path(temporary) / "documents.jsonl"
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        corpus = survey([file], -(-len(rows) // (PARTS_EACH * max(1, arguments.processes))))
-        plan = plan_for(model, corpus, arguments.stored, batch_size=16, threads=1)
-        return bench_bulk(plan, open_model, Path(temporary), arguments.processes, arguments.repeats)
 
 
 def real_memory(

@@ -17,13 +17,6 @@ if TYPE_CHECKING:
     from ..modeling_clara import ClaraForRetrievalGeneration
 
 EXPERIMENTS = {
-    "topk-gradients": "soft top-k against discrete top-k: agreement, bias and variance of the gradient",
-    "memory-controls": "loss of the answer with the own, a shuffled and no memory",
-    "joint-training": "end to end with reasoner or generator frozen: does retrieval and generation improve",
-    "ablations": "data mix, alignment, freezing, starts; estimator, temperature, pool size, seeds",
-    "k-at-test": "how many documents to read at test time",
-    "memory-dtypes": "memories kept as bf16, int8 and int4: what fewer bytes cost answers",
-    "nested-rates": "several compression rates trained at once against one, read at each rate",
     "scaling-curve": "examples seen against held-out loss and answers, extrapolated",
     "handbook": "files of nine kinds: all read, all found, answered, refused where they hold no answer",
 }

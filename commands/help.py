@@ -50,7 +50,7 @@ EXAMPLES = {
     "export": ("clara export vllm my_model --output exported",),
     "publish": ("clara publish my_model --repo org/name --dry-run --output folder",),
     "evaluate": ("clara evaluate --benchmark nq --file nq.jsonl --limit 500 --systems all --output report",),
-    "experiment": ("clara experiment memory-controls --output results",),
+    "experiment": ("clara experiment handbook --output results",),
     "bench": ("clara bench latency --repeats 5", "clara bench all --output results/speed"),
     "bench-serve": ("clara bench-serve --clients 32 --output results/serve",),
 }

@@ -8,8 +8,9 @@ was cut off goes on where it was when the same command is given again; no finish
 
 import argparse
 import json
+import threading
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -93,13 +94,13 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         _run_pipeline(arguments)
     if arguments.push_to and arguments.executor != "slurm":
-        from ..data.synthesis.card import push_to_hub
+        from ..data.synthesis.report import push_to_hub
 
         print(push_to_hub(arguments.output, arguments.push_to))
 
 
 def _run_end_to_end(arguments: argparse.Namespace) -> None:
-    from ..data.synthesis.end_to_end import write_end_to_end
+    from ..data.synthesis.finish import write_end_to_end
 
     mined = {} if arguments.clara is None else _mined(arguments.clara, arguments.documents)
     rows = write_end_to_end(
@@ -107,11 +108,11 @@ def _run_end_to_end(arguments: argparse.Namespace) -> None:
         arguments.questions,
         arguments.output,
         arguments.pool_size,
-        not arguments.as_retrieved,
         arguments.limit,
         arguments.passage_words,
         arguments.format,
-        arguments.without_answers,
+        force_positives=not arguments.as_retrieved,
+        without_answers=arguments.without_answers,
         **mined,
     )
     print(f"{rows} rows in {Path(arguments.output) / 'data'}")
@@ -146,12 +147,10 @@ def _run_pipeline(arguments: argparse.Namespace) -> None:
         executor.run()
         print(f"submitted; the rows will be in {Path(arguments.output) / 'data'}")
         return
-    from ..data.synthesis.progress import shown_progress
-
     total = sum(1 for _ in islice(_items(arguments), arguments.limit))
     prices = (arguments.input_price, arguments.output_price)
     with (
-        shown_progress(arguments.output, total, prices),
+        _progress(Path(arguments.output), total, prices),
         nullcontext() if arguments.verbose else quiet_executor(),
     ):
         executor.run()
@@ -161,9 +160,9 @@ def _run_pipeline(arguments: argparse.Namespace) -> None:
 
 
 def _pipeline(arguments: argparse.Namespace) -> Any:
+    from ..data.synthesis.machine import SynthesisSettings
     from ..data.synthesis.pipeline import RunSettings, distillation_pipeline, pretraining_pipeline
-    from ..data.synthesis.settings import SynthesisSettings
-    from ..data.synthesis.teachers import TeacherSettings
+    from ..data.synthesis.teacher import TeacherSettings
 
     teacher = TeacherSettings(
         arguments.teacher,
@@ -201,10 +200,50 @@ def _pipeline(arguments: argparse.Namespace) -> Any:
 def _items(arguments: argparse.Namespace) -> Iterator[Any]:
     """Gives what the run will work on, for counting."""
     if arguments.stage == "instruction_tuning":
-        from ..data.synthesis.seeds import read_seeds
+        from ..data.synthesis.questions import read_seeds
 
         return read_seeds(arguments.questions)
+    from ..data.documents import read_documents
+    from ..data.skipped import Skipped
     from ..data.synthesis.passages import read_passages
-    from ..data.synthesis.sources import read_sources
 
-    return read_passages(read_sources(arguments.documents), arguments.passage_words)
+    documents = read_documents(arguments.documents, skipped=Skipped(quiet=True))
+    return read_passages(documents, arguments.passage_words)
+
+
+@contextmanager
+def _progress(folder: Path, total: int, prices: tuple[float, float]) -> Iterator[None]:
+    """Draws a bar of items, calls, tokens, yield and remaining time while the block runs."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from ..data.synthesis.report import total_progress
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    ended = threading.Event()
+    with Progress(*columns, refresh_per_second=2) as bar:
+        task = bar.add_task("starting", total=total)
+
+        def watch() -> None:
+            """Reads the ranks' files twice a second, and once more at the end."""
+            over = False
+            while not over:
+                over = ended.wait(0.5)
+                totals = total_progress(folder)
+                bar.update(task, completed=totals["items"], description=describe(totals, *prices))
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()
+
+
+def describe(totals: dict[str, int], input_price: float = 0.0, output_price: float = 0.0) -> str:
+    """Says calls, tokens, yield and cost in one line; prices are for one million tokens."""
+    yielded = totals["accepted"] / totals["items"] if totals["items"] else 0.0
+    tokens = (totals["prompt_tokens"] + totals["completion_tokens"]) / 1e3
+    cost = (totals["prompt_tokens"] * input_price + totals["completion_tokens"] * output_price) / 1e6
+    line = f"{totals['calls']} calls, {tokens:.1f}k tokens, yield {yielded:.0%}"
+    return f"{line}, cost {cost:.2f}" if input_price or output_price else line

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow
-from pyarrow import parquet
 
 from ..processing_clara import IDS, TEXTS, clean_text, read_fields
 from .loaders import read_text, table_document
@@ -126,17 +125,6 @@ def table_as_document(file: Path) -> dict[str, Any]:
     """A .csv or .tsv file without a column of texts: one document, with a section for each row."""
     names, rows = _table(file)
     return table_document([(file.stem, names, (row for _, row in rows))])
-
-
-def count_rows(file: Path) -> int:
-    """How many rows `document_rows` gives, without parsing them where that can be."""
-    if file.suffix.lower() == ".parquet":
-        with _naming_parquet(file), parquet.ParquetFile(file) as opened:
-            return opened.metadata.num_rows
-    if file.suffix.lower() == ".jsonl":
-        with file.open("rb") as lines:
-            return sum(1 for line in lines if line.strip())
-    return sum(1 for _ in document_rows(file))
 
 
 def _json_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .document_rows import ROWS, TABLES, count_rows, has_rows, plain, row_documents, table_as_document
+from .document_rows import ROWS, TABLES, has_rows, plain, row_documents, table_as_document
 from .loaders import CONVERTED, MARKDOWN, SHEETS, TEXT, UnreadableError, load_document
 from .skipped import Skipped
 
@@ -53,18 +53,6 @@ def _checked(documents: Iterator[dict[str, Any]], skipped: Skipped) -> Iterator[
         yield document
     if not found:
         raise ValueError(f"No document was read: {skipped.told() or 'the files hold none'}.")
-
-
-def count_documents(paths: PathLike | Sequence[PathLike]) -> int:
-    """How many documents `read_documents` gives at most, without parsing them (for progress bars)."""
-    return sum(_count(file) for file, _ in find_files(paths, Skipped(quiet=True)))
-
-
-def _count(file: Path) -> int:
-    try:
-        return count_rows(file) if has_rows(file) else 1
-    except UnreadableError:
-        return 1
 
 
 def find_files(

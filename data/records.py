@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 
@@ -173,26 +173,3 @@ class CorpusRecord:
     def document(self) -> str:
         r"""The text as the compressor reads it: `Title\ntext` where there is a title."""
         return f"{self.title}\n{self.text}" if self.title else self.text
-
-
-def check_equal_pools(records: Iterable[QuestionRecord]) -> int:
-    """Checks that every record offers the same number of documents, as stages with fixed pools need.
-
-    Args:
-        records: the records, in the order of their rows.
-
-    Returns:
-        The common number of documents, N (0 if there are no records).
-
-    Raises:
-        ValueError: naming both numbers and both rows, if two records differ.
-    """
-    expected = 0
-    for row, record in enumerate(records):
-        expected = expected or len(record.documents)
-        if len(record.documents) != expected:
-            raise ValueError(
-                f"mixed numbers of documents: row 0 has {expected}, row {row} has {len(record.documents)}. "
-                "Fill the pools to one size (`clara.data.synthesis.pools`) or leave the odd rows out."
-            )
-    return expected

@@ -10,7 +10,7 @@ from clara.processing_clara import Passages
 
 from .baselines import BM25Retriever, DenseRetriever, Retriever, load_sentence_encoder
 from .benchmarks import Benchmark, check_choice
-from .language_models import MemoryModel, TextModel
+from .language_models import ClaraModel, TextModel
 from .readers import ClosedBookReader, MemoryReader, Reader, TextReader, vector_bytes
 from .retrievers import GivenRetriever, HybridRetriever, MemoryRetriever
 from .systems import SYSTEMS, Recipe, System
@@ -38,7 +38,7 @@ class Workbench:
     def __init__(
         self,
         benchmark: Benchmark,
-        model: MemoryModel,
+        model: ClaraModel,
         text_model: TextModel,
         retrieval_top_k: int = 5,
         max_new_tokens: int = 64,

@@ -7,7 +7,7 @@ candidates per question. Ties go to the document that comes first.
 import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from clara.store.ranking import WordIndex
@@ -34,15 +34,6 @@ class Retriever(Protocol):
             retrieval_top_k: number of documents K for each question.
             pools: for each question the indices of its candidates; None: all documents.
         """
-
-
-class Encoder(Protocol):
-    """What a dense retriever needs of a sentence encoder (a `SentenceTransformer` has it)."""
-
-    def encode(
-        self, sentences: list[str], *, batch_size: int, normalize_embeddings: bool, show_progress_bar: bool
-    ) -> np.ndarray:
-        """L texts -> (L, D) unit vectors."""
 
 
 class BM25Retriever:
@@ -72,7 +63,7 @@ class DenseRetriever:
 
     Args:
         documents: N texts.
-        encoder: turns texts into unit vectors; see `load_sentence_encoder`.
+        encoder: a `SentenceTransformer`, or what has its `encode`; see `load_sentence_encoder`.
         batch_size: texts encoded at once.
         show_progress: whether encoding the documents shows a progress bar.
 
@@ -81,7 +72,7 @@ class DenseRetriever:
     """
 
     def __init__(
-        self, documents: Sequence[str], encoder: Encoder, batch_size: int = 32, show_progress: bool = False
+        self, documents: Sequence[str], encoder: Any, batch_size: int = 32, show_progress: bool = False
     ) -> None:
         self._encoder, self._batch_size = encoder, batch_size
         self._embeddings = self._encode(_checked(documents), show_progress)
@@ -103,7 +94,7 @@ class DenseRetriever:
         )
 
 
-def load_sentence_encoder(path: str | Path | None = None) -> Encoder:
+def load_sentence_encoder(path: str | Path | None = None) -> Any:
     """Loads a sentence encoder through sentence-transformers.
 
     Args:

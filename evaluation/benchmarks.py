@@ -23,12 +23,7 @@ logger = logging.getLogger(__name__)
 
 SETTINGS = ("normal", "oracle")
 HUB_DATA = "apple/CLaRa_multi_stage"
-BENCHMARKS = {
-    "nq": "Natural Questions",
-    "hotpotqa": "HotpotQA",
-    "musique": "MuSiQue",
-    "2wiki": "2WikiMultihopQA",
-}
+BENCHMARKS = ("nq", "hotpotqa", "musique", "2wiki")
 HUB_STAGES = {5: "inst_eval", 20: "e2e_eval"}
 HUB_SETTINGS = {"normal": "no_pos", "oracle": "with_pos"}
 
@@ -57,7 +52,7 @@ class Benchmark:
     """Questions over one list of documents.
 
     Attributes:
-        name: a key of `BENCHMARKS`.
+        name: one of `BENCHMARKS`.
         setting: "normal" or "oracle".
         documents: N distinct texts.
         examples: the questions.
@@ -89,16 +84,14 @@ def load_benchmark(
         name: "nq", "hotpotqa", "musique" or "2wiki".
         setting: "normal" or "oracle".
         source: files or a data set (see `clara.data.readers`). None: the paper's released evaluation rows,
-        which exist
-            for pools of 5 and 20.
+            which exist for pools of 5 and 20.
         pool_size: the most candidates of a question.
         fill: whether a smaller pool is filled by BM25 from the other questions' documents.
         limit: number of questions, from the start; None: all.
 
     Raises:
         ValueError: an argument is unknown or out of range, a row is bad, there is no question, or `setting`
-        is
-            "oracle" and a row names no positives.
+            is "oracle" and a row names no positives.
     """
     check_choice("benchmark", name, BENCHMARKS)
     check_choice("setting", setting, SETTINGS)

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from clara.adapters_clara import adapter_parameters, wearing
@@ -22,29 +22,8 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
-class MemoryModel(Protocol):
-    """Compresses passages, places questions in the same space and answers from memories."""
-
-    def fingerprint(self) -> str:
-        """Identity of everything that decides an answer."""
-
-    def split(self, documents: Sequence[str]) -> Passages:
-        """Documents to passages; the parent of a passage is the number of its document."""
-
-    def compress(self, passages: Passages, folder: Path | None, batch_size: int) -> CorpusMemory:
-        """Memories of N passages, kept in `folder` and read from it the next time."""
-
-    def question_vectors(self, questions: Sequence[str]) -> Tensor:
-        """B questions -> their search vectors, (B, D)."""
-
-    def answer(
-        self, questions: Sequence[str], memories: Sequence[Sequence[Tensor]], max_new_tokens: int
-    ) -> list[tuple[str, int]]:
-        """B questions and for each its memories (m, H) -> answer and tokens read by the generator."""
-
-
 class ClaraModel:
-    """A CLaRa model as a `MemoryModel`.
+    """A CLaRa model that compresses passages, places questions in the same space and answers from memories.
 
     Args:
         model: in eval mode, with its processor.
@@ -56,7 +35,7 @@ class ClaraModel:
         self._model, self._store = model, store
 
     def fingerprint(self) -> str:
-        """SHA-256 over base, all three adapters, memory tokens, connector, and a store's other format."""
+        """SHA-256 over all that decides an answer: base, adapters, own parameters, a store's other format."""
         model = self._model
         digest = hashlib.sha256(model.memory_fingerprint().encode())
         digest.update("".join(other_format(model, self._store)).encode())
@@ -65,11 +44,15 @@ class ClaraModel:
         return digest.hexdigest()
 
     def split(self, documents: Sequence[str]) -> Passages:
-        """See `MemoryModel.split`."""
+        """Documents to passages; the parent of a passage is the number of its document."""
         return to_passages(documents, self._model.processor.split_documents)
 
     def compress(self, passages: Passages, folder: Path | None = None, batch_size: int = 32) -> CorpusMemory:
-        """See `MemoryModel.compress`. A folder whose texts or compressor are others is an error."""
+        """Memories of N passages, kept in `folder` and read from it the next time.
+
+        Raises:
+            ValueError: the folder holds memories of other texts, or by another compressor.
+        """
         if folder is not None and folder.exists():
             memory = self._model.load_memory(str(folder))
             if list(memory.texts) != passages.texts:
@@ -108,14 +91,17 @@ class ClaraModel:
         )
 
     def question_vectors(self, questions: Sequence[str]) -> Tensor:
-        """See `MemoryModel.question_vectors`."""
+        """B questions -> their search vectors, (B, D)."""
         return self._model.question_vectors(questions)
 
     @torch.no_grad()
     def answer(
         self, questions: Sequence[str], memories: Sequence[Sequence[Tensor]], max_new_tokens: int
     ) -> list[tuple[str, int]]:
-        """See `MemoryModel.answer`: what `model.generate` answers from these memories in this order."""
+        """B questions and for each its memories (m, H) -> answer and tokens read by the generator.
+
+        The answers are what `model.generate` says to these memories in this order.
+        """
         embeds, mask = self._model.embed_answers(questions, memories)
         lengths = mask.sum(dim=-1).tolist()
         return list(zip(self.write(embeds, mask, max_new_tokens), lengths, strict=True))

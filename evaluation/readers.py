@@ -7,7 +7,7 @@ from clara.data.text_prompts import closed_book_ids, first_tokens, text_prompt_i
 from clara.memory_clara import CorpusMemory
 from clara.retrieval_clara import pack
 
-from .language_models import MemoryModel, TextModel
+from .language_models import ClaraModel, TextModel
 
 Chosen = Sequence[Sequence[int]]
 
@@ -36,7 +36,7 @@ class MemoryReader:
         memory: of all N passages.
     """
 
-    def __init__(self, model: MemoryModel, memory: CorpusMemory) -> None:
+    def __init__(self, model: ClaraModel, memory: CorpusMemory) -> None:
         self._model, self._memory = model, memory
         self.bytes_per_passage = memory_bytes(memory)
 

@@ -10,7 +10,7 @@ from .metrics import score_answers
 from .ranking import score_ranking
 from .statistics import bootstrap_interval, paired_bootstrap
 from .systems import Prediction
-from .tables import markdown_table
+from .tables import markdown_table, percent
 
 Scores = dict[str, list[float]]
 
@@ -136,7 +136,7 @@ def _systems_table(report: Mapping[str, Any]) -> str:
     rows = [
         [
             name,
-            *(_percent(row["metrics"].get(metric)) for metric in kept),
+            *(percent(row["metrics"].get(metric)) for metric in kept),
             f"{row['tokens_read']:.0f}",
             f"{row['bytes_per_passage']:.0f}",
         ]
@@ -158,12 +158,6 @@ def _comparisons_table(report: Mapping[str, Any]) -> str:
         for row in report["comparisons"]
     ]
     return markdown_table(header, rows)
-
-
-def _percent(interval: Mapping[str, float] | None) -> str:
-    if interval is None:
-        return "–"
-    return f"{100 * interval['mean']:.1f} [{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]"
 
 
 def write_report(folder: Path, report: Mapping[str, Any], page: str) -> None:

@@ -8,7 +8,7 @@ from clara.retrieval_clara import cosine_scores
 from clara.store.ranking import fuse_ranks
 
 from .baselines import Pools, Retriever, best_of_pool, check_search
-from .language_models import MemoryModel
+from .language_models import ClaraModel
 
 
 class GivenRetriever:
@@ -34,7 +34,7 @@ class MemoryRetriever:
         memory: of all N passages; a back end that has no `vectors` searches the whole corpus alone.
     """
 
-    def __init__(self, model: MemoryModel, memory: Any) -> None:
+    def __init__(self, model: ClaraModel, memory: Any) -> None:
         self._model, self._memory = model, memory
 
     def search(

@@ -7,6 +7,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
+from ..evaluation.tables import markdown_table, percent
+
 REPORT = "report.json"
 BENCHMARKS = {
     "nq": ("Natural Questions", "google-research-datasets/nq_open"),
@@ -76,8 +78,7 @@ def results_table(reports: Sequence[Report]) -> str:
             report = by_key.get((name, setting))
             if report is not None:
                 rows += [[title, setting, str(report["questions"]), *row] for row in _systems(report)]
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in lines)
+    return markdown_table(header, rows)
 
 
 def _systems(report: Report) -> Iterable[list[str]]:
@@ -85,15 +86,9 @@ def _systems(report: Report) -> Iterable[list[str]]:
         metrics = row["metrics"]
         recalls = [name for name in metrics if name.startswith("recall@")]
         last = max(recalls, key=lambda name: int(name.partition("@")[2]), default="")
-        found = f"{_percent(metrics[last])} @{last.partition('@')[2]}" if last else "–"
-        shown = [_percent(metrics.get(metric)) for metric in METRICS]
+        found = f"{percent(metrics[last])} @{last.partition('@')[2]}" if last else "–"
+        shown = [percent(metrics.get(metric)) for metric in METRICS]
         yield [system, *shown, found, f"{row['tokens_read']:.0f}"]
-
-
-def _percent(interval: Mapping[str, float] | None) -> str:
-    if interval is None:
-        return "–"
-    return f"{100 * interval['mean']:.1f} [{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]"
 
 
 def model_index(reports: Sequence[Report], system: str = "clara") -> list[EvalResult]:

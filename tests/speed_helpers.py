@@ -1,6 +1,5 @@
 """Amounts of work that a tiny model does in a moment."""
 
-from clara.evaluation.speed.roofline import Roof
 from clara.evaluation.speed.sizes import Sizes
 
 TINY = Sizes(
@@ -23,4 +22,3 @@ TINY = Sizes(
     bucket_rows=5,
     bucket_batch=2,
 )
-ROOF = Roof(dtype="float32", matrix=8, flops=1e9, bandwidth=1e9)

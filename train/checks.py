@@ -49,7 +49,7 @@ def _check_documents(records: Sequence[QuestionRecord], needed: int, name: str) 
         if count < needed:
             raise ValueError(
                 f"Row {row} has {count} documents, fewer than `{name}` = {needed}: lower it, "
-                "fill the row's documents (`clara.data.synthesis.pools`), or leave the row out."
+                "fill the row's documents (`clara.data.synthesis.questions`), or leave the row out."
             )
 
 

@@ -119,11 +119,6 @@ def reset_adapter(decoder: nn.Module, name: str, seed: int = 0) -> None:
             layer.reset_lora_parameters(name, init_lora_weights=True)
 
 
-def trainable_names(model: nn.Module) -> list[str]:
-    """Names of the parameters that train."""
-    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-
-
 def adapter_gradient_norms(model: nn.Module) -> dict[str, float]:
     """Euclidean norm of each adapter's gradient, for those that have one; of all shards where sharded."""
     norms = {}

@@ -2,61 +2,51 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from datatrove.data import Document
+
 from ..records import QuestionRecord
-from ..writers import write_jsonl, write_parquet
 from . import prompts
-from .card import card
-from .manifest import read_manifest
-from .pools import retrieved
-from .report import total_progress
+from .questions import SeedQuestion, retrieved
 from .retrievers import Retriever
-from .seeds import SeedQuestion
 from .structured import BadReplyError, ask
 from .teacher import Teacher
-from .texts import contains_run, normalized, words
-from .worker import Item
+from .texts import contains_run, words
 
 ANSWER_TOKENS = 256
 
 
-def distillation_items(seeds: Iterable[SeedQuestion], retriever: Retriever, k: int = 5) -> Iterator[Item]:
+def distillation_items(seeds: Iterable[SeedQuestion], retriever: Retriever, k: int = 5) -> Iterator[Document]:
     """Yields one item a question, with its `k` best documents (the paper: 5)."""
-    for number, (seed, documents) in enumerate(retrieved(iter(seeds), retriever, k)):
-        extra = {"documents": documents, "answers": seed.answers, "positives": seed.positives}
-        yield Item(
-            seed.id or str(number), seed.question, {name: list(value) for name, value in extra.items()}
-        )
+    for number, (seed, documents) in enumerate(retrieved(seeds, retriever, k)):
+        extra = {"documents": documents, "answers": list(seed.answers), "positives": list(seed.positives)}
+        yield Document(text=seed.question, id=seed.id or str(number), metadata=extra)
 
 
-@dataclass(frozen=True)
-class DistillationJob:
+async def distil(item: Document, teacher: Teacher) -> tuple[dict[str, Any], bool]:
     """Lets the teacher answer one question from its documents.
 
     The answer is kept where there is no gold answer, or where it agrees with one: one holds the other, word
-        by word.
-    """
+    by word.
 
-    async def run(self, item: Item, teacher: Teacher) -> tuple[dict[str, Any], bool]:
-        """Returns the question with the teacher's answer, or with the reason for leaving it out."""
-        row = {"id": item.id, "question": item.text, **item.extra, "generated": "", "reason": ""}
-        try:
-            prompt = prompts.distil_prompt(item.extra["documents"], item.text)
-            reply = await ask(teacher, prompt, prompts.Answer, ANSWER_TOKENS)
-        except BadReplyError as error:
-            return {**row, "reason": error.reason}, False
-        row["generated"] = reply.answer.strip()
-        if not reply.answerable or not row["generated"]:
-            return {**row, "reason": "unanswerable"}, False
-        if item.extra["answers"] and not agrees(row["generated"], item.extra["answers"]):
-            return {**row, "reason": "disagrees_with_gold"}, False
-        return row, True
+    Returns:
+        The question with the teacher's answer, or with the reason for leaving it out; whether it is kept.
+    """
+    row = {"id": item.id, "question": item.text, **item.metadata, "generated": "", "reason": ""}
+    try:
+        documents = prompts.tagged(*item.metadata["documents"])
+        prompt = prompts.DISTIL.format(documents=documents, question=item.text)
+        reply = await ask(teacher, prompt, prompts.Answer, ANSWER_TOKENS)
+    except BadReplyError as error:
+        return {**row, "reason": error.reason}, False
+    row["generated"] = reply.answer.strip()
+    if not reply.answerable or not row["generated"]:
+        row["reason"] = "unanswerable"
+    elif row["answers"] and not agrees(row["generated"], row["answers"]):
+        row["reason"] = "disagrees_with_gold"
+    return row, not row["reason"]
 
 
 def agrees(answer: str, gold: Iterable[str]) -> bool:
@@ -66,54 +56,8 @@ def agrees(answer: str, gold: Iterable[str]) -> bool:
     return bool(mine) and any(contains_run(other, mine) or contains_run(mine, other) for other in others)
 
 
-def finish_distillation(folder: str | Path, form: str = "jsonl") -> Counter:
-    """Writes the kept rows to `data/`, with a report of the reasons for leaving others out, and a card.
-
-    Args:
-        folder: the output folder.
-        form: "jsonl" or "parquet".
-
-    Returns:
-        Questions by reason; "accepted" for the kept ones.
-
-    Raises:
-        ValueError: if `folder` holds no raw rows, or no question was kept and `form` is "parquet".
-    """
-    folder, counts = Path(folder), Counter()
-    files = sorted((folder / "raw").glob("*.jsonl"))
-    if not files:
-        raise ValueError(f"`folder` {folder} holds no raw rows: run the generation first.")
-    path = folder / "data" / f"instruction_tuning-00000.{form}"
-    {"jsonl": write_jsonl, "parquet": write_parquet}[form](_kept(files, counts), path)
-    lines = [
-        "| outcome | questions |",
-        "|---|---|",
-        *(f"| {reason} | {n} |" for reason, n in counts.most_common()),
-    ]
-    shown = "\n".join(lines)
-    said = f"{counts['accepted']} of {counts.total()} questions were kept"
-    (folder / "report.md").write_text(f"# Distillation report\n\n{said}.\n\n{shown}\n", encoding="utf-8")
-    report = {"totals": total_progress(folder), "questions": counts}
-    (folder / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    text = card("instruction_tuning", read_manifest(folder), form, said, shown)
-    (folder / "README.md").write_text(text, encoding="utf-8")
-    return counts
-
-
-def _kept(files: Iterable[Path], counts: Counter) -> Iterator[QuestionRecord]:
-    for file in files:
-        with file.open(encoding="utf-8") as lines:
-            for row in map(json.loads, lines):
-                counts[row["reason"] or "accepted"] += 1
-                if not row["reason"]:
-                    yield _record(row)
-
-
-def _record(row: dict[str, Any]) -> QuestionRecord:
+def distilled_record(row: dict[str, Any]) -> QuestionRecord:
     """Returns a kept row as a record; the teacher's answer stands in where there is no gold one."""
-    known = {normalized(text) for text in row["positives"]}
-    positives = tuple(i for i, text in enumerate(row["documents"]) if normalized(text) in known)
-    gold = tuple(row["answers"]) or (row["generated"],)
-    return QuestionRecord(
-        row["question"], gold, tuple(row["documents"]), positives, row["generated"], row["id"]
-    )
+    seed = SeedQuestion(row["question"], tuple(row["answers"]), tuple(row["positives"]))
+    documents, gold = tuple(row["documents"]), seed.answers or (row["generated"],)
+    return QuestionRecord(seed.question, gold, documents, seed.known(documents), row["generated"], row["id"])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
-from .decontamination import EvaluationQuestions
-from .language import same_language
-from .outcomes import DocumentOutcome, Pair, Signal
+from .machine import DocumentOutcome, Pair, Signal
 from .texts import (
     contains_run,
     content_words,
@@ -28,6 +29,8 @@ _LEAK = re.compile(
     re.IGNORECASE,
 )
 Seen = list[tuple[set[str], tuple[str, frozenset[str]]]]
+LEAST_WORDS, LEAST_CONFIDENCE = 12, 0.95
+RUN = 3
 _YES_NO = frozenset({"yes", "no", "true", "false"})
 
 
@@ -61,6 +64,26 @@ class GateSettings:
     check_language: bool = True
 
 
+class EvaluationQuestions:
+    """Questions that must not be trained on, found by their runs of three words.
+
+    Args:
+        questions: the evaluation questions.
+    """
+
+    def __init__(self, questions: Iterable[str]) -> None:
+        self._by_run: dict[tuple[str, ...], list[int]] = {}
+        for number, question in enumerate(questions):
+            for run in shingles(words(question), RUN):
+                self._by_run.setdefault(run, []).append(number)
+
+    def overlap(self, question: str) -> float:
+        """Returns the largest share of the question's three-word runs found in one evaluation question."""
+        runs = shingles(words(question), RUN)
+        hits = Counter(number for run in runs for number in self._by_run.get(run, ()))
+        return max(hits.values(), default=0) / len(runs) if runs else 0.0
+
+
 class Gates:
     """All gates with their limits and the evaluation questions to keep out.
 
@@ -76,7 +99,7 @@ class Gates:
         """Returns the outcome without what the gates refuse; every refusal is counted in its signal."""
         seen: Seen = []
         signals = [self._signal(outcome.document, signal, seen) for signal in outcome.signals]
-        return DocumentOutcome(outcome.id, outcome.document, signals, outcome.reason)
+        return DocumentOutcome(outcome.id, outcome.document, signals)
 
     def _signal(self, document: str, signal: Signal, seen: Seen) -> Signal:
         kept = Signal(
@@ -186,3 +209,24 @@ def paraphrase_measures(document: str, paraphrase: str) -> dict[str, float]:
         "names": share_inside(names(document), set(target) | names(paraphrase)),
         "added_numbers": float(len(numbers(paraphrase) - numbers(document))),
     }
+
+
+def same_language(left: str, right: str) -> bool:
+    """Returns False only if both languages are recognised with confidence and differ."""
+    first, second = language_of(left), language_of(right)
+    return first is None or second is None or first == second
+
+
+def language_of(text: str) -> str | None:
+    """Returns the ISO 639-1 code of a text, or None if it is too short or not clear."""
+    if len(text.split()) < LEAST_WORDS:
+        return None
+    code, confidence = _identifier().classify(text)
+    return str(code) if confidence >= LEAST_CONFIDENCE else None
+
+
+@cache
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

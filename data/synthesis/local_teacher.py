@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .teacher import Reply, Request, TeacherUnavailableError, Usage
+from .teacher import Reply, Request, TeacherUnavailableError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -28,7 +28,6 @@ class LocalTeacher:
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 8
     ) -> None:
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
-        self.usage = Usage()
         self._waiting: list[tuple[Request, asyncio.Future]] = []
         self._busy = asyncio.Lock()
         tokenizer.padding_side = "left"
@@ -76,7 +75,6 @@ class LocalTeacher:
                     future.set_exception(error)
             return
         for (_, future), reply in zip(batch, replies, strict=True):
-            self.usage.add(reply)
             if not future.done():
                 future.set_result(reply)
 

@@ -6,28 +6,127 @@ calls in the request cache takes the same path again without repeating one.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from pydantic import BaseModel
 
 from . import prompts
-from .outcomes import DocumentOutcome, Pair, Signal
-from .settings import SynthesisSettings
 from .structured import BadReplyError, ask
-from .teacher import Teacher
+from .teacher import Teacher, all_or_cancel
 from .texts import normalized
 
 Form = TypeVar("Form", bound=BaseModel)
 
+KINDS = ("simple", "complex", "paraphrase")
 # Room for a reply of each kind, so that a model that does not stop costs little.
 ANSWER_TOKENS = 256
 VERDICT_TOKENS = 64
 QUESTION_TOKENS = 64
 FRAME_TOKENS = 64
 BYTES_PER_TOKEN = 2
+
+
+@dataclass(frozen=True)
+class SynthesisSettings:
+    """What is made of every document.
+
+    Attributes:
+        kinds: the signals to make, out of "simple", "complex" and "paraphrase".
+        max_questions: the most questions asked for at once.
+        max_rounds: the most rounds of supplementary questions (the paper: 10); a kind of questions with
+            facts still uncovered after them is rejected.
+        max_attempts: attempts at the paraphrase.
+        temperature: sampling temperature of questions and paraphrases; answers and judgements are greedy.
+        max_tokens: the most new tokens of one reply; a cut-off reply gets twice as many in its repair.
+        seed: seed of the whole synthesis; every call derives its own from it, the document and the step.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    kinds: tuple[str, ...] = KINDS
+    max_questions: int = 12
+    max_rounds: int = 10
+    max_attempts: int = 3
+    temperature: float = 0.7
+    max_tokens: int = 1024
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.kinds or not set(self.kinds) <= set(KINDS):
+            raise ValueError(f"`kinds` must name at least one of {', '.join(KINDS)}, got {list(self.kinds)}.")
+        for name in ("max_questions", "max_attempts", "max_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        for name in ("max_rounds", "temperature"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A question and its answer.
+
+    Attributes:
+        question: the question.
+        answer: the answer from the document.
+        round: the coverage round that brought it, 0 for the first questions.
+    """
+
+    question: str
+    answer: str
+    round: int = 0
+
+
+@dataclass
+class Signal:
+    """One kind of signal of one document.
+
+    Attributes:
+        kind: "simple", "complex" or "paraphrase".
+        accepted: whether it passed its last check.
+        reason: why it did not; empty if it did.
+        pairs: accepted question-answer pairs (simple and complex).
+        text: the paraphrase.
+        rounds: coverage rounds, or attempts at the paraphrase.
+        rejected: counts of pairs that were dropped on the way, by reason.
+    """
+
+    kind: str
+    accepted: bool = False
+    reason: str = ""
+    pairs: list[Pair] = field(default_factory=list)
+    text: str = ""
+    rounds: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+
+    def drop(self, reason: str) -> None:
+        """Counts one dropped pair."""
+        self.rejected[reason] = self.rejected.get(reason, 0) + 1
+
+
+@dataclass
+class DocumentOutcome:
+    """One document with everything that was made of it.
+
+    Attributes:
+        id: the document's id.
+        document: its text as the compressor reads it.
+        signals: one for each kind that was asked for.
+    """
+
+    id: str
+    document: str
+    signals: list[Signal] = field(default_factory=list)
+
+    @property
+    def accepted(self) -> bool:
+        """Whether at least one signal was accepted."""
+        return any(signal.accepted for signal in self.signals)
 
 
 async def synthesize_document(
@@ -49,22 +148,11 @@ async def synthesize_document(
         TeacherStoppedError: if the teacher has stopped answering.
     """
     if not document.strip():
-        return DocumentOutcome(id, document, reason="empty_document")
+        empty = [Signal(kind, reason="empty_document") for kind in settings.kinds]
+        return DocumentOutcome(id, document, empty)
     desk = _Desk(document, teacher, settings)
     signals = (desk.paraphrase() if kind == "paraphrase" else desk.questions(kind) for kind in settings.kinds)
     return DocumentOutcome(id, document, await all_or_cancel(*signals))
-
-
-async def all_or_cancel(*calls: object) -> list:
-    """Awaits all calls; if one fails, ends the others before the error goes on."""
-    tasks = [asyncio.ensure_future(call) for call in calls]
-    try:
-        return list(await asyncio.gather(*tasks))
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise
 
 
 class _Desk:
@@ -79,10 +167,10 @@ class _Desk:
 
         Round 0 brings the first questions; each later round the questions of the coverage check before it.
         """
-        signal, asked = Signal(kind), {}
+        signal, asked, limit = Signal(kind), {}, self.settings.max_questions
         try:
-            prompt = prompts.questions_prompt(kind, self.document, self.settings.max_questions)
-            room = FRAME_TOKENS + QUESTION_TOKENS * self.settings.max_questions
+            prompt = self._fill(prompts.QUESTIONS[kind], limit=limit)
+            room = FRAME_TOKENS + QUESTION_TOKENS * limit
             reply = await self._ask(prompt, prompts.Questions, f"{kind} questions", room, sample=True)
             new = self._fresh(reply.questions, asked)
             for round in range(self.settings.max_rounds + 1):
@@ -90,7 +178,10 @@ class _Desk:
                     break
                 signal.rounds = round
                 await self._answer_all(signal, new)
-                new = self._fresh(await self._uncovered(kind, list(asked.values()), round), asked)
+                listed = "\n".join(f"- {question}" for question in asked.values())
+                prompt = self._fill(prompts.COVERAGE[kind], questions=listed)
+                reply = await self._ask(prompt, prompts.Coverage, f"{kind} coverage {round}")
+                new = self._fresh(reply.questions, asked)
             if new:
                 signal.reason = "not_covered"
         except BadReplyError as error:
@@ -103,34 +194,24 @@ class _Desk:
     async def paraphrase(self) -> Signal:
         """Writes the document in other words until a judgement finds nothing lost or added."""
         signal = Signal("paraphrase")
-        missing: Sequence[str] = ()
-        added: Sequence[str] = ()
+        verdict, feedback = prompts.ParaphraseVerdict(faithful=False), ""
         try:
             for signal.rounds in range(1, self.settings.max_attempts + 1):
-                prompt = prompts.paraphrase_prompt(self.document, missing, added)
+                prompt = self._fill(prompts.PARAPHRASE, feedback=feedback)
                 step, room = f"paraphrase {signal.rounds}", FRAME_TOKENS + self._size // BYTES_PER_TOKEN
                 reply = await self._ask(prompt, prompts.Paraphrase, step, room, sample=True)
                 text = reply.paraphrase.strip()
-                verdict = await self._judge_paraphrase(text)
-                if verdict.faithful and not verdict.missing and not verdict.added:
+                if text:
+                    prompt = self._fill(prompts.JUDGE_PARAPHRASE, paraphrase=text)
+                    verdict = await self._ask(prompt, prompts.ParaphraseVerdict, "paraphrase verdict")
+                if text and verdict.faithful and not verdict.missing and not verdict.added:
                     signal.text, signal.accepted = text, True
                     return signal
-                missing, added = verdict.missing, verdict.added
+                feedback = _feedback(verdict) if text else ""
             signal.reason = "not_faithful"
         except BadReplyError as error:
             signal.reason = error.reason
         return signal
-
-    async def _judge_paraphrase(self, text: str) -> prompts.ParaphraseVerdict:
-        if not text:
-            return prompts.ParaphraseVerdict(faithful=False)
-        prompt = prompts.judge_paraphrase_prompt(self.document, text)
-        return await self._ask(prompt, prompts.ParaphraseVerdict, "paraphrase verdict")
-
-    async def _uncovered(self, kind: str, asked: Sequence[str], round: int) -> list[str]:
-        """Returns questions for the facts that no question asks for yet."""
-        prompt = prompts.coverage_prompt(kind, self.document, asked)
-        return (await self._ask(prompt, prompts.Coverage, f"{kind} coverage {round}")).questions
 
     def _fresh(self, questions: Sequence[str], asked: dict[str, str]) -> list[str]:
         """Returns the questions that were not asked yet, and notes them as asked."""
@@ -154,16 +235,19 @@ class _Desk:
     async def _answer(self, question: str) -> tuple[str, str]:
         """Answers and judges one question; gives the answer and the reason for dropping it, if any."""
         try:
-            prompt = prompts.answer_prompt(self.document, question)
+            prompt = self._fill(prompts.ANSWER, question=question)
             reply = await self._ask(prompt, prompts.Answer, "answer", ANSWER_TOKENS)
             answer = reply.answer.strip()
             if not reply.answerable or not answer:
                 return "", "unanswerable"
-            prompt = prompts.judge_pair_prompt(self.document, question, answer)
+            prompt = self._fill(prompts.JUDGE_PAIR, question=question, answer=answer)
             verdict = await self._ask(prompt, prompts.PairVerdict, "pair verdict", VERDICT_TOKENS)
         except BadReplyError as error:
             return "", error.reason
         return (answer, "") if verdict.correct else ("", "judged_incorrect")
+
+    def _fill(self, prompt: str, **fields: object) -> str:
+        return prompt.format(document=prompts.tagged(self.document), **fields)
 
     async def _ask(
         self, prompt: str, form: type[Form], step: str, room: int | None = None, sample: bool = False
@@ -173,6 +257,17 @@ class _Desk:
         temperature = self.settings.temperature if sample else 0.0
         seed = _seed(self.settings.seed, self.document, step) if temperature else 0
         return await ask(self.teacher, prompt, form, max_tokens, temperature, seed)
+
+
+def _feedback(verdict: prompts.ParaphraseVerdict) -> str:
+    """What the next attempt at a paraphrase is told, if the judgement named anything."""
+    if not verdict.missing and not verdict.added:
+        return ""
+    missing, added = (
+        json.dumps(items, ensure_ascii=False) if items else "nothing"
+        for items in (verdict.missing, verdict.added)
+    )
+    return prompts.PARAPHRASE_FEEDBACK.format(missing=missing, added=added)
 
 
 def _seed(seed: int, document: str, step: str) -> int:

@@ -8,25 +8,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
-from .distillation import DistillationJob, finish_distillation
+from ..documents import read_documents
+from .distillation import distil, distillation_items
 from .executors import EXECUTORS
-from .finish import finish
-from .machine import synthesize_document
-from .manifest import write_manifest
+from .finish import finish, finish_distillation
+from .machine import SynthesisSettings, synthesize_document
+from .passages import read_passages, read_texts
 from .prompts import PROMPT_VERSION
-from .settings import SynthesisSettings
-from .steps import Finish, Generate, ReadPassages, ReadQuestions
-from .teacher import Teacher
-from .teachers import TeacherSettings, open_teacher
-from .worker import Item
+from .questions import read_seeds
+from .rank import Job, OpenTeacher, run_rank
+from .report import write_manifest
+from .retrievers import BM25Retriever
+from .teacher import Teacher, TeacherSettings, open_teacher
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,6 @@ class RunSettings:
         limit: the most passages (or questions); None for all. A later run may raise it.
         passage_words: the most words of a passage; fixed for an output folder.
         tasks: the number of ranks; fixed for an output folder.
-        chunk_size: rows in one file of raw outcomes.
         executor: "local", "slurm" or "ray".
         options: arguments of the datatrove executor, such as `workers`, or Slurm's `partition` and `time`.
 
@@ -48,30 +50,49 @@ class RunSettings:
     limit: int | None = None
     passage_words: int = 150
     tasks: int = 1
-    chunk_size: int = 1000
     executor: str = "local"
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.executor not in EXECUTORS:
             raise ValueError(f"`executor` must be one of {', '.join(EXECUTORS)}, got {self.executor!r}.")
-        for name in ("passage_words", "tasks", "chunk_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"`limit` must be at least 1, got {self.limit}.")
+        for name in ("passage_words", "tasks", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}.")
 
 
-@dataclass(frozen=True)
-class PretrainingJob:
-    """Makes the signals of one passage."""
+class Generate(PipelineStep):
+    """Runs a job on every document of a rank; any datatrove reader may stand before it.
 
-    settings: SynthesisSettings
+    Args:
+        job: what is done with each document.
+        open_teacher: opens the teacher; called once in each rank.
+        folder: the output folder.
+        items_at_once: the most documents in flight in a rank.
+    """
 
-    async def run(self, item: Item, teacher: Teacher) -> tuple[dict[str, Any], bool]:
-        """Returns the passage's outcome as a row, and whether a signal was accepted."""
-        outcome = await synthesize_document(item.id, item.text, teacher, self.settings)
-        return outcome.to_row(), outcome.accepted
+    name = "Generate"
+    type = "Model call"
+
+    def __init__(self, job: Job, open_teacher: OpenTeacher, folder: str, items_at_once: int = 64) -> None:
+        super().__init__()
+        self.job, self.open_teacher = job, open_teacher
+        self.folder, self.items_at_once = folder, items_at_once
+
+    def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> None:
+        """Runs the rank; see `run_rank`."""
+        totals = run_rank(data, self.job, self.open_teacher, self.folder, rank, self.items_at_once)
+        for name, value in totals.items():
+            self.stat_update(name, value=value)
+
+
+async def synthesize(
+    item: Document, teacher: Teacher, settings: SynthesisSettings
+) -> tuple[dict[str, Any], bool]:
+    """Makes the signals of one passage: its outcome as a row, and whether a signal was accepted."""
+    outcome = await synthesize_document(item.id, item.text, teacher, settings)
+    return asdict(outcome), outcome.accepted
 
 
 def pretraining_pipeline(
@@ -98,18 +119,12 @@ def pretraining_pipeline(
     Raises:
         ValueError: if the output folder was begun with other settings.
     """
-    settings, run, output = settings or SynthesisSettings(), run or RunSettings(), Path(output).absolute()
-    paths = [str(Path(path).absolute()) for path in documents]
-    _begin(output, "pretraining", teacher, run, settings=asdict(settings))
-    generate = Generate(
-        PretrainingJob(settings),
-        partial(open_teacher, teacher),
-        str(output),
-        teacher.concurrency,
-        run.chunk_size,
-    )
-    steps = [ReadPassages(paths, run.limit, run.passage_words), generate]
-    return _executors(steps, Finish(partial(finish, **finish_options), str(output)), output, paths, run)
+    settings, run = settings or SynthesisSettings(), run or RunSettings()
+    paths = _absolute(documents)
+    manifest = {"stage": "pretraining", "settings": asdict(settings)}
+    reader = partial(_read_passages, paths=paths, run=run)
+    job, last = partial(synthesize, settings=settings), partial(finish, **finish_options)
+    return _executors(manifest, reader, job, last, Path(output).absolute(), paths, teacher, run)
 
 
 def distillation_pipeline(
@@ -138,40 +153,72 @@ def distillation_pipeline(
     Raises:
         ValueError: if the output folder was begun with other settings.
     """
-    run, output, questions = run or RunSettings(), Path(output).absolute(), str(Path(questions).absolute())
-    paths = [str(Path(path).absolute()) for path in documents]
-    _begin(output, "instruction_tuning", teacher, run, settings={"documents_each": documents_each})
-    generate = Generate(
-        DistillationJob(), partial(open_teacher, teacher), str(output), teacher.concurrency, run.chunk_size
-    )
-    steps = [ReadQuestions(paths, questions, documents_each, run.limit, run.passage_words), generate]
-    last = Finish(partial(finish_distillation, **finish_options), str(output))
-    return _executors(steps, last, output, [*paths, questions], run)
+    run, paths = run or RunSettings(), _absolute([*documents, questions])
+    manifest = {"stage": "instruction_tuning", "settings": {"documents_each": documents_each}}
+    reader = partial(_read_questions, paths=paths, documents_each=documents_each, run=run)
+    last = partial(finish_distillation, **finish_options)
+    return _executors(manifest, reader, distil, last, Path(output).absolute(), paths, teacher, run)
 
 
-def _begin(output: Path, stage: str, teacher: TeacherSettings, run: RunSettings, **more: Any) -> None:
-    """Writes the manifest, or checks that the folder was begun with the same settings."""
-    manifest = {"stage": stage, "teacher": teacher.name, "prompt_version": PROMPT_VERSION, **more}
-    write_manifest(output, {**manifest, "passage_words": run.passage_words, "tasks": run.tasks})
+def _absolute(paths: Sequence[str | Path]) -> list[str]:
+    return [str(Path(path).absolute()) for path in paths]
+
+
+def _read_passages(
+    data: Any, rank: int, world_size: int, paths: Sequence[str], run: RunSettings
+) -> Iterator[Document]:
+    """Yields the rank's passages; which rank that is follows from the content, so it is always the same."""
+    for id, text in islice(read_passages(read_documents(paths), run.passage_words), run.limit):
+        if _rank_of(f"{id}\0{text}", world_size) == rank:
+            yield Document(text=text, id=id)
+
+
+def _read_questions(
+    data: Any, rank: int, world_size: int, paths: Sequence[str], documents_each: int, run: RunSettings
+) -> Iterator[Document]:
+    """Yields the rank's questions, each with its documents by BM25 in the metadata."""
+    *corpus, questions = paths
+    retriever = BM25Retriever(read_texts(corpus, run.passage_words))
+    seeds = islice(read_seeds(questions), run.limit)
+    mine = (seed for seed in seeds if _rank_of(seed.question, world_size) == rank)
+    yield from distillation_items(mine, retriever, documents_each)
+
+
+def _finish(data: Any, rank: int, world_size: int, last: Callable[[str], Any], folder: str) -> None:
+    """Turns the raw outcomes of all ranks into training rows, in rank 0."""
+    if rank == 0:
+        last(folder)
+
+
+def _rank_of(text: str, world_size: int) -> int:
+    digest = hashlib.sha256(text.encode("utf-8", "replace")).digest()
+    return int.from_bytes(digest[:8], "big") % world_size
 
 
 def _executors(
-    steps: list[PipelineStep], last: PipelineStep, output: Path, paths: Sequence[str], run: RunSettings
+    manifest: dict[str, Any],
+    reader: Callable[..., Iterator[Document]],
+    job: Job,
+    last: Callable[[str], Any],
+    output: Path,
+    paths: Sequence[str],
+    teacher: TeacherSettings,
+    run: RunSettings,
 ) -> Any:
     """Chains generation, which skips completed ranks, and the last step, which always runs."""
-    make: Callable[..., Any] = EXECUTORS[run.executor]
-    logs = output / "logs"
+    names = {"teacher": teacher.name, "prompt_version": PROMPT_VERSION}
+    write_manifest(output, {**manifest, **names, "passage_words": run.passage_words, "tasks": run.tasks})
+    make, logs, folder = EXECUTORS[run.executor], output / "logs", str(output)
+    generate = Generate(job, partial(open_teacher, teacher), folder, teacher.concurrency)
     inputs = str(logs / f"generate-{_fingerprint(paths, run.limit)}")
-    generation = make(pipeline=steps, tasks=run.tasks, logging_dir=inputs, **run.options)
+    generation = make(pipeline=[reader, generate], tasks=run.tasks, logging_dir=inputs, **run.options)
     options = {**run.options, "workers": 1, "skip_completed": False}
-    return make(pipeline=[last], tasks=1, logging_dir=str(logs / "finish"), depends=generation, **options)
+    ended = partial(_finish, last=last, folder=folder)
+    return make(pipeline=[ended], tasks=1, logging_dir=str(logs / "finish"), depends=generation, **options)
 
 
 def _fingerprint(paths: Sequence[str], limit: int | None) -> str:
     """Names a set of inputs, so that more documents in a later run are not taken for done."""
-    stats = [(str(file), file.stat().st_size) for path in paths for file in _files(Path(path))]
+    files = (file for path in map(Path, paths) for file in ([path] if path.is_file() else path.rglob("*")))
+    stats = sorted((str(file), file.stat().st_size) for file in files if file.is_file())
     return hashlib.sha256(json.dumps([stats, limit]).encode()).hexdigest()[:12]
-
-
-def _files(path: Path) -> list[Path]:
-    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]

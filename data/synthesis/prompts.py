@@ -7,9 +7,6 @@ wording is our own.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-
 from pydantic import BaseModel, Field
 
 PROMPT_VERSION = "1"
@@ -19,7 +16,8 @@ SYSTEM = (
     "Reply with one JSON object and no other text."
 )
 
-SIMPLE = """Write questions about the document below. Each question asks for one atomic fact (a name, \
+QUESTIONS = {
+    "simple": """Write questions about the document below. Each question asks for one atomic fact (a name, \
 date, number, place, property or event), no two ask for the same fact, and together they cover every fact \
 in the document.
 
@@ -33,10 +31,9 @@ Example document: Marie Curie, born in Warsaw in 1867, won the Nobel Prize in Ph
 Example reply: {{"questions": ["In which city was Marie Curie born?", "In which year was Marie Curie \
 born?", "Which prize did Marie Curie win in 1903?"]}}
 
-{document}"""
-
-COMPLEX = """Write questions about the document below. Each question can only be answered by joining two \
-or more separate facts of the document: by following one fact to another, by comparing, by counting or \
+{document}""",
+    "complex": """Write questions about the document below. Each question can only be answered by joining \
+two or more separate facts of the document: by following one fact to another, by comparing, by counting or \
 adding up, or by ordering events in time or by cause.
 
 Rules:
@@ -51,7 +48,8 @@ Chemistry in 1911.
 Example reply: {{"questions": ["How old was the Warsaw-born winner of the 1903 Nobel Prize in Physics in \
 the year of that prize?", "How many years lay between Marie Curie's two Nobel Prizes?"]}}
 
-{document}"""
+{document}""",
+}
 
 ANSWER = """Answer the question from the document below and from nothing else, in as few words as \
 possible. If the document does not hold the answer, set "answerable" to false and leave "answer" empty.
@@ -178,49 +176,6 @@ class ParaphraseVerdict(BaseModel):
     faithful: bool
 
 
-def questions_prompt(kind: str, document: str, limit: int) -> str:
-    """Asks for the first questions of one kind, "simple" or "complex"."""
-    return {"simple": SIMPLE, "complex": COMPLEX}[kind].format(document=_tagged(document), limit=limit)
-
-
-def answer_prompt(document: str, question: str) -> str:
-    """Asks for the answer to one question."""
-    return ANSWER.format(document=_tagged(document), question=question)
-
-
-def judge_pair_prompt(document: str, question: str, answer: str) -> str:
-    """Asks whether a pair holds."""
-    return JUDGE_PAIR.format(document=_tagged(document), question=question, answer=answer)
-
-
-def coverage_prompt(kind: str, document: str, questions: Sequence[str]) -> str:
-    """Asks what is not covered yet, and for questions that cover it."""
-    listed = "\n".join(f"- {question}" for question in questions) or "(none)"
-    return COVERAGE[kind].format(document=_tagged(document), questions=listed)
-
-
-def paraphrase_prompt(document: str, missing: Sequence[str] = (), added: Sequence[str] = ()) -> str:
-    """Asks for the document in other words, naming what an earlier attempt lost or added."""
-    feedback = ""
-    if missing or added:
-        named = [
-            json.dumps(list(items), ensure_ascii=False) if items else "nothing" for items in (missing, added)
-        ]
-        feedback = PARAPHRASE_FEEDBACK.format(missing=named[0], added=named[1])
-    return PARAPHRASE.format(document=_tagged(document), feedback=feedback)
-
-
-def judge_paraphrase_prompt(document: str, paraphrase: str) -> str:
-    """Asks what a paraphrase lost or added."""
-    return JUDGE_PARAPHRASE.format(document=_tagged(document), paraphrase=paraphrase)
-
-
-def distil_prompt(documents: Sequence[str], question: str) -> str:
-    """Asks for the answer to a question from several retrieved documents."""
-    return DISTIL.format(
-        documents="\n\n".join(_tagged(document) for document in documents), question=question
-    )
-
-
-def _tagged(document: str) -> str:
-    return f"<document>\n{document}\n</document>"
+def tagged(*documents: str) -> str:
+    """Marks where documents begin and end in a prompt."""
+    return "\n\n".join(f"<document>\n{document}\n</document>" for document in documents)

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable
 
-from .teacher import Reply, Request, Usage
+from .teacher import Reply, Request
 
 BLANK = "____"
 _DOCUMENT = re.compile(r"<document>\n(.*?)\n</document>", re.DOTALL)
@@ -25,17 +25,12 @@ _STATEMENT = re.compile("“(.*?)”", re.DOTALL)
 class ScriptedTeacher:
     """Answers every request of the synthesis by rules."""
 
-    def __init__(self) -> None:
-        self.usage = Usage()
-
     async def complete(self, request: Request) -> Reply:
         """Answers one request; see `Teacher.complete`. A form that it does not know gets an empty reply."""
         prompt = next(message["content"] for message in request.messages if message["role"] == "user")
         rule = _RULES.get(request.schema_name)
         text = json.dumps(rule(prompt), ensure_ascii=False) if rule else ""
-        reply = Reply(text, "stop", len(prompt.split()), len(text.split()))
-        self.usage.add(reply)
-        return reply
+        return Reply(text, "stop", len(prompt.split()), len(text.split()))
 
 
 def blanked_statements(document: str) -> list[tuple[str, str]]:

@@ -1,11 +1,16 @@
-"""What a teacher is: one asynchronous method, from a request to a reply; and what its calls cost."""
+"""What a teacher is: one asynchronous method, from a request to a reply; and how one is opened.
+
+`--teacher` names it: a server's address, `local:MODEL`, or `scripted`.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 Message = dict[str, str]
@@ -41,16 +46,7 @@ class Request:
 
     def key(self) -> str:
         """Returns a hash of everything that decides the reply."""
-        decisive = [
-            self.messages,
-            self.schema,
-            self.schema_name,
-            self.max_tokens,
-            self.temperature,
-            self.seed,
-        ]
-        text = json.dumps(decisive, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
@@ -84,34 +80,86 @@ class Teacher(Protocol):
         ...
 
 
-@dataclass
-class Usage:
-    """Counts of calls and tokens, and their price.
+@dataclass(frozen=True)
+class TeacherSettings:
+    """Which teacher, and how it is called. An API key is never kept here: it is read from `OPENAI_API_KEY`.
 
     Attributes:
-        calls: finished calls.
-        cached: replies taken from the request cache instead.
-        prompt_tokens: tokens read by the teacher.
-        completion_tokens: tokens written by the teacher.
-        retries: failed attempts by kind, such as "429" or "timeout".
+        teacher: an address such as `http://localhost:8000/v1`, `local:MODEL` (a path, a Hub id or an
+            embedded base), or `scripted` (rules instead of a model, for dry runs and tests).
+        model: the model's name at the server; None takes the server's first.
+        concurrency: the most calls in flight.
+        timeout: seconds to wait for one reply.
+        patience: seconds without any reply after which the run stops.
+        batch_size: requests in one batch of a local model.
+        extra_body: further fields for every request to a server.
+
+    Raises:
+        ValueError: if `teacher` is none of the three, or a number is not positive.
     """
 
-    calls: int = 0
-    cached: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    retries: dict[str, int] = field(default_factory=dict)
+    teacher: str
+    model: str | None = None
+    concurrency: int = 64
+    timeout: float = 120.0
+    patience: float = 600.0
+    batch_size: int = 8
+    extra_body: dict[str, Any] = field(default_factory=dict)
 
-    def add(self, reply: Reply) -> None:
-        """Counts one finished call."""
-        self.calls += 1
-        self.prompt_tokens += reply.prompt_tokens
-        self.completion_tokens += reply.completion_tokens
+    def __post_init__(self) -> None:
+        local = self.teacher.startswith("local:") and self.teacher != "local:"
+        if not (self.is_server or local or self.teacher == "scripted"):
+            raise ValueError(
+                "`teacher` must be an address (http://… or https://…), local:MODEL or scripted, "
+                f"got {self.teacher!r}."
+            )
+        for name in ("concurrency", "timeout", "patience", "batch_size"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
 
-    def add_retry(self, kind: str) -> None:
-        """Counts one failed attempt."""
-        self.retries[kind] = self.retries.get(kind, 0) + 1
+    @property
+    def is_server(self) -> bool:
+        """Whether the teacher is behind an address."""
+        return self.teacher.startswith(("http://", "https://"))
 
-    def cost(self, input_price: float, output_price: float) -> float:
-        """Returns the price of all tokens; prices are for one million tokens."""
-        return (self.prompt_tokens * input_price + self.completion_tokens * output_price) / 1e6
+    @property
+    def name(self) -> str:
+        """The name for the manifest and the card: the model, not the machine it runs on."""
+        return (self.model or "the server's first model") if self.is_server else self.teacher
+
+
+@asynccontextmanager
+async def open_teacher(settings: TeacherSettings) -> AsyncIterator[Teacher]:
+    """Opens a teacher, and closes it at the end.
+
+    Raises:
+        TeacherUnavailableError: if a local model cannot be loaded.
+    """
+    if settings.is_server:
+        from .openai_teacher import OpenAITeacher
+
+        client = OpenAITeacher(settings)
+        try:
+            yield client
+        finally:
+            await client.close()
+    elif settings.teacher == "scripted":
+        from .scripted_teacher import ScriptedTeacher
+
+        yield ScriptedTeacher()
+    else:
+        from .local_teacher import LocalTeacher
+
+        yield LocalTeacher.from_pretrained(settings.teacher.removeprefix("local:"), settings.batch_size)
+
+
+async def all_or_cancel(*calls: object) -> list:
+    """Awaits all calls; if one fails, ends the others before the error goes on."""
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise

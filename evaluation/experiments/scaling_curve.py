@@ -9,22 +9,29 @@ trend goes on is an assumption, and one that fails where the data repeat or the 
 import argparse
 import math
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from clara.data.readers import read_questions
+from clara.data.records import QuestionRecord
+from clara.data.sample_corpus import sample_questions, sample_texts
 from clara.modeling_clara import ClaraForRetrievalGeneration
 
-from ..answer_losses import LOSS
+from ..answer_losses import LOSS, score_readings
 from ..devices import choose_device
-from ..gold import gold_memory, read_gold
-from ..reports import Scores
-from ..sample_rows import gold_rows
-from ..summaries import COLUMNS, SHOWN, error_bars, means_table, summarize
-from ..tables import markdown_table, nats, percent
+from ..reports import TITLES, Scores
+from ..statistics import bootstrap_interval
+from ..tables import markdown_table, percent
 
 NEEDS_MODEL = False
 RESAMPLES = 10_000
+COLUMNS = {
+    LOSS: "loss (nats)",
+    "token_f1": TITLES["token_f1"],
+    "cover_exact_match": TITLES["cover_exact_match"],
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,10 +79,8 @@ def measure(arguments: argparse.Namespace, model: None = None) -> dict[str, Any]
     conditions: dict[str, Scores] = {}
     for count, path in points.items():
         checkpoint = ClaraForRetrievalGeneration.from_pretrained(path).to(device).eval()
-        memory = gold_memory(checkpoint, records, arguments.batch_size)
-        conditions[f"{count:,}"] = read_gold(checkpoint, memory, records, arguments, f"{count} examples")
+        conditions[f"{count:,}"] = read_gold(checkpoint, records, arguments, f"{count} examples")
     seen, ahead = list(points), [factor * max(points) for factor in arguments.ahead]
-    last = list(conditions)[-1]
     return {
         "source": source,
         "questions": len(records),
@@ -83,10 +88,68 @@ def measure(arguments: argparse.Namespace, model: None = None) -> dict[str, Any]
         "examples": seen,
         "trends": {
             metric: trend(seen, [row[metric] for row in conditions.values()], ahead, metric, arguments.seed)
-            for metric in SHOWN
+            for metric in COLUMNS
         },
-        **summarize(conditions, last, arguments.seed),
+        "means": {
+            name: {metric: vars(bootstrap_interval(row[metric], seed=arguments.seed)) for metric in COLUMNS}
+            for name, row in conditions.items()
+        },
     }
+
+
+def gold_rows(files: Sequence[str] | None, limit: int) -> tuple[list[QuestionRecord], str]:
+    """Questions that name gold documents, and what to call their source.
+
+    Raises:
+        ValueError: If a row is bad, or none names positives.
+    """
+    if files is None:
+        texts, source = sample_texts(), "sample corpus"
+        records = [_sample_row(row, texts) for row in sample_questions()][:limit]
+    else:
+        source = ", ".join(Path(file).name for file in files)
+        records = [record for file in files for record in islice(read_questions(file), limit)]
+    kept = [record for record in records if record.positives]
+    if not kept:
+        raise ValueError(f"no question of {source} names positives: there is no gold document to read.")
+    return kept, source
+
+
+def _sample_row(row: Mapping[str, Any], texts: Sequence[str]) -> QuestionRecord:
+    gold = tuple(texts[place] for place in row["positives"])
+    return QuestionRecord(row["question"], tuple(row["answers"]), gold, tuple(range(len(gold))))
+
+
+def read_gold(
+    model: ClaraForRetrievalGeneration,
+    records: Sequence[QuestionRecord],
+    arguments: argparse.Namespace,
+    name: str,
+) -> Scores:
+    """Scores from the memories of each question's gold documents.
+
+    Args:
+        model: Compresses and reads.
+        records: The questions.
+        arguments: Of the experiment.
+        name: What the progress bar says.
+    """
+    gold = [[record.documents[place] for place in record.positives] for record in records]
+    texts = list(dict.fromkeys(text for row in gold for text in row))
+    memory = model.build_memory(texts, batch_size=arguments.batch_size)
+    passages: dict[str, list[int]] = {}
+    for passage, parent in enumerate(memory.parents):
+        passages.setdefault(texts[int(parent)], []).append(passage)
+    return score_readings(
+        model,
+        memory,
+        [record.question for record in records],
+        [record.answers for record in records],
+        [[passage for text in row for passage in passages[text]] for row in gold],
+        arguments.max_new_tokens,
+        arguments.batch_size,
+        name,
+    )
 
 
 def trend(
@@ -134,26 +197,31 @@ def render(result: Mapping[str, Any]) -> str:
         f"questions, seed {result['seed']}."
     )
     counts = list(next(iter(result["trends"].values()))["ahead"])
-    rows = [
-        [
-            f"{int(count):,}",
-            *((nats if m == LOSS else percent)(result["trends"][m]["ahead"][count]) for m in SHOWN),
-        ]
+    header = ["examples", *COLUMNS.values()]
+    seen = [[name, *(_cell(row[m], m) for m in COLUMNS)] for name, row in result["means"].items()]
+    ahead = [
+        [f"{int(count):,}", *(_cell(result["trends"][m]["ahead"][count], m) for m in COLUMNS)]
         for count in counts
     ]
     slopes = ", ".join(
-        f"{COLUMNS.get(metric, metric)} {result['trends'][metric]['slope']['mean']:.3f}" for metric in SHOWN
+        f"{title} {result['trends'][metric]['slope']['mean']:.3f}" for metric, title in COLUMNS.items()
     )
     parts = [
         "# More training, what then?",
         note,
-        means_table(result, SHOWN, "examples seen"),
+        markdown_table(header, seen),
         "## The trend, carried on",
-        markdown_table(["examples", *(COLUMNS.get(metric, metric) for metric in SHOWN)], rows),
+        markdown_table(header, ahead),
         f"Slopes over the natural logarithm of the examples (of the loss: of its logarithm): {slopes}. The "
         "intervals are over questions alone. That the line goes on is an assumption, not a measurement.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _cell(interval: Mapping[str, float], metric: str) -> str:
+    if metric != LOSS:
+        return percent(interval)
+    return f"{interval['mean']:.2f} [{interval['low']:.2f}, {interval['high']:.2f}]"
 
 
 def plot(result: Mapping[str, Any], path: Path) -> None:
@@ -162,14 +230,23 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
 
     figure = Figure(figsize=(11, 4), layout="constrained")
     counts = result["examples"]
-    for axes, metric in zip(figure.subplots(1, len(SHOWN)), SHOWN, strict=True):
+    for axes, (metric, title) in zip(figure.subplots(1, len(COLUMNS)), COLUMNS.items(), strict=True):
         scale = 1 if metric == LOSS else 100
-        heights, bars = error_bars([row[metric] for row in result["means"].values()], scale)
-        axes.errorbar(counts, heights, yerr=bars, marker="o", capsize=3)
+        means = [row[metric] for row in result["means"].values()]
+        _points(axes, counts, means, scale, marker="o")
         further = result["trends"][metric]["ahead"]
         ends = [int(count) for count in further]
-        heights, bars = error_bars(list(further.values()), scale)
-        axes.errorbar(ends, heights, yerr=bars, marker="s", linestyle=":", capsize=3, color="grey")
-        axes.set(xscale="log", xlabel="examples seen", ylabel=COLUMNS.get(metric, metric))
+        _points(axes, ends, list(further.values()), scale, marker="s", linestyle=":", color="grey")
+        axes.set(xscale="log", xlabel="examples seen", ylabel=title)
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150)
+
+
+def _points(
+    axes: Any, counts: Sequence[int], intervals: Sequence[Mapping[str, float]], scale: float, **style: str
+) -> None:
+    """Draws means with their intervals."""
+    means = [scale * interval["mean"] for interval in intervals]
+    below = [scale * (interval["mean"] - interval["low"]) for interval in intervals]
+    above = [scale * (interval["high"] - interval["mean"]) for interval in intervals]
+    axes.errorbar(counts, means, yerr=[below, above], capsize=3, **style)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .report import Section, line
-from .roofline import Roof, shape_of
 from .sizes import Sizes
 from .timing import WALL, measure, ratio
 from .workload import sample_passages
@@ -30,14 +29,13 @@ NEEDED = 1.3
 Batch = tuple[Tensor, Tensor]
 
 
-def bench_compression(model: Any, sizes: Sizes, repeats: int, roof: Roof) -> Section:
+def bench_compression(model: Any, sizes: Sizes, repeats: int) -> Section:
     """Times `model.compress` over passages against the same pass with each burden, and with all of them.
 
     Args:
         model: A CLaRa model with its processor.
         sizes: How much.
         repeats: Rounds.
-        roof: The machine's peak.
     """
     texts = sample_passages(model.processor.tokenizer, sizes.passages, sizes.passage_tokens)
     runs = compression_runs(model, texts, sizes)
@@ -46,8 +44,6 @@ def bench_compression(model: Any, sizes: Sizes, repeats: int, roof: Roof) -> Sec
     lengths = [int(row.sum()) for mask in masks for row in mask]
     vectors = sum(sum(model.processor.memory_counts(mask)) for mask in masks)
     units = {"passages": float(len(texts)), "tokens": float(sum(lengths))}
-    more = added_tokens(model)
-    work = [shape_of(model).read([length + more for length in lengths], logits=0)]
     ratios = [ratio("all three burdens against none", seconds[REFERENCE], seconds[OURS], NEEDED)]
     alone = [name for name in VARIANTS if name not in (OURS, REFERENCE)]
     ratios += [ratio(f"{name} alone against none", seconds[name], seconds[OURS]) for name in alone]
@@ -55,7 +51,7 @@ def bench_compression(model: Any, sizes: Sizes, repeats: int, roof: Roof) -> Sec
         "compression",
         f"Compressing {len(texts)} passages of {min(lengths)} to {max(lengths)} tokens, "
         f"{sizes.batch_size} a pass",
-        [line(name, values, units, work, roof) for name, values in seconds.items()],
+        [line(name, values, units) for name, values in seconds.items()],
         ratios,
         {
             "bytes a document": vectors
@@ -65,11 +61,6 @@ def bench_compression(model: Any, sizes: Sizes, repeats: int, roof: Roof) -> Sec
             "bytes of its text": sum(len(text.encode()) for text in texts) / len(texts),
         },
     )
-
-
-def added_tokens(model: Any) -> int:
-    """Memory tokens that the compressor reads after each text."""
-    return model.config.num_memory_tokens if model.config.pooling == "memory_tokens" else 0
 
 
 def compression_runs(model: Any, texts: Sequence[str], sizes: Sizes) -> dict[str, Callable[[int], None]]:

@@ -12,12 +12,10 @@ from clara.train.memories import Candidates, EndToEndCollator
 from clara.train.throughput import StepFlops
 from torch.nn import functional
 
-from .compression import added_tokens
 from .report import Section, line
-from .roofline import Roof, Work, shape_of
 from .rows import Rows
 from .sizes import Sizes
-from .steps import Stepper, grouped, times, utilisation
+from .steps import Stepper, grouped, times
 from .timing import ratio
 
 STORED, RECOMPRESSED, BUCKETED = "stored memories", "recompressed", "recompressed in length buckets"
@@ -27,7 +25,7 @@ COMPRESS_BATCH = 32
 Compress = Callable[[Any, Sequence[Item]], Candidates]
 
 
-def bench_end_to_end(model: Any, rows: Rows, sizes: Sizes, repeats: int, roof: Roof) -> Section:
+def bench_end_to_end(model: Any, rows: Rows, sizes: Sizes, repeats: int) -> Section:
     """An end-to-end step from stored memories against one that compresses the candidates again."""
     step = Stepper(model, "end_to_end")
     records = fitted(model, rows.questions)
@@ -36,15 +34,11 @@ def bench_end_to_end(model: Any, rows: Rows, sizes: Sizes, repeats: int, roof: R
     seconds = times(end_to_end_runs(step, collate, groups), repeats, model)
     flops, batch = StepFlops(model), collate(groups[0])
     lengths = candidate_lengths(model, groups[0])
-    more = added_tokens(model)
-    trained = Work(flops(batch), 0.0)
-    again = [trained, shape_of(model).read([length + more for length in lengths], logits=0)]
-    work = {STORED: [trained], RECOMPRESSED: again, BUCKETED: again}
     units = {"questions": float(sizes.questions)}
     return Section(
         "end_to_end",
         f"End-to-end step: {sizes.questions} questions, {sizes.candidates} candidates each",
-        [line(name, values, units, work[name], roof) for name, values in seconds.items()],
+        [line(name, values, units) for name, values in seconds.items()],
         [
             ratio(f"{name} at every step against {STORED}", seconds[name], seconds[STORED], NEEDED.get(name))
             for name in (RECOMPRESSED, BUCKETED)
@@ -53,9 +47,7 @@ def bench_end_to_end(model: Any, rows: Rows, sizes: Sizes, repeats: int, roof: R
             "rows": rows.source,
             "tokens of a candidate, mean": sum(lengths) / len(lengths),
             "tokens that train a step": flops.tokens(batch),
-            "tokens compressed a step": sum(lengths) + len(lengths) * more,
-            "ratio of the required operations": (trained.flops + again[1].flops) / trained.flops,
-            **utilisation(model, trained.flops, seconds[STORED], roof),
+            "tokens of all candidates of a step": sum(lengths),
         },
     )
 

@@ -6,7 +6,6 @@ from typing import Any
 from clara.memory_clara import CorpusMemory
 
 from .report import Section, line
-from .roofline import Roof, shape_of
 from .sizes import Sizes
 from .timing import WALL, measure, ratio
 from .workload import sample_documents, sample_questions
@@ -14,14 +13,13 @@ from .workload import sample_documents, sample_questions
 NEEDED = 3.0
 
 
-def bench_generation(model: Any, sizes: Sizes, repeats: int, roof: Roof) -> Section:
+def bench_generation(model: Any, sizes: Sizes, repeats: int) -> Section:
     """Times a batch of questions against single ones; every answer has the same number of new tokens.
 
     Args:
         model: A CLaRa model with its processor.
         sizes: How much.
         repeats: Rounds.
-        roof: The machine's peak.
     """
     texts = sample_documents(model.processor.tokenizer, sizes.answers, sizes.document_tokens)
     memory = model.build_memory(texts, batch_size=sizes.batch_size, show_progress=False)
@@ -31,23 +29,11 @@ def bench_generation(model: Any, sizes: Sizes, repeats: int, roof: Roof) -> Sect
     batch, single = seconds
     counts = {batch: len(questions), single: sizes.alone}
     tokens = {name: count * sizes.answer_tokens for name, count in counts.items()}
-    found = model.retrieve(questions, memory, 5).indices
-    slots = [[len(rows) for rows in memory.gather(row)] for row in found]
-    lengths = model.processor.encode_prompts(questions, slots)["attention_mask"].sum(-1).tolist()
-    shape = shape_of(model)
-    work = {
-        batch: [shape.read(lengths, len(lengths)), *shape.write(lengths, sizes.answer_tokens - 1)],
-        single: [
-            part
-            for length in lengths[: sizes.alone]
-            for part in [shape.read([length], 1), *shape.write([length], sizes.answer_tokens - 1)]
-        ],
-    }
     name = "tokens a second: one batch against one at a time"
     return Section(
         "generation",
         f"Answering from 5 memories, {sizes.answer_tokens} new tokens a question",
-        [line(key, seconds[key], {"tokens": tokens[key]}, work[key], roof) for key in seconds],
+        [line(key, seconds[key], {"tokens": tokens[key]}) for key in seconds],
         [ratio(name, seconds[single], seconds[batch], NEEDED, counts[single] / counts[batch])],
     )
 

@@ -14,7 +14,6 @@ from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
 from .report import Line, Section, line
-from .roofline import Roof, Shape, shape_of
 from .sizes import Sizes
 from .timing import WALL, Ratio, measure, nothing, ratio
 from .workload import sample_documents, sample_questions
@@ -43,7 +42,7 @@ class FirstToken(BaseStreamer):
         """Called after the last token."""
 
 
-def bench_latency(model: Any, sizes: Sizes, repeats: int, roof: Roof) -> Section:
+def bench_latency(model: Any, sizes: Sizes, repeats: int) -> Section:
     """Times the way from a question to its first token, and to the last, for several numbers of documents.
 
     All paths start at the question's string, warm, batch 1. The path from memories reads the question,
@@ -54,12 +53,11 @@ def bench_latency(model: Any, sizes: Sizes, repeats: int, roof: Roof) -> Section
         model: A CLaRa model with its processor.
         sizes: How much.
         repeats: Rounds; half as many for more documents than the paper's five.
-        roof: The machine's peak.
     """
     texts = sample_documents(model.processor.tokenizer, sizes.store, sizes.document_tokens)
     memory = model.build_memory(texts, batch_size=sizes.batch_size, show_progress=False)
     questions = [question for question, _, _ in sample_questions()]
-    shape, lines, ratios, facts = shape_of(model), [], [], {}
+    lines, ratios, facts = [], [], {}
     merged = copy.deepcopy(model)
     merged.merge_adapters()
     for count in sizes.documents:
@@ -68,7 +66,7 @@ def bench_latency(model: Any, sizes: Sizes, repeats: int, roof: Roof) -> Section
         runs = latency_runs(model, merged, memory, questions, found, sizes.new_tokens)
         seconds = measure(runs, rounds, model.device)
         read = {path: tokens_read(model, questions[0], memory, found[0], path) for path in PATHS}
-        lines += _lines(count, seconds, read, shape, sizes.new_tokens, roof)
+        lines += _lines(count, seconds, sizes.new_tokens)
         ratios += _ratios(count, seconds, sizes.new_tokens)
         facts[f"tokens read by the generator, {count} documents"] = read
     parts = measure(part_runs(model, memory, questions, 5), repeats, model.device)
@@ -156,24 +154,13 @@ def _texts(memory: CorpusMemory, found: Sequence[int]) -> list[str]:
     return [memory.texts[index] for index in found]
 
 
-def _lines(
-    count: int,
-    seconds: Mapping[str, Mapping[str, Sequence[float]]],
-    read: Mapping[str, int],
-    shape: Shape,
-    new_tokens: int,
-    roof: Roof,
-) -> list[Line]:
-    """First token and whole answer of both paths, with what the generator's passes require."""
+def _lines(count: int, seconds: Mapping[str, Mapping[str, Sequence[float]]], new_tokens: int) -> list[Line]:
+    """First token and whole answer of all paths."""
     lines = []
     for path in PATHS:
-        first = [shape.read([read[path]], logits=1)]
-        whole = first + shape.write([read[path]], new_tokens - 1)
         name = f"{count} documents from {path}"
-        lines.append(line(f"{name}, first token", seconds[path][FIRST], None, first, roof))
-        lines.append(
-            line(f"{name}, {new_tokens} tokens", seconds[path][WALL], {"tokens": new_tokens}, whole, roof)
-        )
+        lines.append(line(f"{name}, first token", seconds[path][FIRST]))
+        lines.append(line(f"{name}, {new_tokens} tokens", seconds[path][WALL], {"tokens": new_tokens}))
     return lines
 
 

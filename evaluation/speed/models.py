@@ -7,34 +7,16 @@ import torch
 from clara.checkpoint_clara import base_path, greedy_generation_config, make_processor
 from clara.configuration_clara import ClaraConfig
 from clara.modeling_clara import ClaraForRetrievalGeneration
+from clara.train.plan import SHAPES
 from transformers import AutoConfig, AutoTokenizer, MistralConfig, PreTrainedConfig
 
 EMBEDDED = "smollm2-135m"
 
 
-def smollm2_config(vocabulary: int) -> PreTrainedConfig:
-    """The shape of the embedded base."""
-    return AutoConfig.from_pretrained(base_path(EMBEDDED), vocab_size=vocabulary)
-
-
-def mistral_config(vocabulary: int) -> PreTrainedConfig:
-    """The shape of Mistral-7B-Instruct-v0.2, with another vocabulary."""
-    return MistralConfig(
-        vocab_size=vocabulary,
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        max_position_embeddings=32768,
-        rope_theta=1e6,
-        sliding_window=None,
-    )
-
-
+MISTRAL = SHAPES["mistralai/Mistral-7B-Instruct-v0.2"][1]
 PRESETS: Mapping[str, Callable[[int], PreTrainedConfig]] = {
-    EMBEDDED: smollm2_config,
-    "mistral-7b": mistral_config,
+    EMBEDDED: lambda vocabulary: AutoConfig.from_pretrained(base_path(EMBEDDED), vocab_size=vocabulary),
+    "mistral-7b": lambda vocabulary: MistralConfig(**{**MISTRAL, "vocab_size": vocabulary}),
 }
 
 

@@ -2,13 +2,12 @@
 
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..tables import markdown_table
-from .roofline import Roof, Work
 from .timing import Ratio
 
 BUSY = 0.5
@@ -22,13 +21,11 @@ class Line:
         name: The variant.
         seconds: Of every round.
         rates: Units a second at the median round.
-        roof: Share of what the machine's measured peak allows; None where no work was counted.
     """
 
     name: str
     seconds: list[float]
     rates: dict[str, float]
-    roof: float | None = None
 
     @property
     def median(self) -> float:
@@ -55,34 +52,22 @@ class Section:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def line(
-    name: str,
-    seconds: Sequence[float],
-    units: Mapping[str, float] | None = None,
-    work: Iterable[Work] | None = None,
-    roof: Roof | None = None,
-) -> Line:
+def line(name: str, seconds: Sequence[float], units: Mapping[str, float] | None = None) -> Line:
     """A line out of the seconds of a variant.
 
     Args:
         name: The variant.
         seconds: Of every round.
         units: What one round does, such as `{"tokens": 5000}`.
-        work: What one round requires at least.
-        roof: The machine's peak.
     """
     median = statistics.median(seconds)
-    share = None if work is None or roof is None else roof.seconds(work) / median
-    return Line(name, list(seconds), {unit: count / median for unit, count in (units or {}).items()}, share)
+    return Line(name, list(seconds), {unit: count / median for unit, count in (units or {}).items()})
 
 
-def as_document(
-    environment: Mapping[str, Any], roofs: Sequence[Roof], sections: Sequence[Section]
-) -> dict[str, Any]:
+def as_document(environment: Mapping[str, Any], sections: Sequence[Section]) -> dict[str, Any]:
     """Everything as JSON values."""
     return {
         "environment": {**environment, "contended": contended(environment)},
-        "peaks": [roof.as_dict() for roof in roofs],
         "sections": [section_document(section) for section in sections],
     }
 
@@ -104,23 +89,18 @@ def contended(environment: Mapping[str, Any]) -> bool:
     return load is not None and load > BUSY * environment["processors"]
 
 
-def head(environment: Mapping[str, Any], roofs: Sequence[Roof]) -> str:
-    """Machine, versions and measured peaks as text."""
+def head(environment: Mapping[str, Any]) -> str:
+    """Machine and versions as text."""
     facts = " · ".join(f"{name} {value}" for name, value in environment.items())
     warning = "\n\n**Contended run: other programs were at work; only the ratios mean something.**"
-    peaks = " · ".join(
-        f"{roof.dtype}: {roof.flops / 1e9:,.0f} GFLOP/s in a product of width {roof.matrix}, "
-        f"{roof.bandwidth / 1e9:.1f} GB/s in a copy"
-        for roof in roofs
-    )
-    return f"{facts}{warning if contended(environment) else ''}\n\nMeasured peaks: {peaks}\n"
+    return f"{facts}{warning if contended(environment) else ''}\n"
 
 
 def section_markdown(section: Section) -> str:
     """One section as text with tables."""
     units = list(dict.fromkeys(unit for item in section.lines for unit in item.rates))
     rows = [_line_cells(item, units) for item in section.lines]
-    header = ["variant", "median s", *(f"{unit}/s" for unit in units), "share of the roof"]
+    header = ["variant", "median s", *(f"{unit}/s" for unit in units)]
     parts = [f"## {section.title}\n", markdown_table(header, rows)]
     if section.ratios:
         header = ["ratio, same work", "median", "min", "max", "needed", "reached"]
@@ -131,7 +111,7 @@ def section_markdown(section: Section) -> str:
 
 def _line_cells(item: Line, units: Sequence[str]) -> list[str]:
     rates = [f"{item.rates[unit]:,.4g}" if unit in item.rates else "" for unit in units]
-    return [item.name, f"{item.median:.4g}", *rates, "" if item.roof is None else f"{item.roof:.0%}"]
+    return [item.name, f"{item.median:.4g}", *rates]
 
 
 def _ratio_cells(item: Ratio) -> list[str]:

@@ -7,21 +7,19 @@ import torch
 from clara.memory_clara import CorpusMemory
 
 from .report import Section, line
-from .roofline import Roof, Work
 from .sizes import Sizes
 from .timing import WALL, measure, nothing
 
 BATCH = 16
 
 
-def bench_search(model: Any, sizes: Sizes, repeats: int, roof: Roof) -> Section:
+def bench_search(model: Any, sizes: Sizes, repeats: int) -> Section:
     """Times the search for five of N passages, one question and a batch of them, over random vectors in RAM.
 
     Args:
         model: A CLaRa model; the width of its search vectors is that of the random ones.
         sizes: How many passages.
         repeats: Rounds.
-        roof: The machine's peak.
     """
     lines, facts = [], {}
     for count in sizes.searched:
@@ -30,10 +28,7 @@ def bench_search(model: Any, sizes: Sizes, repeats: int, roof: Roof) -> Section:
         vectors = memory.vectors
         size = vectors.numel() * vectors.element_size()
         for (name, marks), questions in zip(seconds.items(), (1, min(BATCH, count)), strict=True):
-            work = [Work(2.0 * questions * vectors.numel(), float(size))]
-            lines.append(
-                line(f"{count:,} passages, {name}", marks[WALL], {"questions": questions}, work, roof)
-            )
+            lines.append(line(f"{count:,} passages, {name}", marks[WALL], {"questions": questions}))
         facts[f"bytes of {count:,} search vectors"] = size
     return Section("search", "Exact search for the five nearest passages", lines, [], facts)
 

@@ -3,7 +3,6 @@
 import ctypes
 import gc
 import re
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,8 @@ from clara.modeling_clara import positions
 from clara.retrieval_clara import Memories
 from clara.train.optimizer import MasterAdamW
 from clara.train.stages import get_stage, prepare_stage
-from clara.train.throughput import device_peak_tflops
 from torch import Tensor
 
-from .roofline import Roof
 from .timing import WALL, measure
 
 UNREAD = ("positives", "query_texts")  # of a batch, by the model
@@ -140,11 +137,3 @@ def grouped(records: Sequence[Any], size: int) -> list[list[Item]]:
 def chunks(items: Sequence[Any], size: int) -> list[list[Any]]:
     """Consecutive batches."""
     return [list(items[start : start + size]) for start in range(0, len(items), size)]
-
-
-def utilisation(model: Any, flops: float, seconds: Sequence[float], roof: Roof) -> dict[str, float]:
-    """Model FLOP utilisation of the median step, of the measured and, on a known GPU, the stated peak."""
-    rate = flops / statistics.median(seconds)
-    found = {"model FLOP utilisation, of the measured peak": rate / roof.flops}
-    stated = device_peak_tflops(model.device)
-    return found if stated is None else {**found, "of the data sheet's dense bf16 peak": rate / stated / 1e12}

@@ -13,10 +13,9 @@ from clara.train.throughput import StepFlops
 from .compression import widen
 from .end_to_end import bench_end_to_end
 from .report import Section, line
-from .roofline import Roof, Work
 from .rows import Rows, single_signals
 from .sizes import Sizes
-from .steps import Stepper, chunks, grouped, peak_bytes, times, utilisation
+from .steps import Stepper, chunks, grouped, peak_bytes, times
 from .timing import ratio
 
 ALL, ONE = "all signals a row", "one signal a row"
@@ -24,7 +23,7 @@ BUCKETS, PADDED = "length buckets, padded to the longest", "any order, padded to
 NEEDED = {ONE: 1.4, PADDED: 1.3}
 
 
-def bench_training(model: Any, rows: Rows, sizes: Sizes, repeats: int, roof: Roof) -> Iterator[Section]:
+def bench_training(model: Any, rows: Rows, sizes: Sizes, repeats: int) -> Iterator[Section]:
     """Measures steps of `end_to_end` and `pretraining`; the model is left in the latter stage.
 
     Args:
@@ -32,15 +31,14 @@ def bench_training(model: Any, rows: Rows, sizes: Sizes, repeats: int, roof: Roo
         rows: What is trained on.
         sizes: How much.
         repeats: Rounds.
-        roof: The machine's peak.
     """
-    yield bench_end_to_end(model, rows, sizes, repeats, roof)
-    yield bench_signals(model, rows, sizes, repeats, roof)
-    yield bench_buckets(model, rows, sizes, repeats, roof)
+    yield bench_end_to_end(model, rows, sizes, repeats)
+    yield bench_signals(model, rows, sizes, repeats)
+    yield bench_buckets(model, rows, sizes, repeats)
     yield bench_logits(model, rows, sizes)
 
 
-def bench_signals(model: Any, rows: Rows, sizes: Sizes, repeats: int, roof: Roof) -> Section:
+def bench_signals(model: Any, rows: Rows, sizes: Sizes, repeats: int) -> Section:
     """A pretraining step over documents with all their signals against a row for each signal."""
     step = Stepper(model, "pretraining")
     collate = collator(model)
@@ -48,17 +46,15 @@ def bench_signals(model: Any, rows: Rows, sizes: Sizes, repeats: int, roof: Roof
     seconds = times(signal_runs(step, collate, groups), repeats, model)
     flops = StepFlops(model)
     batches = {ALL: collate(groups[0]), ONE: collate(split(groups[0]))}
-    work = {name: [Work(flops(batch), 0.0)] for name, batch in batches.items()}
     units = {"signals": float(len(batches[ALL]["labels"]))}
     return Section(
         "signals",
         f"Pretraining step: {sizes.rows} documents with {len(batches[ALL]['labels'])} signals",
-        [line(name, values, units, work[name], roof) for name, values in seconds.items()],
+        [line(name, values, units) for name, values in seconds.items()],
         [ratio(f"{ONE} against {ALL}", seconds[ONE], seconds[ALL], NEEDED[ONE])],
         {
             "rows": rows.source,
             "tokens a step": {name: flops.tokens(batch) for name, batch in batches.items()},
-            **utilisation(model, work[ALL][0].flops, seconds[ALL], roof),
         },
     )
 
@@ -84,7 +80,7 @@ def collator(model: Any) -> PretrainingCollator:
     return PretrainingCollator(model.processor, {"answer": 1.0, "paraphrase": 1.0}, max_answers=1_000)
 
 
-def bench_buckets(model: Any, rows: Rows, sizes: Sizes, repeats: int, roof: Roof) -> Section:
+def bench_buckets(model: Any, rows: Rows, sizes: Sizes, repeats: int) -> Section:
     """Pretraining over the same rows in length buckets against any order with documents padded to 256."""
     step = Stepper(model, "pretraining")
     collate = collator(model)
@@ -92,14 +88,13 @@ def bench_buckets(model: Any, rows: Rows, sizes: Sizes, repeats: int, roof: Roof
     items = [item for batch in batches for item in batch]
     seconds = times(bucket_runs(step, collate, batches, sizes), repeats, model)
     batch = collate(items)
-    work = [Work(StepFlops(model)(batch), 0.0)]
     lengths = batch["document_attention_mask"].sum(-1)
     units = {"documents": float(len(items))}
     return Section(
         "buckets",
         f"Pretraining steps over {len(items)} documents, {sizes.bucket_batch} a step, "
         f"the first of an epoch of {len(rows.plain)}",
-        [line(name, values, units, work, roof) for name, values in seconds.items()],
+        [line(name, values, units) for name, values in seconds.items()],
         [ratio(f"{PADDED} against {BUCKETS}", seconds[PADDED], seconds[BUCKETS], NEEDED[PADDED])],
         {
             "rows": rows.source,

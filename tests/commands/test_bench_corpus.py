@@ -23,10 +23,6 @@ def rows(tmp_path):
 @pytest.mark.slow
 def test_measures_and_writes(rows, checkpoint, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("clara.store.indexes.SMALLEST", 6)
-    from clara.evaluation.speed import roofline
-
-    plain = roofline.measure_roof
-    monkeypatch.setattr(roofline, "measure_roof", lambda device, dtype: plain(device, dtype, 32))
     words = ["bench", "store", "--model", checkpoint, "--device", "cpu", "--repeats", "1"]
     words += ["--asked", "2", "--documents", str(rows[0]), "--questions", str(rows[1]), "--sizes", "30", "60"]
     words += ["--folder", str(tmp_path / "stores"), "--output", str(tmp_path / "out"), "--kind", "IVF_FLAT"]

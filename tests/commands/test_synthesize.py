@@ -10,7 +10,6 @@ pytest.importorskip("bm25s")
 from clara.commands import synthesize
 from clara.data.readers import read_pretraining, read_questions
 from clara.data.synthesis import report
-from clara.data.synthesis.progress import describe, shown_progress
 
 
 @pytest.fixture(autouse=True)
@@ -96,13 +95,13 @@ def test_progress_sums_the_ranks_and_says_the_cost(tmp_path, capsys):
     for rank in range(2):
         values = {"items": 4, "accepted": 3, "calls": 50, "prompt_tokens": 9000, "completion_tokens": 1000}
         (tmp_path / "progress" / f"{rank:05d}.json").write_text(json.dumps(values))
-    with shown_progress(tmp_path, 10, (1.0, 5.0)):
+    with synthesize._progress(tmp_path, 10, (1.0, 5.0)):
         pass
     shown = capsys.readouterr().out
     assert "8/10" in shown
     totals = report.total_progress(tmp_path)
-    assert describe(totals, 1.0, 5.0) == "100 calls, 20.0k tokens, yield 75%, cost 0.03"
-    assert describe(totals) == "100 calls, 20.0k tokens, yield 75%"
+    assert synthesize.describe(totals, 1.0, 5.0) == "100 calls, 20.0k tokens, yield 75%, cost 0.03"
+    assert synthesize.describe(totals) == "100 calls, 20.0k tokens, yield 75%"
 
 
 @pytest.mark.slow

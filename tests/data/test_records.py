@@ -1,5 +1,5 @@
 import pytest
-from clara.data.records import CorpusRecord, PretrainingRecord, QuestionRecord, check_equal_pools
+from clara.data.records import CorpusRecord, PretrainingRecord, QuestionRecord
 
 
 def question(num_documents=2, **fields):
@@ -68,10 +68,3 @@ def test_corpus_record_joins_title_and_text():
     assert CorpusRecord("1", "text").document == "text"
     with pytest.raises(ValueError, match="`text` is an empty"):
         CorpusRecord("1", "")
-
-
-def test_equal_pools_are_counted_and_mixed_ones_named():
-    assert check_equal_pools([question(3), question(3)]) == 3
-    assert check_equal_pools([]) == 0
-    with pytest.raises(ValueError, match="row 0 has 3, row 2 has 2"):
-        check_equal_pools([question(3), question(3), question(2)])

@@ -10,7 +10,7 @@ pytest.importorskip("openai")
 from clara.data.readers import read_pretraining
 from clara.data.synthesis.finish import read_outcomes
 from clara.data.synthesis.pipeline import RunSettings, pretraining_pipeline
-from clara.data.synthesis.teachers import TeacherSettings
+from clara.data.synthesis.teacher import TeacherSettings
 
 RAY = RunSettings(tasks=3, executor="ray", options={"mem_per_cpu_gb": 0.25})
 
@@ -42,7 +42,7 @@ def test_ray_runs_every_rank_once_and_a_rerun_finishes_again(cluster, documents,
     for _ in range(2):
         pretraining_pipeline([documents], out, TeacherSettings("scripted"), run=RAY).run()
         assert sorted(outcome.id for outcome in read_outcomes(out)) == [str(n) for n in range(10)]
-        assert len({file.name.split("-")[0] for file in (out / "raw").iterdir()}) == 3
+        assert len(list((out / "raw").iterdir())) == 3
         (rows,) = (out / "data").iterdir()
         assert len(list(read_pretraining(rows))) == 10
         rows.unlink()

@@ -5,10 +5,8 @@ import pytest
 
 pytest.importorskip("pydantic")
 
-from clara.data.synthesis.machine import all_or_cancel, synthesize_document
-from clara.data.synthesis.outcomes import DocumentOutcome, Pair
-from clara.data.synthesis.settings import SynthesisSettings
-from clara.data.synthesis.teacher import Reply, TeacherStoppedError
+from clara.data.synthesis.machine import Pair, SynthesisSettings, synthesize_document
+from clara.data.synthesis.teacher import Reply, TeacherStoppedError, all_or_cancel
 
 
 class Teacher:
@@ -55,7 +53,6 @@ def test_all_kinds_of_a_good_document():
     assert complex_.accepted
     assert paraphrase.text == "in other words"
     assert len(teacher.prompts) == 2 * (1 + 2 + 2 + 1) + 2
-    assert DocumentOutcome.from_row(json.loads(json.dumps(outcome.to_row()))) == outcome
 
 
 def test_uncovered_facts_bring_supplementary_questions_until_none_is_left():
@@ -147,7 +144,8 @@ def test_paraphrase_that_stays_unfaithful_is_rejected():
 
 def test_empty_document_costs_no_call():
     outcome, teacher = run(document=" \n")
-    assert (outcome.reason, outcome.signals, teacher.prompts) == ("empty_document", [], [])
+    assert [signal.reason for signal in outcome.signals] == ["empty_document"]
+    assert not outcome.accepted and not teacher.prompts
 
 
 def test_braces_in_documents_stay_text():

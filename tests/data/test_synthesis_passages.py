@@ -5,9 +5,8 @@ import pytest
 
 pytest.importorskip("pydantic")
 
-from clara.data.synthesis.passages import read_passages, split_text
+from clara.data.synthesis.passages import read_passages, read_texts, split_text
 from clara.data.synthesis.scripted_teacher import BLANK, ScriptedTeacher, blanked_statements
-from clara.data.synthesis.sources import read_sources
 from clara.data.synthesis.teacher import Request
 
 
@@ -34,26 +33,12 @@ def test_nothing_of_a_huge_document_is_lost():
     assert max(len(passage.split()) for passage in passages) <= 100
 
 
-def test_empty_documents_are_passed_on_to_be_counted(tmp_path):
+def test_passages_of_files_are_listed_once_each(tmp_path):
     (tmp_path / "a.txt").write_text("  \n")
     (tmp_path / "b.txt").write_text("Some text.")
-    (tmp_path / "c.jsonl").write_text(
-        json.dumps({"text": ""}) + "\n" + json.dumps({"id": 5, "text": "x", "title": "T"})
-    )
-    assert list(read_passages(read_sources([tmp_path]))) == [
-        ("a.txt", ""),
-        ("b.txt", "Some text."),
-        ("c.jsonl:1", ""),
-        ("5", "T\nx"),
-    ]
-
-
-def test_rows_whose_text_is_no_text_are_named(tmp_path):
-    (tmp_path / "c.jsonl").write_text('{"text": "a"}\n{"text": 3}\n')
-    with pytest.raises(ValueError, match="c.jsonl:2: `text` must be a string, got int"):
-        list(read_sources([tmp_path / "c.jsonl"]))
-    with pytest.raises(FileNotFoundError, match="does not exist"):
-        list(read_sources([tmp_path / "missing.txt"]))
+    rows = [{"text": ""}, {"id": 5, "text": "x", "title": "T"}, {"text": "Some text."}]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_texts([tmp_path], 150) == ["Some text.", "T\nx"]
 
 
 def test_bad_length_is_refused():

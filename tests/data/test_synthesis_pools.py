@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 
 pytest.importorskip("bm25s")
-pytest.importorskip("pydantic")
+pytest.importorskip("datatrove")
 
 from clara.data.readers import read_questions
-from clara.data.synthesis.distillation import DistillationJob, agrees, distillation_items, finish_distillation
-from clara.data.synthesis.end_to_end import write_end_to_end
-from clara.data.synthesis.pools import build_pools
+from clara.data.synthesis.distillation import agrees, distil, distillation_items
+from clara.data.synthesis.finish import finish_distillation, write_end_to_end
+from clara.data.synthesis.questions import SeedQuestion, build_pools, read_seeds
+from clara.data.synthesis.rank import run_rank
 from clara.data.synthesis.retrievers import BM25Retriever, ClaraRetriever, DenseRetriever, InTurns
-from clara.data.synthesis.seeds import SeedQuestion, read_seeds
 from clara.data.synthesis.teacher import Reply
-from clara.data.synthesis.worker import run_rank
 
 CORPUS = [
     "The Forth Bridge in Scotland was opened in 1890.",
@@ -219,7 +218,7 @@ def test_distilled_rows_keep_what_agrees_and_count_the_rest(tmp_path):
     async def teacher():
         yield Answers(**replies)
 
-    run_rank(distillation_items(seeds, InOrder(), 3), DistillationJob(), teacher, tmp_path)
+    run_rank(distillation_items(seeds, InOrder(), 3), distil, teacher, tmp_path)
     counts = finish_distillation(tmp_path)
     assert counts == {"accepted": 2, "disagrees_with_gold": 1, "unanswerable": 1, "refusal": 1}
     rows = {record.question: record for record in read_questions(tmp_path / "data")}
@@ -238,7 +237,7 @@ def test_distillation_prompt_holds_all_documents():
             return Reply('{"answer": "x"}')
 
     (item,) = distillation_items([SeedQuestion("q")], InOrder(), 5)
-    asyncio.run(DistillationJob().run(item, Watching()))
+    asyncio.run(distil(item, Watching()))
     assert all(text in seen[0] for text in CORPUS)
-    with pytest.raises(ValueError, match="holds no raw rows"):
+    with pytest.raises(ValueError, match="holds no raw outcomes"):
         finish_distillation("/nonexistent")

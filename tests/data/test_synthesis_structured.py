@@ -7,7 +7,7 @@ pytest.importorskip("pydantic")
 
 from clara.data.synthesis.prompts import Answer, Coverage, PairVerdict, Questions
 from clara.data.synthesis.structured import BadReplyError, ask, read_json, strict_schema
-from clara.data.synthesis.teacher import Reply, Request, Usage
+from clara.data.synthesis.teacher import Reply, Request
 
 
 class Replies:
@@ -106,13 +106,3 @@ def test_equal_requests_have_equal_keys_and_others_not():
     changed = [{"seed": 2}, {"max_tokens": 3}, {"temperature": 0.1}, {"schema": {}}, {"schema_name": "x"}]
     keys = {Request(request.messages, **{"seed": 1, **change}).key() for change in changed}
     assert len(keys | {request.key()}) == 6
-
-
-def test_usage_adds_up():
-    usage = Usage()
-    usage.add(Reply("x", prompt_tokens=3, completion_tokens=4))
-    usage.add(Reply("y", prompt_tokens=1, completion_tokens=1))
-    usage.add_retry("429")
-    usage.add_retry("429")
-    assert (usage.calls, usage.prompt_tokens, usage.completion_tokens, usage.retries) == (2, 4, 5, {"429": 2})
-    assert usage.cost(2.0, 10.0) == pytest.approx((4 * 2 + 5 * 10) / 1e6)

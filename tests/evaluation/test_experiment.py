@@ -13,37 +13,30 @@ def run(*words):
     experiment.run(parser.parse_args(words))
 
 
-def test_writes_result_page_and_picture(tmp_path, capsys):
-    pytest.importorskip("matplotlib")
-    words = ["topk-gradients", "--output", str(tmp_path), "--pools", "3", "--ks", "1", "--problems", "2"]
-    run(*words, "--draws", "10", "--temperatures", "0.1")
-    result = json.loads((tmp_path / "topk-gradients.json").read_text())
-    assert result["command"].startswith("clara experiment topk-gradients --output")
-    assert result["model"] is None
-    assert len(result["result"]["rows"]) == 3
-    page = (tmp_path / "topk-gradients.md").read_text()
-    assert page in capsys.readouterr().out
-    assert "topk-gradients.png" in page
-    assert (tmp_path / "topk-gradients.png").is_file()
-
-
-def test_a_model_experiment_names_its_model(checkpoint, tmp_path):
+def test_writes_result_page_and_picture(checkpoint, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     file = tmp_path / "rows.jsonl"
     row = {"golden_answers": ["Leipzig"], "docs": ["Clara was born in Leipzig."], "pos_index": [0]}
     file.write_text("".join(json.dumps({"question": q, **row}) + "\n" for q in ("who was born", "where")))
-    run(
-        "memory-controls",
-        "--files",
-        str(file),
-        "--model",
-        checkpoint,
-        "--device",
-        "cpu",
-        "--output",
-        str(tmp_path),
-    )
-    assert "at 16x (fingerprint" in json.loads((tmp_path / "memory-controls.json").read_text())["model"]
+    points = [f"10={checkpoint}", f"20={checkpoint}"]
+    words = ["--files", str(file), "--max-new-tokens", "2", "--device", "cpu", "--output", str(tmp_path)]
+    run("scaling-curve", "--points", *points, *words)
+    result = json.loads((tmp_path / "scaling-curve.json").read_text())
+    assert result["command"].startswith("clara experiment scaling-curve --points")
+    assert result["model"] is None
+    assert (result["result"]["questions"], result["result"]["source"]) == (2, "rows.jsonl")
+    page = (tmp_path / "scaling-curve.md").read_text()
+    assert page in capsys.readouterr().out
+    assert "scaling-curve.png" in page
+    assert (tmp_path / "scaling-curve.png").is_file()
+
+
+def test_a_model_experiment_names_its_model(checkpoint, tmp_path):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("markitdown")
+    words = ["--limit", "1", "--max-new-tokens", "2", "--device", "cpu", "--output", str(tmp_path)]
+    run("handbook", "--model", checkpoint, *words)
+    assert "at 16x (fingerprint" in json.loads((tmp_path / "handbook.json").read_text())["model"]
 
 
 @pytest.mark.parametrize("name", experiment.EXPERIMENTS)

@@ -1,6 +1,7 @@
 """The scaling curve: trends by hand, refused points, the whole on checkpoints of a tiny base."""
 
 import argparse
+import json
 import math
 
 import numpy as np
@@ -61,3 +62,21 @@ def test_the_seed_is_that_of_the_intervals():
     one, again, other = (scaling_curve.trend([10, 100], values, [1000], "token_f1", s) for s in (1, 1, 2))
     assert one == again and abs(one["slope"]["low"] - other["slope"]["low"]) > 1e-6
     assert one["slope"]["mean"] == pytest.approx(other["slope"]["mean"])
+
+
+def test_gold_rows_of_files_or_of_the_samples(tmp_path):
+    records, name = scaling_curve.gold_rows(None, 5)
+    assert (len(records), name) == (5, "sample corpus")
+    for record in records:
+        assert record.answers[0].lower() in " ".join(record.documents).lower()
+        assert record.positives == tuple(range(len(record.documents)))
+    row = {"question": "who", "golden_answers": ["Ada"], "docs": ["Ada wrote."]}
+    for number in (1, 2):
+        lines = [json.dumps({**row, "pos_index": positives}) for positives in ([0], [], [0])]
+        (tmp_path / f"{number}.jsonl").write_text("\n".join(lines))
+    files = [str(tmp_path / "1.jsonl"), str(tmp_path / "2.jsonl")]
+    records, name = scaling_curve.gold_rows(files, 2)
+    assert (len(records), name) == (2, "1.jsonl, 2.jsonl")  # two of each file, one of which has no gold
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(ValueError, match="no question of empty.jsonl names positives"):
+        scaling_curve.gold_rows([str(tmp_path / "empty.jsonl")], 2)

@@ -8,19 +8,15 @@ import torch
 from clara.commands import bench
 from clara.commands.main import main
 from clara.evaluation.speed import models, sizes
-from clara.evaluation.speed.models import mistral_config, random_model
+from clara.evaluation.speed.models import PRESETS, random_model
 from conftest import text_config
 from speed_helpers import TINY
 
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """Little work, and a small matrix for the peaks."""
-    from clara.evaluation.speed import roofline
-
-    measure_roof = roofline.measure_roof
+    """Little work."""
     monkeypatch.setattr(sizes, "sizes_for", lambda device: TINY)
-    monkeypatch.setattr(roofline, "measure_roof", lambda device, dtype: measure_roof(device, dtype, 32))
 
 
 def parse(*words):
@@ -145,7 +141,7 @@ def test_the_large_preset_has_seven_billion_weights():
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(mistral_config(32_000))
+        model = AutoModelForCausalLM.from_config(PRESETS["mistral-7b"](32_000))
     assert sum(parameter.numel() for parameter in model.parameters()) == 7_241_732_096
 
 

@@ -4,7 +4,7 @@ import pytest
 from clara.evaluation.speed.generation import bench_generation, generation_runs
 from clara.evaluation.speed.search import bench_search, random_memory, search_runs
 from conftest import DOCUMENTS, QUESTIONS
-from speed_helpers import ROOF, TINY
+from speed_helpers import TINY
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_one_at_a_time_answers_as_the_batch_does(answers):
 
 
 def test_reports_tokens_a_second_for_unequal_numbers_of_questions(shared_model):
-    section = bench_generation(shared_model, TINY, 2, ROOF)
+    section = bench_generation(shared_model, TINY, 2)
     batch, alone = section.lines
     assert batch.rates["tokens"] == pytest.approx(5 * 3 / batch.median)
     assert alone.rates["tokens"] == pytest.approx(2 * 3 / alone.median)
@@ -58,6 +58,6 @@ def test_search_finds_the_vectors_that_are_the_queries(shared_model):
 
 
 def test_reports_the_bytes_of_the_vectors(shared_model):
-    section = bench_search(shared_model, TINY, 1, ROOF)
+    section = bench_search(shared_model, TINY, 1)
     assert [item.name for item in section.lines] == ["20 passages, one question", "20 passages, 16 questions"]
     assert section.facts == {"bytes of 20 search vectors": 20 * 32 * 4}

@@ -17,7 +17,7 @@ from clara.evaluation.speed.latency import (
     tokens_read,
 )
 from conftest import DOCUMENTS, QUESTIONS
-from speed_helpers import ROOF, TINY
+from speed_helpers import TINY
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_parts_run_alone(shared_model, memory):
 
 
 def test_reports_every_number_of_documents(shared_model):
-    section = bench_latency(shared_model, TINY, 2, ROOF)
+    section = bench_latency(shared_model, TINY, 2)
     names = [item.name for item in section.lines]
     assert names[:4] == [
         "1 documents from memories, first token",
@@ -86,5 +86,5 @@ def test_reports_every_number_of_documents(shared_model):
 
 def test_five_documents_have_to_be_five_times_as_fast(shared_model):
     sizes = replace(TINY, documents=(5,), new_tokens=2)
-    needed = [item.needed for item in bench_latency(shared_model, sizes, 1, ROOF).ratios]
+    needed = [item.needed for item in bench_latency(shared_model, sizes, 1).ratios]
     assert needed == [None, None, 5.0, None]

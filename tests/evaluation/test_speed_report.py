@@ -2,7 +2,6 @@
 
 import json
 
-import pytest
 from clara.evaluation.speed.report import (
     Section,
     as_document,
@@ -12,15 +11,13 @@ from clara.evaluation.speed.report import (
     section_markdown,
     write_report,
 )
-from clara.evaluation.speed.roofline import Roof, Work
 from clara.evaluation.speed.timing import ratio
 
-ROOF = Roof("float32", 2048, flops=100e9, bandwidth=10e9)
 FACTS = {"processor": "a chip", "processors": 2, "load_average": 0.4}
 SECTION = Section(
     "x",
     "What was timed",
-    [line("fast", [3.0, 1.0, 2.0], {"tokens": 40.0}, [Work(1e11, 0.0)], ROOF), line("slow", [9.0, 6.0, 5.0])],
+    [line("fast", [3.0, 1.0, 2.0], {"tokens": 40.0}), line("slow", [9.0, 6.0, 5.0])],
     [ratio("slow against fast", [9.0, 6.0, 5.0], [3.0, 1.0, 2.0], 3.5), ratio("other", [2.0], [1.0])],
     {"tokens read": {"memories": 148, "text": 1062}, "share": 0.123456},
 )
@@ -30,34 +27,31 @@ def test_a_line_takes_the_median_round():
     found = SECTION.lines[0]
     assert found.median == 2.0
     assert found.rates == {"tokens": 20.0}
-    assert found.roof == pytest.approx(0.5)
-    assert SECTION.lines[1].roof is None
 
 
 def test_the_tables_say_what_was_reached():
     page = section_markdown(SECTION)
-    assert "| fast | 2 | 20 | 50% |" in page
-    assert "| slow | 6 |  |  |" in page
+    assert "| fast | 2 | 20 |" in page
+    assert "| slow | 6 |  |" in page
     assert "| slow against fast | 3.00 | 2.50 | 6.00 | ≥ 3.5 | **no** |" in page
     assert "| other | 2.00 | 2.00 | 2.00 |  |  |" in page
     assert "- tokens read: memories 148, text 1062" in page and "- share: 0.1235" in page
 
 
 def test_the_document_holds_every_round():
-    document = json.loads(json.dumps(as_document(FACTS, [ROOF], [SECTION])))
+    document = json.loads(json.dumps(as_document(FACTS, [SECTION])))
     assert document["environment"]["contended"] is False
     (section,) = document["sections"]
     assert section["variants"][0]["seconds"] == [3.0, 1.0, 2.0]
     assert section["variants"][0]["median_seconds"] == 2.0
     assert section["ratios"][0]["reached"] is False and section["ratios"][1]["reached"] is None
-    assert document["peaks"][0]["flops"] == 100e9
 
 
 def test_a_busy_machine_is_told():
     busy = {**FACTS, "load_average": 1.5}
     assert contended(busy) and not contended(FACTS) and not contended({**FACTS, "load_average": None})
-    assert "Contended run" in head(busy, [ROOF]) and "Contended run" not in head(FACTS, [ROOF])
-    assert "100 GFLOP/s" in head(FACTS, [ROOF]) and "10.0 GB/s" in head(FACTS, [ROOF])
+    assert "Contended run" in head(busy) and "Contended run" not in head(FACTS)
+    assert "processor a chip" in head(FACTS)
 
 
 def test_both_files_are_written(tmp_path):

@@ -8,7 +8,6 @@ from clara.train.stages import (
     adapter_gradient_norms,
     get_stage,
     prepare_stage,
-    trainable_names,
 )
 from conftest import make_model
 from training_helpers import make_trainer, parameters
@@ -18,6 +17,10 @@ LINEARS = [
     *(f"self_attn.{name}_proj" for name in "qkvo"),
     *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
 ]
+
+
+def trainable_names(model):
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
 def lora_names(*adapters):

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server in front of the scripted teacher, for benchmarks, dry runs and tests.
+"""An OpenAI-compatible server in front of the scripted teacher, for the tests.
 
 It can be slow on purpose and misbehave on purpose, and it counts what it was asked and what it answered.
 """
@@ -13,8 +13,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import NamedTuple
 
-from .scripted_teacher import ScriptedTeacher
-from .teacher import Request
+from clara.data.synthesis.scripted_teacher import ScriptedTeacher
+from clara.data.synthesis.teacher import Request
 
 
 class Fault(NamedTuple):

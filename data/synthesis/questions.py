@@ -1,0 +1,153 @@
+"""Questions that documents are to be found for, and their candidate pools for stage end_to_end."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from ..readers import Source, read_rows
+from ..records import QuestionRecord
+from ..rows import to_pretraining, to_questions
+from .retrievers import Retriever
+from .texts import holds_answer, normalized
+
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class SeedQuestion:
+    """A question that documents are to be found for.
+
+    Attributes:
+        question: the question.
+        answers: accepted (gold) answers, or none.
+        positives: texts of documents known to hold the answer, or none.
+        id: its name, if it has one.
+    """
+
+    question: str
+    answers: tuple[str, ...] = ()
+    positives: tuple[str, ...] = ()
+    id: str | None = None
+
+    def known(self, documents: Sequence[str]) -> tuple[int, ...]:
+        """The indices of the documents that are known positives, whatever their marks and capitals."""
+        positives = {normalized(text) for text in self.positives}
+        return tuple(i for i, text in enumerate(documents) if normalized(text) in positives)
+
+
+def read_seeds(source: Source) -> Iterator[SeedQuestion]:
+    """Reads questions from rows of any kind.
+
+    Question rows give their question, gold answers and positive documents. Pretraining rows, such as a
+    finished synthesis' own, give all their questions, with the document as the positive. Rows with a
+    question alone are bare questions.
+
+    Args:
+        source: see `clara.data.readers`.
+
+    Raises:
+        ValueError: if a row holds no question; the message names file and line.
+    """
+    for place, row in read_rows(source):
+        try:
+            yield from _seeds(row)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
+
+
+def _seeds(row: dict) -> Iterator[SeedQuestion]:
+    if row.get("data_type") == "paraphrase":
+        return
+    if isinstance(row.get("question"), list):
+        record = to_pretraining(row)
+        for number, (question, answers) in enumerate(zip(record.questions, record.answers, strict=True)):
+            name = f"{record.id}-{number}" if record.id else None
+            yield SeedQuestion(question, answers, (record.document,), name)
+    elif "docs" in row or "qa" in row:
+        for record in to_questions(row):
+            positives = tuple(record.documents[i] for i in record.positives)
+            yield SeedQuestion(record.question, record.answers, positives, record.id)
+    else:
+        yield _bare(row)
+
+
+def _bare(row: dict) -> SeedQuestion:
+    question = row.get("question")
+    if not isinstance(question, str) or not question.strip():
+        raise ValueError(f"`question` must be a text, got {question!r}.")
+    gold = row.get("golden_answers") or row.get("answers") or row.get("answer") or []
+    answers = (gold,) if isinstance(gold, str) else tuple(gold)
+    return SeedQuestion(question, answers, id=None if row.get("id") is None else str(row["id"]))
+
+
+def retrieved(
+    seeds: Iterable[SeedQuestion], retriever: Retriever, k: int
+) -> Iterator[tuple[SeedQuestion, list[str]]]:
+    """Yields each seed with its `k` best documents, searching for many questions at once."""
+    seeds = iter(seeds)
+    while batch := list(islice(seeds, BATCH)):
+        yield from zip(batch, retriever.search([seed.question for seed in batch], k), strict=True)
+
+
+def build_pools(
+    seeds: Iterable[SeedQuestion],
+    retriever: Retriever,
+    size: int = 20,
+    force_positives: bool = True,
+    seed: int = 0,
+    without_answers: bool = False,
+) -> Iterator[QuestionRecord]:
+    """Builds one row a question with a pool of candidates (the paper: 20).
+
+    Args:
+        seeds: questions with gold answers.
+        retriever: finds the candidates.
+        size: documents in each pool, N.
+        force_positives: whether known positives always belong to the pool (the paper's oracle setting);
+            without, the pool is what the retriever found (its normal setting), and positives are marked
+            where they occur.
+        seed: seed of the pool's order, when positives are forced; as retrieved, the best candidate comes
+            first.
+        without_answers: whether candidates that contain an answer, but are no known positives, are left out,
+            since they may be positives that nobody marked.
+
+    Returns:
+        An iterator of rows whose documents are all different.
+
+    Raises:
+        ValueError: if a question has no answer, more positives than `size`, or the corpus is smaller than
+            `size`.
+    """
+    if size < 1:
+        raise ValueError(f"`size` must be at least 1, got {size}.")
+    order = random.Random(seed)
+    for asked, found in retrieved(seeds, retriever, 3 * size):
+        if not asked.answers:
+            raise ValueError(
+                f"no answers for the question {asked.question!r}: end-to-end rows need a gold answer."
+            )
+        if without_answers:
+            known = {found[place] for place in asked.known(found)}
+            found = [text for text in found if text in known or not holds_answer(text, asked.answers)]
+        pool = _pool(asked.positives if force_positives else (), found, size)
+        if len(pool) < size:
+            raise ValueError(
+                f"only {len(pool)} different documents for {asked.question!r}, but `size` is {size}: "
+                "give a larger corpus or a smaller `size`."
+            )
+        if force_positives:
+            order.shuffle(pool)
+        yield QuestionRecord(asked.question, asked.answers, tuple(pool), asked.known(pool), id=asked.id)
+
+
+def _pool(positives: Sequence[str], found: Sequence[str], size: int) -> list[str]:
+    """Returns the positives and then the best candidates, each text once."""
+    if len(positives) > size:
+        raise ValueError(f"{len(positives)} positives do not fit into a pool of `size` {size}.")
+    different: dict[str, str] = {}
+    for text in (*positives, *found):
+        different.setdefault(normalized(text), text)
+    return list(different.values())[:size]
