@@ -45,9 +45,6 @@ def add_store_arguments(parser: argparse.ArgumentParser) -> None:
         "--folder", type=Path, help="for the stores, some 10 KB a passage (default: temporary)"
     )
     group.add_argument("--kind", default="IVF_RQ", help="of index, as Lance calls it (default: %(default)s)")
-    group.add_argument(
-        "--perturbation", choices=("mixed", "noise"), default="mixed", help="of the copies (default: mixed)"
-    )
     group.add_argument("--stored", choices=STORED, default="bfloat16", help="format of the stored memories")
 
 
@@ -70,9 +67,7 @@ def store_sections(arguments: argparse.Namespace, model: ClaraForRetrievalGenera
         folder = arguments.folder or Path(temporary)
         real = real_memory(model, arguments, folder / "real")
         index = {"index_type": arguments.kind}
-        plan = Plan(
-            folder, tuple(arguments.sizes), arguments.perturbation, arguments.repeats, index, bar.update
-        )
+        plan = Plan(folder, tuple(arguments.sizes), arguments.repeats, index, bar.update)
         vectors = model.question_vectors(questions)
         section = bench_store(real, vectors[: arguments.asked], vectors[arguments.asked :], plan)
         if arguments.output:

@@ -39,7 +39,6 @@ class Plan:
     Attributes:
         folder: Where the stores go; the largest one stays.
         sizes: Passages of each store, ascending.
-        perturbation: As of `enlarge.Enlarger`.
         repeats: Rounds of the timing.
         index: Options of `build_index`.
         tick: Called with the passages of every block that is written.
@@ -47,7 +46,6 @@ class Plan:
 
     folder: Path
     sizes: tuple[int, ...]
-    perturbation: str = "mixed"
     repeats: int = 3
     index: dict[str, Any] | None = None
     tick: Callable[[int], Any] | None = None
@@ -89,9 +87,9 @@ def write_store(folder: Path, real: CorpusMemory, size: int, plan: Plan) -> None
     sizes = (real.hidden_size, real.vectors.shape[1])
     fields = encode_fields(merge_fields(empty_fields(), [{"number": 0}]))
     parts = -(-blocks // BLOCKS_A_PART)
-    source = {"size": size, "perturbation": plan.perturbation}
+    source = {"size": size}
     build.begin(BuildPlan(parts, real.fingerprint, real.base, real.dtype, *sizes, fields, source))
-    blocks = enlarged(real, size, plan.perturbation)
+    blocks = enlarged(real, size)
     for part in range(parts):
         build.write(part, _ticked(islice(blocks, BLOCKS_A_PART), plan))
     build.commit()

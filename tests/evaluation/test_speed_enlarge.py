@@ -1,18 +1,13 @@
 import pytest
 import torch
-from clara.evaluation.speed.enlarge import Enlarger, enlarged, nearest_distances
+from clara.evaluation.speed.enlarge import enlarged, mixed
 from memory_helpers import make_memory
 
 REAL = torch.nn.functional.normalize(torch.randn(40, 16, generator=torch.Generator().manual_seed(1)), dim=1)
 
 
-def test_nearest_distances_by_hand():
-    units = torch.tensor([[1.0, 0], [0, 1], [-1, 0]])
-    torch.testing.assert_close(nearest_distances(units), torch.full((3,), 2**0.5))
-
-
 def test_mixed_copies_keep_mean_and_spread():
-    copies, rows = Enlarger(REAL * 3).copies(0, 4000)
+    copies, rows = mixed(REAL * 3, 0, 4000)
     assert copies.shape == (4000, 16) and rows.max() < 40
     torch.testing.assert_close(copies.norm(dim=1), torch.ones(4000))
     torch.testing.assert_close(copies.mean(dim=0), REAL.mean(dim=0), atol=0.04, rtol=0)
@@ -20,27 +15,14 @@ def test_mixed_copies_keep_mean_and_spread():
     assert 0.9 < spread[1] / spread[0] < 1.1
 
 
-def test_noise_lies_as_far_as_the_nearest_neighbour():
-    enlarger = Enlarger(REAL, "noise")
-    copies, rows = enlarger.copies(0, 500)
-    back = copies / (copies * REAL[rows]).sum(dim=1, keepdim=True)
-    lengths = (back - REAL[rows]).norm(dim=1)
-    assert (
-        lengths > 0.3 * enlarger.distances[rows]
-    ).all() and lengths.median() > 0.8 * enlarger.distances.median()
-
-
 def test_blocks_are_the_same_again_and_differ():
-    one, two = Enlarger(REAL), Enlarger(REAL)
-    assert torch.equal(one.copies(3, 5)[0], two.copies(3, 5)[0])
-    assert not torch.equal(one.copies(3, 5)[0], one.copies(4, 5)[0])
+    assert torch.equal(mixed(REAL, 3, 5)[0], mixed(REAL, 3, 5)[0])
+    assert not torch.equal(mixed(REAL, 3, 5)[0], mixed(REAL, 4, 5)[0])
 
 
-def test_wrong_arguments_are_refused():
+def test_one_vector_cannot_be_mixed():
     with pytest.raises(ValueError, match="at least 2 vectors"):
-        Enlarger(REAL[:1])
-    with pytest.raises(ValueError, match="`perturbation` must be one of"):
-        Enlarger(REAL, "pink")
+        mixed(REAL[:1], 0, 5)
 
 
 def test_an_enlarged_corpus_begins_with_the_real_one():
