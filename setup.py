@@ -88,6 +88,7 @@ setup(
         "peft>=0.20,<1",
         "trl>=1.10,<2",
         "datasets>=4.5,<6",
+        "evaluate>=0.4.6,<1",
         "huggingface_hub>=2,<3",
         "accelerate>=1.12",
         "safetensors>=0.7",
