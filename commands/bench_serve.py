@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--merge-adapters", action="store_true", help="in the server and in the ideal batches"
     )
-    parser.add_argument("--clients", type=int, default=16, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--clients", type=int, default=16, metavar="N", help="that ask at once (default: 16)")
     parser.add_argument("--seconds", type=float, default=120, help="of each part (default: %(default)s)")
     parser.add_argument(
         "--new-tokens", type=int, default=64, metavar="N", help="of each answer (default: 64)"
@@ -65,6 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
 def measure(arguments: argparse.Namespace, folder: str) -> dict[str, Any]:
     """All parts in one run, as JSON values."""
     from ..data.documents import read_documents
+    from ..retrieval_clara import format_name
     from ..serving.load import run_burst, run_load
 
     questions = [row["question"] for row in sample_questions()]
@@ -87,6 +88,7 @@ def measure(arguments: argparse.Namespace, folder: str) -> dict[str, Any]:
     return {
         "model": arguments.model or "default",
         "trained": trained,
+        "dtype": format_name(model.dtype),
         "merged": arguments.merge_adapters,
         "clients": arguments.clients,
         "seconds": arguments.seconds,
@@ -183,7 +185,8 @@ def render(result: dict[str, Any]) -> str:
     ]
     checks.append(["errors of all clients", str(result["many"]["errors"]), "0"])
     both = f"answers that differ from one client's, of {result['questions_in_both']} questions"
-    checks.append([both, str(result["answered_otherwise"]), "0"])
+    exact = "0" if result["dtype"] == "float32" else f"0 in float32; {result['dtype']} rounds by batch"
+    checks.append([both, str(result["answered_otherwise"]), exact])
     checks.append(["peak memory, second half over first", f"{growth:.3f}", f"at most {GROWTH:g}"])
     burst = result["burst"]
     note = (

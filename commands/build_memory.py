@@ -266,11 +266,15 @@ def _shown(build: StoreBuild, plan: BuildPlan) -> Iterator[None]:
     ) as bar:
 
         def watch() -> None:
+            begun = 0.0
             while True:
                 over = ended.wait(0.5)
                 documents, passages = count_done(build)
-                rate = (passages - had) / bar.format_dict["elapsed"]
-                bar.set_postfix_str(f"{rate:.1f} passages/s", refresh=False)
+                elapsed = bar.format_dict["elapsed"]
+                begun = elapsed if passages == had and not over else begun  # models are loaded till then
+                bar.set_postfix_str(
+                    f"{(passages - had) / (elapsed - begun or 1):.1f} passages/s", refresh=False
+                )
                 bar.update(documents - bar.n)
                 if over:
                     return

@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
+
+from .help import HelpFormatter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of each kind of conversion."""
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    styled = partial(argparse.ArgumentParser, formatter_class=HelpFormatter)
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND", parser_class=styled)
     official = kinds.add_parser(
         "official", help="a checkpoint of apple/ml-clara's format becomes one of ours"
     )

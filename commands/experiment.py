@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `clara experiment`."""
     listed = "\n".join(f"  {name:18}{text}" for name, text in EXPERIMENTS.items())
     parser.epilog = f"experiments:\n{listed}"
-    parser.add_argument("experiment", choices=list(EXPERIMENTS))
+    parser.add_argument("experiment", choices=list(EXPERIMENTS), metavar="NAME", help="one of those below")
     parser.add_argument(
         "options", nargs=argparse.REMAINDER, help="of the experiment: clara experiment NAME --help lists them"
     )

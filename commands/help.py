@@ -1,8 +1,11 @@
 """How the help of `clara` looks: commands in groups, examples, defaults, exit codes."""
 
 import argparse
+import re
+import shutil
 from collections.abc import Iterable
-from textwrap import indent
+from itertools import groupby
+from textwrap import fill, indent
 
 GROUPS = {
     "documents and answers": ("demo", "build-memory", "ask", "chat", "memory", "serve", "app"),
@@ -12,8 +15,10 @@ GROUPS = {
 EXIT_CODES = """exit codes:
   0    done
   1    a fault of clara itself; the traceback is shown
-  2    something that was asked for cannot be done: one line on stderr says what, why and the way out
+  2    what was asked for cannot be done: one line on stderr says what, why and the way out
   130  interrupted"""
+EXIT_LINE = "exit codes: 0 done, 1 a fault of clara, 2 it cannot be done (one line says why), 130 interrupted"
+WIDEST = 100
 EXAMPLES = {
     "demo": ("clara demo", "clara demo --questions 20 --device cpu --json demo.json"),
     "build-memory": (
@@ -39,6 +44,7 @@ EXAMPLES = {
     "train": (
         "clara train pretraining --config train/recipes/smollm2-135m-cpu-pretraining.yaml",
         "clara train pretraining --config train/recipes/tiny.yaml --max_steps 4",
+        "clara train end_to_end --model outputs/tiny/final --train_files rows.jsonl --output_dir out",
     ),
     "synthesize": ("clara synthesize documents/ --teacher http://localhost:8000/v1 --output my_rows",),
     "average": ("clara average runs/a/final runs/b/final --output averaged",),
@@ -57,7 +63,18 @@ EXAMPLES = {
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Descriptions as they are written; the default behind every option that has one to show."""
+    """Paragraphs filled, set-in lines as they are; the default behind every option that has one to show."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns))
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        parts: list[str] = []
+        for set_in, lines in groupby(text.splitlines(), key=lambda line: line[:1] in ("", " ")):
+            for line in lines if set_in else [" ".join(lines)]:
+                start = re.match(r" +(\S+ {2,})?|", line).end()
+                parts.append(fill(line, width, subsequent_indent=" " * start, break_on_hyphens=False))
+        return "\n".join(parts)
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text = action.help or ""

@@ -2,14 +2,14 @@
 
 import argparse
 import importlib
-import logging
 import pkgutil
 import sys
 from collections.abc import Sequence
 from types import ModuleType
 
 from .. import __version__
-from .help import EXAMPLES, EXIT_CODES, HelpFormatter, examples, overview
+from .help import EXAMPLES, EXIT_CODES, EXIT_LINE, HelpFormatter, examples, overview
+from .models import quiet_kernels
 
 USER_ERRORS = (ValueError, OSError, ImportError, RuntimeError)
 
@@ -45,7 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
             formatter_class=HelpFormatter,
         )
         module.add_arguments(command)
-        lines = [command.epilog, examples(EXAMPLES[name]) if name in EXAMPLES else None]
+        lines = [command.epilog, EXIT_LINE, examples(EXAMPLES[name]) if name in EXAMPLES else None]
         command.epilog = "\n\n".join(filter(None, lines))
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
         command.set_defaults(run=module.run)
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status, as `help.EXIT_CODES` says.
     """
     parsed = make_parser().parse_args(arguments)
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that nothing here uses
+    quiet_kernels()
     try:
         parsed.run(parsed)
     except KeyboardInterrupt:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,8 +31,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="such as cpu or cuda:0 (default: the accelerator if there is one)")
 
 
+def quiet_kernels() -> None:
+    """Keeps bitsandbytes from warning, when it is imported, of kernels that nothing here uses."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
 def quiet_libraries() -> None:
     """Keeps what other libraries say of themselves, and their progress bars, out of a command's output."""
+    quiet_kernels()  # again: a worker has not passed `main`
     from transformers.utils import logging as theirs
 
     theirs.set_verbosity_error()

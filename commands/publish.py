@@ -142,10 +142,15 @@ def show_files(folder: Path) -> None:
 
 def assemble_space(arguments: argparse.Namespace, folder: Path) -> None:
     """Writes the Space into an empty folder."""
-    from ..hub.folder import check_no_local_paths
+    from ..hub.folder import base_id, check_no_local_paths
     from ..hub.space_folder import write_space
 
-    write_space(folder, arguments.repo)
+    model = load_model(arguments.checkpoint, arguments.device)[0] if arguments.checkpoint else None
+    if model is not None:  # the sample's memory names the base as the published model does
+        model.config.base_model_name_or_path = arguments.base_model or base_id(
+            model.config.base_model_name_or_path
+        )
+    write_space(folder, arguments.repo, model)
     check_no_local_paths(folder, [])
 
 

@@ -15,7 +15,7 @@ HELP = """the options that are used most; each is a field of a recipe too, and w
   on what
     --train_files FILE...      JSONL, Parquet, or a data set of the Hub (owner/name:configuration)
     --eval_files FILE...       held-out questions
-    --corpus_files FILE...     pretraining: documents without questions;  --question_files: with some
+    --corpus_files FILE...     pretraining: documents alone;  --question_files: with questions
     --train_limit N  --eval_limit N  --streaming true
   how long, how fast
     --num_train_epochs N       or --max_steps N;  --max_minutes N saves and stops
@@ -37,12 +37,7 @@ HELP = """the options that are used most; each is a field of a recipe too, and w
     --prepare_only true        check every row, compress the candidates
     --plan                     parameters, memory, tokens, hours and cost; nothing is loaded
 
-  every option: clara train STAGE --help-all; what they mean: docs/training.md
-
-examples:
-  clara train pretraining --config train/recipes/tiny.yaml --max_steps 4
-  clara train end_to_end --model outputs/tiny/final --train_files rows.jsonl --output_dir outputs/e2e
-"""
+  every option: clara train STAGE --help-all; what they mean: docs/training.md"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

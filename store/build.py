@@ -174,7 +174,8 @@ class StoreBuild:
 
         def flush() -> None:
             table = pa.concat_tables(waiting)
-            written.extend(write_fragments(table, self.uri, schema=schema, max_rows_per_file=ROWS_PER_FILE))
+            options = {"schema": schema, "mode": "create", "max_rows_per_file": ROWS_PER_FILE}
+            written.extend(write_fragments(table, self.uri, **options))
             waiting.clear()
 
         for memory in memories:

@@ -69,10 +69,13 @@ class Page:
         model: A `ClaraForRetrievalGeneration` with its processor.
         trained: Whether its adapters are trained.
         cache: Folder in which the memory of the sample corpus is kept; by default the user's cache.
+        made: Folder of that memory as it came with a Space; every visit then begins with it.
     """
 
-    def __init__(self, model: Any, trained: bool, cache: str | None = None) -> None:
-        self.model, self.trained, self.cache = model, trained, cache
+    def __init__(
+        self, model: Any, trained: bool, cache: str | None = None, made: str | Path | None = None
+    ) -> None:
+        self.model, self.trained, self.cache, self.made = model, trained, cache, made
 
     def warning(self) -> str:
         """What a visitor should know of the model; empty if there is nothing."""
@@ -105,7 +108,7 @@ class Page:
     def take_sample(self) -> Iterator[tuple]:
         """The memory of the sample corpus, compressed before or now."""
         yield self.told(hint("Taking the sample corpus. Its first compression takes a minute."))
-        yield self.remembered(sample_memory(self.model, self.cache), (), chips=True)
+        yield self.remembered(sample_memory(self.model, self.cache, self.made), (), chips=True)
 
     @staticmethod
     def told(status: str) -> tuple:
@@ -206,7 +209,8 @@ def build(page: Page) -> gr.Blocks:
         made = [memory, status, row, given[1], chips]
         options = {"show_progress": "hidden", "api_visibility": "private"}
         gr.on([compress.click], page.compress, given, made, **options)
-        gr.on([sample.click], page.take_sample, None, made, **options)
+        begins = [blocks.load] if page.made else []
+        gr.on([sample.click, *begins], page.take_sample, None, made, **options)
         gr.on(
             [asking.click, question.submit],
             page.ask,

@@ -1,5 +1,6 @@
 """What one visit to the page does: reading documents, compressing, streaming answers."""
 
+import logging
 import os
 import queue
 import threading
@@ -15,6 +16,7 @@ from ...data.markdown import markdown_document
 from ...data.sample_corpus import sample_documents, sample_questions
 from ...data.skipped import Skipped
 
+logger = logging.getLogger(__name__)
 MAX_DOCUMENTS, MAX_CHARACTERS, MAX_QUESTION = 500, 400_000, 1000
 PASTED = "pasted text"
 STEP = 8
@@ -101,20 +103,25 @@ def compress_steps(model: Any, documents: Sequence[dict], step: int = STEP) -> I
         yield len(memory), total, memory
 
 
-def sample_memory(model: Any, cache: str | os.PathLike | None = None) -> Any:
+def sample_memory(
+    model: Any, cache: str | os.PathLike | None = None, made: str | os.PathLike | None = None
+) -> Any:
     """The memory of the sample corpus: compressed once for each compressor, then kept in the cache.
 
     Args:
         model: A `ClaraForRetrievalGeneration`.
         cache: Folder of such memories; CLARA_CACHE or the user's cache by default.
+        made: Folder of one that came with the page, which is taken if this compressor made it.
     """
     folder = Path(cache or cache_folder(), f"sample-{model.memory_fingerprint()[:16]}")
-    try:
-        return model.load_memory(str(folder))
-    except (FileNotFoundError, ValueError):  # not there yet, or cut short
-        memory = model.build_memory(sample_documents(), show_progress=False)
-        memory.save_pretrained(folder)
-        return memory
+    for place in filter(None, (made, folder)):
+        try:
+            return model.load_memory(str(place))
+        except (FileNotFoundError, ValueError) as error:  # not there yet, cut short, or another compressor's
+            logger.info("the sample is not taken from %s: %s", place, error)
+    memory = model.build_memory(sample_documents(), show_progress=False)
+    memory.save_pretrained(folder)
+    return memory
 
 
 def sample_chips() -> list[str]:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ import pytest
 import torch
 from clara.commands import demo, display
 from clara.commands.main import find_commands, main
-from clara.commands.models import UNTRAINED, load_model
+from clara.commands.models import UNTRAINED, load_model, quiet_libraries
 from clara.commands.search_options import open_memory
 from clara.memory_clara import CorpusMemory
 from clara.store import CorpusStore
@@ -73,6 +74,13 @@ def test_user_errors_are_one_line_and_debug_shows_them(tmp_path, capsys):
         main([*words, "--debug"])
 
 
+def test_kernels_of_other_libraries_are_quiet_in_workers_too():
+    logger = logging.getLogger("bitsandbytes")
+    logger.setLevel(logging.NOTSET)
+    quiet_libraries()
+    assert logger.level == logging.ERROR
+
+
 def test_interrupt_ends_with_130(monkeypatch, capsys):
     def interrupt(arguments):
         raise KeyboardInterrupt
@@ -98,13 +106,14 @@ def test_build_memory_stores_every_document_with_its_metadata(store, checkpoint)
     assert memory.search(torch.ones(1, expected.shape[1]), 1, where="kind = 'moon'")[1].tolist() == [[titan]]
 
 
-def test_build_memory_takes_a_dtype_and_counts(files, tmp_path, checkpoint, capsys):
+def test_build_memory_takes_a_dtype_and_counts(files, tmp_path, checkpoint, capfd):
     output = str(tmp_path / "half")
     words = ["build-memory", str(files / "rows.jsonl"), "--output", output, "--model", checkpoint]
     assert main([*words, "--dtype", "bfloat16", "--batch-size", "1"]) == 0
-    captured = capsys.readouterr()
+    captured = capfd.readouterr()
     assert captured.out == f"3 documents (3 passages) are in {output}.\n"
     assert "3/3" in captured.err and " passages/s" in captured.err
+    assert "WARN" not in captured.err  # of Lance
     assert CorpusStore.open(output).dtype == "bfloat16"
 
 

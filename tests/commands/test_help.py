@@ -25,15 +25,22 @@ def test_every_command_has_a_group_a_summary_and_examples(capsys):
     for name in commands:
         assert f"\n  {name} " in text
     assert "exit codes:" in text and "examples:" in text
+    assert max(map(len, text.splitlines())) <= 100
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_can_be_parsed_and_stand_at_the_end(name, capsys):
     text = shown(capsys, name, "--help")
-    assert text.rstrip().endswith(EXAMPLES[name][-1])
+    assert text.rstrip().endswith(EXAMPLES[name][-1]) and text.count("\nexamples:\n") == 1
+    assert max(map(len, text.splitlines())) <= 100 and "exit codes: 0 done" in text
     for example in EXAMPLES[name]:
         program, *words = shlex.split(example)
         assert program == "clara" and make_parser().parse_args(words).command == name
+
+
+def test_kinds_of_conversion_have_the_same_style(capsys):
+    text = shown(capsys, "convert", "from-text-generation", "--help")
+    assert 80 < max(map(len, text.splitlines())) <= 100
 
 
 def test_a_command_in_no_group_comes_last():

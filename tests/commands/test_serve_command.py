@@ -162,6 +162,32 @@ def test_sigterm_lets_taken_questions_be_answered(process):
         httpx.get(f"{url}/health")
 
 
+def test_the_load_test_asks_for_equal_answers_where_numbers_are_exact():
+    side = dict.fromkeys(("p50", "p95", "p99", "answers_per_second", "tokens_per_second"), 1.0)
+    side |= {"answers": 3, "errors": 0}
+    keys = ("p95_over_ideal", "throughput_over_one", "resident_first_half", "resident_second_half")
+    result = {
+        **dict.fromkeys(keys, 1.0),
+        "one": side,
+        "many": side,
+        "clients": 4,
+        "new_tokens": 2,
+        "seconds": 1,
+    }
+    result |= {
+        "ideal_median": 1.0,
+        "ideal_batch_seconds": [1.0],
+        "questions_in_both": 9,
+        "answered_otherwise": 5,
+    }
+    result["burst"] = {"requests": 3, "statuses": {}, "429_without_retry_after": 0}
+    for dtype, told in (
+        ("float32", "| 5 | 0 |"),
+        ("bfloat16", "| 5 | 0 in float32; bfloat16 rounds by batch |"),
+    ):
+        assert told in render({**result, "dtype": dtype})
+
+
 def test_the_load_test_needs_room_for_its_clients(capsys):
     assert main(["bench-serve", "--clients", "16", "--max-queue", "8"]) == 2
     assert "at least `--clients` (16), got 8" in capsys.readouterr().err

@@ -64,6 +64,17 @@ def test_the_sample_comes_with_questions_to_click(shared_model, tmp_path, monkey
     assert len(memory) == 6 and "6 documents" in status and chips.visible
 
 
+def test_a_page_that_brings_the_sample_begins_with_it(shared_model, memory, tmp_path):
+    memory.save_pretrained(tmp_path / "sample")
+    page = app.Page(shared_model, True, str(tmp_path / "cache"), made=tmp_path / "sample")
+    *_, (found, _, _, _, chips) = page.take_sample()
+    assert found.texts == memory.texts and chips.visible
+    for each, begins in ((page, 1), (app.Page(shared_model, True), 0)):
+        names = [(target[1], dependency.fn.__name__) for dependency in app.build(each).fns.values()
+                 for target in dependency.targets]  # fmt: skip
+        assert names.count(("load", "take_sample")) == begins and ("click", "take_sample") in names
+
+
 def test_passages_are_named_after_their_documents(shared_model):
     long = {"id": "fog.md", "text": "Fog is grey and cold. " * 60}
     memory = shared_model.build_memory([long, {"id": "a.txt", "text": "Short."}], show_progress=False)

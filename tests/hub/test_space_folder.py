@@ -7,7 +7,9 @@ import clara
 import pytest
 import yaml
 from clara.commands.main import main
+from clara.hub.space import visit
 from clara.hub.space_folder import MODEL_VARIABLE, gradio_version, write_space
+from conftest import DOCUMENTS, make_model, save_base
 from hub_server import serve_hub
 
 # What a Space does in its container, but for the serving.
@@ -36,7 +38,23 @@ def test_the_folder_holds_the_page_and_settings(tmp_path):
     assert settings["models"] == ["org/tiny"] and "https://huggingface.co/org/tiny" in text
     assert len(settings["short_description"]) <= 60  # the Hub's limit
     assert f'os.environ["{MODEL_VARIABLE}"]' in (tmp_path / "app.py").read_text()
+    assert 'made=Path(__file__).with_name("sample")' in (tmp_path / "app.py").read_text()
     assert (tmp_path / "requirements.txt").read_text() == f"clara-rag[app,documents]=={clara.__version__}\n"
+
+
+def test_the_sample_comes_compressed_where_the_model_is_at_hand(tmp_path, shared_model, monkeypatch):
+    rows = [{"id": str(number), "text": text} for number, text in enumerate(DOCUMENTS)]
+    monkeypatch.setattr("clara.hub.space_folder.sample_documents", lambda: rows)
+    write_space(tmp_path / "space", "org/tiny", shared_model)
+    kept = shared_model.load_memory(str(tmp_path / "space" / "sample"))
+    assert kept.dtype == "int8" and kept.texts == DOCUMENTS
+    monkeypatch.setattr(visit, "sample_documents", lambda: 1 / 0)
+    made = tmp_path / "space" / "sample"
+    assert visit.sample_memory(shared_model, tmp_path / "cache", made).texts == DOCUMENTS
+    assert not (tmp_path / "cache").exists()
+    other = make_model(save_base(tmp_path / "base", seed=5))
+    monkeypatch.setattr(visit, "sample_documents", lambda: rows[:2])
+    assert len(visit.sample_memory(other, tmp_path / "cache", made)) == 2
 
 
 def test_the_settings_name_a_whole_version_of_the_allowed_gradio(monkeypatch):
