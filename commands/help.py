@@ -63,7 +63,7 @@ EXAMPLES = {
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Paragraphs filled, set-in lines as they are; the default behind every option that has one to show."""
+    """Paragraphs filled, examples as they are; the default behind every option that has one to show."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns))
@@ -72,6 +72,9 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         parts: list[str] = []
         for set_in, lines in groupby(text.splitlines(), key=lambda line: line[:1] in ("", " ")):
             for line in lines if set_in else [" ".join(lines)]:
+                if line.startswith("  clara "):  # an example, to be copied
+                    parts.append(line)
+                    continue
                 start = re.match(r" +(\S+ {2,})?|", line).end()
                 parts.append(fill(line, width, subsequent_indent=" " * start, break_on_hyphens=False))
         return "\n".join(parts)

@@ -28,8 +28,10 @@ def test_every_command_has_a_group_a_summary_and_examples(capsys):
     assert max(map(len, text.splitlines())) <= 100
 
 
+@pytest.mark.parametrize("columns", ["60", "200"])
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_examples_can_be_parsed_and_stand_at_the_end(name, capsys):
+def test_examples_can_be_parsed_and_stand_at_the_end(name, columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
     text = shown(capsys, name, "--help")
     assert text.rstrip().endswith(EXAMPLES[name][-1]) and text.count("\nexamples:\n") == 1
     assert max(map(len, text.splitlines())) <= 100 and "exit codes: 0 done" in text
@@ -38,7 +40,8 @@ def test_examples_can_be_parsed_and_stand_at_the_end(name, capsys):
         assert program == "clara" and make_parser().parse_args(words).command == name
 
 
-def test_kinds_of_conversion_have_the_same_style(capsys):
+def test_kinds_of_conversion_have_the_same_style(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     text = shown(capsys, "convert", "from-text-generation", "--help")
     assert 80 < max(map(len, text.splitlines())) <= 100
 
