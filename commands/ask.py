@@ -35,8 +35,9 @@ def add_answer_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reading",
         choices=("together", "each"),
-        default="together",
-        help="read all memories in one prompt, or answer from each alone and keep the likeliest answer",
+        default="each",
+        help="answer from each memory alone and keep the likeliest answer, or read all in one prompt, as the "
+        "paper does",
     )
     parser.add_argument("--json", action="store_true", help="print answer and sources as one JSON object")
 

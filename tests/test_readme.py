@@ -66,7 +66,8 @@ def test_blocks_run_on_a_tiny_model(base, checkpoint, tmp_path, monkeypatch):
 def test_blocks_run_as_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("checkpoints").symlink_to(ROOT / "checkpoints")
-    run_python()
+    found = run_python()
+    assert found["answer"] == "1890" and found["hits"].document_ids == ["forth"]
 
 
 def test_make_targets_exist():

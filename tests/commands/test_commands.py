@@ -198,14 +198,16 @@ def test_build_memory_leaves_nothing_of_a_bad_corpus(files, tmp_path, checkpoint
     assert not output.exists()
 
 
-def test_ask_streams_the_answer_and_shows_its_sources(store, checkpoint, capsys):
+@pytest.mark.parametrize("reading", ["each", "together"])
+def test_ask_shows_the_answer_and_its_sources(store, checkpoint, capsys, reading):
     words = ["ask", str(store), "Which moon is large?", "--model", checkpoint]
     words += ["--retrieval-top-k", "2", "--max-new-tokens", "5"]
+    words += ["--reading", "together"] if reading == "together" else []
     assert main([*words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     model, _ = load_model(checkpoint)
     memory = open_memory(model, str(store))
-    options = {"retrieval_top_k": 2, "max_new_tokens": 5, "return_dict_in_generate": True}
+    options = {"retrieval_top_k": 2, "max_new_tokens": 5, "reading": reading, "return_dict_in_generate": True}
     expected = model.generate("Which moon is large?", memory, **options)
     assert found["answer"] == expected.answers
     assert [item["id"] for item in found["documents"]] == expected.document_ids
@@ -215,7 +217,8 @@ def test_ask_streams_the_answer_and_shows_its_sources(store, checkpoint, capsys)
     ]
     assert main(words) == 0
     shown = capsys.readouterr().out
-    assert shown.startswith(model.processor.tokenizer.decode(expected.sequences[0], skip_special_tokens=True))
+    written = model.processor.tokenizer.decode(expected.sequences[0], skip_special_tokens=True)
+    assert shown.startswith(written if reading == "together" else expected.answers)
     assert all(document_id in shown for document_id in expected.document_ids)
 
 
