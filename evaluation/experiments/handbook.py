@@ -118,7 +118,7 @@ def render(result: Mapping[str, Any]) -> str:
         f"left out: {left_out}. {result['questions']} questions have an answer in them, "
         f"{result['unanswerable']} have none. Percent with 95 % bootstrap intervals, seed {result['seed']}. "
         "An answer is right if it holds a gold answer, and refused if too few of its words stand in the "
-        f"passages. Memories are read {result['reading']}."
+        f"passages. Reading: {result['reading']} (`--reading`)."
     )
     recall = [
         [name, *(percent(values[f"recall@{k}"]) for k in DEPTHS)] for name, values in result["recall"].items()
