@@ -193,7 +193,10 @@ class ResumableTrainer(Trainer):
         self._remove(folder)
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
-            super()._save_checkpoint(model, trial)
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self.args.save_total_limit = limit
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 self._write_facts(folder)
@@ -202,11 +205,9 @@ class ResumableTrainer(Trainer):
             self._remove(folder)
             last = last_complete_checkpoint(self.args.output_dir)
             raise OSError(
-                f"{folder} could not be written ({error}): look for room on the disk; the same command then "
-                f"goes on from {last or 'the start, no checkpoint is complete'}."
+                f"{folder} could not be written ({error}): if the disk is full, make room; the same command "
+                f"then goes on from {last or 'the start, no checkpoint is complete'}."
             ) from error
-        finally:
-            self.args.save_total_limit = limit
         if self.args.should_save:
             rotate(self.args.output_dir, limit, keep=self.state.best_model_checkpoint)
             self._checkpoint_is_complete()
