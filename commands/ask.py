@@ -60,7 +60,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[ClaraForRetrievalGeneration,
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Answers the questions; an answer is printed as it is written."""
+    """Answers the questions; memories read together give an answer that is printed as it is written."""
     model, memory, options = prepare(arguments)
     for number, question in enumerate(arguments.questions):
         if len(arguments.questions) > 1 and not arguments.json:

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .display import quiet_executor, show_sizes, show_skipped
+from .display import quiet_executor, show_sizes, show_skipped, watching
 from .models import add_model_arguments, load_model, warn_untrained
 from .search_options import add_milvus_argument, check_milvus, fill_milvus, need_store, question_texts
 
@@ -255,7 +254,6 @@ def _shown(build: StoreBuild, plan: BuildPlan) -> Iterator[None]:
 
     from ..data.bulk.build import count_done
 
-    ended = threading.Event()
     before, had = count_done(build)
     with tqdm(
         total=plan.source["corpus"]["documents"],
@@ -264,25 +262,16 @@ def _shown(build: StoreBuild, plan: BuildPlan) -> Iterator[None]:
         unit="document",
         smoothing=0.05,
     ) as bar:
+        begun = 0.0
 
-        def watch() -> None:
-            begun = 0.0
-            while True:
-                over = ended.wait(0.5)
-                documents, passages = count_done(build)
-                elapsed = bar.format_dict["elapsed"]
-                begun = elapsed if passages == had and not over else begun  # models are loaded till then
-                bar.set_postfix_str(
-                    f"{(passages - had) / (elapsed - begun or 1):.1f} passages/s", refresh=False
-                )
-                bar.update(documents - bar.n)
-                if over:
-                    return
+        def look(over: bool) -> None:
+            nonlocal begun
+            documents, passages = count_done(build)
+            elapsed = bar.format_dict["elapsed"]
+            begun = elapsed if passages == had and not over else begun  # models are loaded till then
+            rate = (passages - had) / (elapsed - begun or 1)
+            bar.set_postfix_str(f"{rate:.1f} passages/s", refresh=False)
+            bar.update(documents - bar.n)
 
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
-        try:
+        with watching(look):
             yield
-        finally:
-            ended.set()
-            watcher.join()

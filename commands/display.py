@@ -1,7 +1,8 @@
 """What the commands show in a terminal: panels and tables."""
 
 import sys
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from textwrap import shorten
 from typing import Any
@@ -155,3 +156,23 @@ def quiet_executor() -> Iterator[None]:
         yield
     finally:
         logger.enable("datatrove")
+
+
+@contextmanager
+def watching(look: Callable[[bool], None], seconds: float = 0.5) -> Iterator[None]:
+    """Calls `look` every so many seconds while the block runs, with False, and once at its end, with True."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        over = False
+        while not over:
+            over = ended.wait(seconds)
+            look(over)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()

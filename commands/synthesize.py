@@ -8,14 +8,13 @@ was cut off goes on where it was when the same command is given again; no finish
 
 import argparse
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from .display import quiet_executor
+from .display import quiet_executor, watching
 
 STAGES = ("pretraining", "instruction_tuning", "end_to_end")
 
@@ -219,25 +218,15 @@ def _progress(folder: Path, total: int, prices: tuple[float, float]) -> Iterator
     from ..data.synthesis.report import total_progress
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    ended = threading.Event()
     with Progress(*columns, refresh_per_second=2) as bar:
         task = bar.add_task("starting", total=total)
 
-        def watch() -> None:
-            """Reads the ranks' files twice a second, and once more at the end."""
-            over = False
-            while not over:
-                over = ended.wait(0.5)
-                totals = total_progress(folder)
-                bar.update(task, completed=totals["items"], description=describe(totals, *prices))
+        def look(over: bool) -> None:
+            totals = total_progress(folder)
+            bar.update(task, completed=totals["items"], description=describe(totals, *prices))
 
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
-        try:
+        with watching(look):
             yield
-        finally:
-            ended.set()
-            watcher.join()
 
 
 def describe(totals: dict[str, int], input_price: float = 0.0, output_price: float = 0.0) -> str:

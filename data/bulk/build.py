@@ -16,6 +16,7 @@ from ...store.build import BuildPlan, StoreBuild
 from .plan import corpus_of, part_documents, part_length
 
 BATCHES_PER_CHUNK = 8
+LONGEST_LINE = 64  # bytes, of the two numbers in a line of progress
 
 
 def count_done(build: StoreBuild) -> tuple[int, int]:
@@ -29,9 +30,16 @@ def count_done(build: StoreBuild) -> tuple[int, int]:
 
 def _count(build: StoreBuild, corpus: Any, part: int) -> tuple[int, int]:
     progress = _progress(build, part)
-    lines = progress.read_text().split("\n")[:-1] if progress.is_file() else []  # the last may be half there
+    lines = _end(progress).split("\n")[:-1] if progress.is_file() else []  # the last may be half there
     documents, passages = map(int, lines[-1].split()) if lines else (0, 0)
     return (part_length(corpus, part) if build.is_done(part) else documents), passages
+
+
+def _end(file: Path) -> str:
+    """The last characters of a file, more than a line of progress has: it is looked at again and again."""
+    with file.open("rb") as opened:
+        opened.seek(max(0, file.stat().st_size - LONGEST_LINE))
+        return opened.read().decode()
 
 
 def _progress(build: StoreBuild, part: int) -> Path:

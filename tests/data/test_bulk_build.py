@@ -103,6 +103,14 @@ def test_progress_counts_documents_of_an_unfinished_part(corpus, tmp_path, monke
     assert len(build.commit()) == 10
 
 
+@pytest.mark.parametrize("rest", ["", "9999", "99999999 99999999"])
+def test_of_a_long_progress_the_last_whole_line_counts(corpus, tmp_path, rest):
+    build = begun(tmp_path / "s", corpus)
+    lines = "".join(f"{n} {7 * n}\n" for n in range(10**6, 10**6 + 50))
+    build_module._progress(build, 0).write_text(lines + rest)
+    assert count_done(build) == (10**6 + 49, 7 * (10**6 + 49))
+
+
 def test_progress_moves_with_every_batch_of_a_chunk(corpus, tmp_path):
     build, seen = begun(tmp_path / "s", corpus), []
 
