@@ -13,6 +13,7 @@ LONG_TEXTS = ("split", "cut")
 ENCODER_POSITIONS = ("tokens", "columns")
 PROMPT_STYLES = ("clara", "released")
 MEMORY_ORDERS = ("score", "document")
+READINGS = ("together", "each")
 
 # The reference presets: the paper's two bases (section 4.1) at its compression rates (tables 1 and 5).
 REFERENCE_BASES = {
@@ -64,6 +65,8 @@ class ClaraConfig(PreTrainedConfig):
         retrieval_top_k: Documents chosen for a question (k = 5 in the paper).
         retrieval_min_score: Lowest cosine of the best passage at which a question is answered; below it the
             answer is that nothing was found. None: every question is answered.
+        reading: How `generate` reads the chosen memories unless it is told: "together" in one prompt (the
+            paper), or "each" alone, of whose answers the likeliest stays.
         retrieval_temperature: Temperature of the soft top-k (0.02 in the reference implementation).
         retrieval_estimator: "straight_through" (paper algorithm 1) or "gumbel" (noise in training).
         pooling: "memory_tokens" (the paper: states at appended memory tokens) or "mean" (the mean state of
@@ -122,6 +125,7 @@ class ClaraConfig(PreTrainedConfig):
     prompt_max_length: int | None = None
     retrieval_top_k: int = 5
     retrieval_min_score: float | None = None
+    reading: str = "together"
     retrieval_temperature: float = 0.02
     retrieval_estimator: str = "straight_through"
     pooling: str = "memory_tokens"
@@ -208,6 +212,7 @@ class ClaraConfig(PreTrainedConfig):
             "encoder_positions": ENCODER_POSITIONS,
             "prompt_style": PROMPT_STYLES,
             "memory_order": MEMORY_ORDERS,
+            "reading": READINGS,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -242,6 +247,22 @@ class ClaraConfig(PreTrainedConfig):
     def prompt_limit(self) -> int:
         """The longest prompt in tokens: `prompt_max_length`, or what the base's positions allow."""
         return self.prompt_max_length or getattr(self.text_config, "max_position_embeddings", 2048)
+
+    def way_of_reading(self, asked: str | None, options: dict[str, object]) -> str:
+        """How memories are read: as asked, else as configured, or "together" where options rule "each" out.
+
+        Raises:
+            ValueError: If it is unknown, or "each" was asked for with beams, several answers or sampling.
+        """
+        plain = {"num_beams": 1, "num_return_sequences": 1, "do_sample": False}
+        odd = [name for name, value in plain.items() if (options.get(name) or value) != value]
+        if asked is None:
+            return "together" if odd else self.reading
+        if asked not in READINGS:
+            raise ValueError(f"`reading` must be one of {READINGS}, got {asked!r}.")
+        if asked == "each" and odd:
+            raise ValueError(f"`reading` 'each' answers greedily: leave `{odd[0]}` out, or read 'together'.")
+        return asked
 
     @classmethod
     def get_config_dict(

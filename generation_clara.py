@@ -51,7 +51,6 @@ def length_buckets(texts: Sequence[str], batch_size: int) -> Iterator[list[int]]
 
 
 NOT_FOUND = "Not found in these documents."
-READINGS = ("together", "each")
 READING_TEMPERATURE = 0.1  # of the cosines, beside the mean log probability of an answer's tokens
 Memory = Any  # a corpus memory (the protocol of memory_clara), a folder of one, texts, or a list a question
 
@@ -246,7 +245,7 @@ class TextInterface:
         where: Any = None,
         exact: bool | None = None,
         hybrid: float | bool | None = None,
-        reading: str = "together",
+        reading: str | None = None,
         min_score: float | None = None,
         **kwargs: Any,
     ) -> str | list[str] | ClaraGenerateOutput:
@@ -261,7 +260,9 @@ class TextInterface:
             exact: As of `retrieve`.
             hybrid: As of `retrieve`.
             reading: "together": the generator reads the K memories in one prompt (the paper). "each": it
-                answers from each alone, greedily, and the answer stays that is likeliest with its passage.
+                answers from each alone, greedily, and the answer stays that is likeliest with its passage;
+                `NOT_FOUND` stays where no memory gives another. Default: `config.reading`, or "together" with
+                beams or sampling. A streamer gets the answer of "each" in one piece.
             min_score: A question whose best passage has a lower cosine is answered with `NOT_FOUND`;
                 `config.retrieval_min_score` by default.
             **kwargs: Ordinary generation arguments (max_new_tokens, num_beams, streamer, …);
@@ -285,7 +286,7 @@ class TextInterface:
                     super().generate(**kwargs) if questions is None else super().generate(questions, **kwargs)
                 )
         texts = check_texts([questions] if isinstance(questions, str) else questions, "questions")
-        check_reading(reading, kwargs)
+        reading = self.config.way_of_reading(reading, kwargs)
         with_dict = kwargs.pop("return_dict_in_generate", False)
         with self.lock:
             pools, options = self._pools(memory, len(texts)), _options(where, exact, hybrid)
@@ -327,6 +328,7 @@ class TextInterface:
             return self._generate_from(*self.embed_answers(texts, chosen), **options)
         counts = [len(row) for row in chosen]
         asked = [text for text, count in zip(texts, counts, strict=True) for _ in range(count)]
+        streamer = options.pop("streamer", None)
         embeds, mask = self.embed_answers(asked, [[memory] for row in chosen for memory in row])
         generation = self._generate_from(embeds, mask, output_scores=True, **options)
         sequences = generation.sequences
@@ -334,9 +336,13 @@ class TextInterface:
         ends = torch.isin(sequences, torch.tensor(self.generation_config.eos_token_id).to(sequences)).long()
         own = ends.cumsum(dim=1) - ends == 0  # up to the end of the answer
         likely = taken.float().where(own, 0).sum(dim=1) / own.sum(dim=1)
-        best = best_answers(likely, counts, scores, READING_TEMPERATURE)
-        places = [sum(counts[:row]) + place for row, place in enumerate(best)]
-        return ModelOutput(sequences=sequences[places])
+        found = [text != NOT_FOUND for text in self._decode(sequences, len(asked))]
+        best = best_answers(likely, found, counts, scores, READING_TEMPERATURE)
+        sequences = sequences[[sum(counts[:row]) + place for row, place in enumerate(best)]]
+        if streamer is not None:
+            streamer.put(sequences.cpu())
+            streamer.end()
+        return ModelOutput(sequences=sequences)
 
     def embed_answers(
         self, questions: Sequence[str], memories: Sequence[Sequence[Tensor]]
@@ -482,16 +488,6 @@ class TextInterface:
                 f"This model lacks its adapters {sorted(missing)}: load it with from_pretrained."
             )
         return self.processor
-
-
-def check_reading(reading: str, options: dict[str, Any]) -> None:
-    """Raises a ValueError at an unknown way of reading, or an option that "each" cannot follow."""
-    if reading not in READINGS:
-        raise ValueError(f"`reading` must be one of {READINGS}, got {reading!r}.")
-    names = ("num_beams", "num_return_sequences", "do_sample", "streamer")
-    odd = [name for name in names if options.get(name)]
-    if reading == "each" and odd:
-        raise ValueError(f"`reading` 'each' answers greedily: leave `{odd[0]}` out, or read 'together'.")
 
 
 def _options(where: Any, exact: bool | None, hybrid: float | bool | None) -> dict[str, Any]:

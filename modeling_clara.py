@@ -43,7 +43,8 @@ class ClaraOutput(CausalLMOutputWithPast):
         indices: (B, K) chosen documents, when questions are given.
         alignment_loss: Scalar squared distance of mean state and mean memory, when documents are given.
         match_scores: (Q, D) cosines of the questions to match and the documents, when both are given.
-        query_vectors: (B, D) search vectors of the questions, when questions are given.
+        query_vectors: Search vectors of the questions, (B, D), or (Q, D) of those to match.
+        document_vectors: (D, D) search vectors of the documents, when there are questions to match.
     """
 
     scores: Tensor | None = None
@@ -51,6 +52,7 @@ class ClaraOutput(CausalLMOutputWithPast):
     alignment_loss: Tensor | None = None
     match_scores: Tensor | None = None
     query_vectors: Tensor | None = None
+    document_vectors: Tensor | None = None
 
 
 def positions(attention_mask: Tensor, counted: str = "tokens") -> Tensor:
@@ -89,9 +91,8 @@ def segment_attention(segments: Tensor) -> Tensor:
 
 def segment_positions(segments: Tensor) -> Tensor:
     """(B, L) positions: each question goes on where the shared prompt ends."""
-    found = torch.zeros_like(segments)
     prompt = (segments == 0).long()
-    found += (prompt.cumsum(dim=-1) - 1).clamp(min=0) * prompt
+    found = (prompt.cumsum(dim=-1) - 1).clamp(min=0) * prompt
     length = prompt.sum(dim=-1, keepdim=True)
     for number in range(1, int(segments.max()) + 1):
         own = (segments == number).long()
@@ -338,8 +339,9 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
         memories, states = self._encode("compressor", input_ids, mask)
         found = {"alignment_loss": alignment_loss(states, mask, pool(memories), counts)}
         if questions[0] is not None:
-            vectors = self.search_vectors(self.compress(*questions))
-            found["match_scores"] = cosine_scores(vectors, self.search_vectors(memories))
+            asked, held = self.search_vectors(self.compress(*questions)), self.search_vectors(memories)
+            found |= {"query_vectors": asked, "document_vectors": held}
+            found["match_scores"] = cosine_scores(asked, held)
         indices = torch.arange(len(mask), device=mask.device).unsqueeze(-1) if indices is None else indices
         return Memories(memories.values[indices], memories.counts[indices]), found
 
@@ -412,16 +414,14 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
     ) -> Tensor:
         used = mask[rows].any(dim=0).nonzero()
         columns = slice(int(used[0]), int(used[-1]) + 1)
-        kept = keep[rows][:, columns]
+        kept, own = keep[rows][:, columns], mask[rows][:, columns]
 
         def narrow(head: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
             return (args[0][:, : kept.shape[1]][kept].unsqueeze(0),)
 
         handle = self.decoder.get_output_embeddings().register_forward_pre_hook(narrow)
         try:
-            attend, places = self._prompt_mask(
-                mask[rows][:, columns], segments, (rows, columns), embeds.dtype
-            )
+            attend, places = self._prompt_mask(own, segments, (rows, columns), embeds.dtype)
             return self.decoder(
                 inputs_embeds=embeds[rows][:, columns],
                 attention_mask=attend,
@@ -467,9 +467,7 @@ def check_sources(
 ) -> None:
     """Raises a ValueError if questions have nothing to be scored against."""
     if query is not None and memory is None and documents is None:
-        raise ValueError(
-            "`query_input_ids` has nothing to choose from: give `memory` or `document_input_ids` too."
-        )
+        raise ValueError("`query_input_ids` needs `memory` or `document_input_ids` to choose from.")
     if match is not None and (memory is not None or documents is None):
         raise ValueError(
             "`match_input_ids` are scored against passages that are compressed in this step: give "

@@ -90,11 +90,14 @@ def first(output: ModelOutput) -> ModelOutput:
     return type(output)(**{key: value[0] if key in batched else value for key, value in output.items()})
 
 
-def best_answers(log_probs: Tensor, counts: list[int], scores: Tensor, temperature: float) -> list[int]:
+def best_answers(
+    log_probs: Tensor, found: Sequence[bool], counts: list[int], scores: Tensor, temperature: float
+) -> list[int]:
     """Which of each question's answers, read from one memory each, is the likeliest with its passage.
 
     Args:
         log_probs: (all answers,) mean log probability of each answer's tokens.
+        found: For each answer whether it is one; those that say that nothing was found come last.
         counts: B numbers of answers.
         scores: (B, K) cosines of the passages.
         temperature: Divides the cosines.
@@ -102,6 +105,7 @@ def best_answers(log_probs: Tensor, counts: list[int], scores: Tensor, temperatu
     Returns:
         B places in the questions' lists.
     """
+    log_probs = log_probs.masked_fill(~torch.tensor(found, device=log_probs.device), -1e4)
     pairs = zip(log_probs.split(counts), scores, counts, strict=True)
     return [int((own + row[:count].to(own) / temperature).argmax()) for own, row, count in pairs]
 

@@ -35,9 +35,8 @@ def add_answer_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reading",
         choices=("together", "each"),
-        default="each",
-        help="answer from each memory alone and keep the likeliest answer, or read all in one prompt, as the "
-        "paper does",
+        help="read all memories in one prompt, as the paper does, or answer from each alone and keep the "
+        "likeliest answer (default: as the checkpoint says)",
     )
     parser.add_argument("--json", action="store_true", help="print answer and sources as one JSON object")
 
@@ -60,7 +59,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[ClaraForRetrievalGeneration,
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Answers the questions; memories read together give an answer that is printed as it is written."""
+    """Answers the questions; an answer from memories read together is printed as it is written."""
     model, memory, options = prepare(arguments)
     for number, question in enumerate(arguments.questions):
         if len(arguments.questions) > 1 and not arguments.json:
@@ -80,10 +79,6 @@ def show_answer(
 
     if as_json:
         print(json.dumps(answer(model, memory, question, options), ensure_ascii=False, indent=2))
-    elif options["reading"] == "each":
-        found = answer(model, memory, question, options)
-        print(found["answer"])
-        display.show_sources(found)
     else:
         display.show_sources(answer(model, memory, question, {**options, "streamer": make_streamer(model)}))
 

@@ -150,7 +150,6 @@ def ask(
         memory,
         retrieval_top_k=k,
         max_new_tokens=arguments.max_new_tokens,
-        reading="each",
         return_dict_in_generate=True,
     )
     parents = [memory.parents[index] for index in out.indices]

@@ -85,8 +85,8 @@ class PretrainingCollator:
         max_answers: At most this many single questions of a document in an epoch.
         target_max_length: Targets are cut to this many tokens at a word's end; a question and answer never
             are.
-        match_questions: Give also one question of each document by which it can be found, for contrastive
-            training; and the texts, for a teacher of retrieval.
+        match_questions: Give also at most so many questions of each document by which it can be found, for
+            contrastive training; and the texts, for a teacher of retrieval.
         pack_questions: Put a document's single questions into one prompt (`encode_packed`).
         rate_factors: Rates to train at once: each batch draws one of these multiples of the model's rate.
         seed: Seed of the draws.
@@ -96,7 +96,7 @@ class PretrainingCollator:
     signals: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(SIGNALS, 1.0))
     max_answers: int = 4
     target_max_length: int = 192
-    match_questions: bool = False
+    match_questions: int = 0
     pack_questions: bool = False
     rate_factors: Sequence[int] = (1,)
     seed: int = 0
@@ -144,15 +144,17 @@ class PretrainingCollator:
         return self.processor.encode_messages(prompts, slots, texts, answers)
 
     def _matches(self, items: Sequence[Item]) -> dict[str, Any]:
-        """One question of each document that can be found by one; nothing if none can."""
-        rows = [row for row, item in enumerate(items) if item.record.findable_questions]
+        """Questions by which their documents can be found; nothing if there are none."""
+        questions: list[str] = []
+        rows: list[int] = []
+        for row, item in enumerate(items):
+            findable = item.record.findable_questions
+            draw = random.Random(f"{self.seed}-match-{item.epoch}-{item.index}")
+            drawn = draw.sample(findable, min(self.match_questions, len(findable)))
+            questions += drawn
+            rows += [row] * len(drawn)
         if not rows:
             return {}
-        questions = []
-        for row in rows:
-            item = items[row]
-            draw = random.Random(f"{self.seed}-match-{item.epoch}-{item.index}")
-            questions.append(draw.choice(item.record.findable_questions))
         encoded = self.processor.encode_questions(questions)
         found = {f"match_{name}": tensor for name, tensor in encoded.items()}
         texts = {"match_texts": questions, "document_texts": [item.record.document for item in items]}

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from ..generation_clara import READING_TEMPERATURE
+from ..generation_clara import NOT_FOUND, READING_TEMPERATURE
 from ..retrieval_clara import best_answers
 from .requests import DONE, FAILED, PIECE, EngineRequest, Event, Finished
 
@@ -38,6 +38,7 @@ class Candidates:
         count = len(self._scores)
         if len(self._done) == count:
             likely = torch.tensor([self._done[place].log_prob for place in range(count)])
-            (best,) = best_answers(likely, [count], torch.tensor([self._scores]), READING_TEMPERATURE)
+            found = [self._done[place].answer != NOT_FOUND for place in range(count)]
+            (best,) = best_answers(likely, found, [count], torch.tensor([self._scores]), READING_TEMPERATURE)
             self._request.tell(PIECE, self._done[best].answer)
             self._request.tell(DONE, self._done[best])

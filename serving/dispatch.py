@@ -17,10 +17,11 @@ from .schema import ChatRequest
 
 
 class Asked(NamedTuple):
-    """What is asked of which memory, and how many turns of the chat were not read."""
+    """What is asked of which memory, how it is read, and how many turns of the chat were not read."""
 
     memory: str
     question: str
+    reading: str
     not_read: int
 
 
@@ -103,16 +104,21 @@ class Dispatch:
         k = k if body.retrieval_top_k is None else body.retrieval_top_k
         if body.reading == "each":
             self._check_each(k, options)
-        chosen, asked = 1 if body.reading == "each" else k, self._asked(body, name)
-        self._check_lengths(asked.question, chosen, options)
+        asked = self._asked(body, name, k)
+        self._check_lengths(asked.question, 1 if asked.reading == "each" else k, options)
         return asked
 
-    def _asked(self, body: ChatRequest, name: str) -> Asked:
+    def _reading(self, body: ChatRequest, k: int) -> str:
+        """How the memories are read: as asked, else as the model does it, where that is possible."""
+        each = body.options().temperature == 0 and k <= self.engine.max_batch
+        return body.reading or (self.engine.model.config.reading if each else "together")
+
+    def _asked(self, body: ChatRequest, name: str, k: int) -> Asked:
         """The last message as the question, or what the base makes of it and the turns before it."""
         turns = [(turn.role, turn.text()) for turn in body.messages if turn.role in ("user", "assistant")]
         turns = turns if self.rewrite else turns[-1:]
         question, count = standalone_question(self.engine.model, turns)
-        return Asked(name, question, len(body.messages) - count)
+        return Asked(name, question, self._reading(body, k), len(body.messages) - count)
 
     def _check_each(self, k: int, options: Options) -> None:
         if options.temperature > 0:
@@ -159,7 +165,7 @@ class Dispatch:
             body.retrieval_top_k,
             options,
             body.search(),
-            body.reading or "together",
+            asked.reading,
         )
         try:
             self.engine.submit(waiting.request)

@@ -74,7 +74,7 @@ class ChatRequest(NeutralFields):
         None, description="weight of the words beside the vectors; true: a half"
     )
     reading: Literal["together", "each"] | None = Field(
-        "together", description="memories in one prompt, or an answer from each alone, the likeliest kept"
+        None, description="memories in one prompt, or an answer from each alone, the likeliest kept"
     )
     min_tokens: int | None = Field(0, ge=0, description="the answer does not end before so many tokens")
 

@@ -33,8 +33,11 @@ class ClaraTrainingConfig(TrainingArguments):
         frozen: Adapters of the stage that are not to train (with the compressor its memory tokens).
         alignment_weight: Weight of the alignment loss (lambda, paper equation 2.4); None: the stage's.
         contrastive_weight: Weight of a contrastive loss of retrieval (0: off). In end_to_end it is supervised
-            by the positives of each pool; in pretraining a question of each document, encoded by the
-            compressor, is to find its document among those of the batch.
+            by the positives of each pool; in pretraining questions of each document, encoded by the
+            compressor, are to find their document among those of the batch.
+        matched_questions: Pretraining: at most so many questions of a document that are to find it.
+        past_passages: Pretraining: so many passages of past batches, by the search vectors they had then, are
+            negatives of that loss too (cross-batch memory, arXiv 1912.06798).
         contrastive_candidates: End to end: what a question's positives are to be nearer than: "pool" (its own
             candidates) or "corpus" (all candidates of the run, arXiv 2104.08051).
         contrastive_positives: "any": one near positive is enough (the paper's "Sup"); "each": every one is to
@@ -76,6 +79,8 @@ class ClaraTrainingConfig(TrainingArguments):
     frozen: list[str] = field(default_factory=list, metadata={"help": "Adapters that are not to train."})
     alignment_weight: float | None = field(default=None, metadata={"help": "Weight of the alignment loss."})
     contrastive_weight: float = field(default=0.0, metadata={"help": "Weight of the contrastive loss."})
+    matched_questions: int = field(default=1, metadata={"help": "Questions that find their document."})
+    past_passages: int = field(default=0, metadata={"help": "Passages of past batches as negatives."})
     contrastive_candidates: str = field(default="pool", metadata={"help": f"One of {CANDIDATES}."})
     retrieval_teacher: str | None = field(default=None, metadata={"help": "A sentence-transformers model."})
     retrieval_teacher_weight: float = field(default=1.0, metadata={"help": "Weight of the teacher's loss."})
@@ -169,6 +174,15 @@ class ClaraTrainingConfig(TrainingArguments):
         """What needs another option beside it."""
         if self.decay_by_time and self.max_minutes is None:
             raise ValueError("`decay_by_time` needs `max_minutes`: set both or neither.")
+        if self.matched_questions < 1:
+            raise ValueError(f"`matched_questions` must be at least 1, got {self.matched_questions}.")
+        if self.past_passages < 0:
+            raise ValueError(f"`past_passages` must be at least 0, got {self.past_passages}.")
+        if self.past_passages and not (self.contrastive_weight and self.stage == "pretraining"):
+            raise ValueError(
+                f"`past_passages` = {self.past_passages} works beside the contrastive loss of pretraining: "
+                "set `contrastive_weight` above 0 there, or leave it out."
+            )
         if self.retrieval_teacher and not self.contrastive_weight:
             raise ValueError(
                 "`retrieval_teacher` works beside the contrastive loss: set `contrastive_weight` above 0."

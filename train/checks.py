@@ -1,8 +1,9 @@
 """Checks every row before training begins, so that a bad one does not stop a run after hours."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from ..data.collation import RecordDataset
 from ..data.records import PretrainingRecord, QuestionRecord
 from ..prompts_clara import (
     paraphrase_prompt,
@@ -11,7 +12,7 @@ from ..prompts_clara import (
     reconstruction_prompt,
 )
 from .arguments import ClaraTrainingConfig
-from .collators import rate_factors
+from .collators import make_collator, rate_factors
 
 MARGIN = 16
 
@@ -116,3 +117,22 @@ def row_limit(args: ClaraTrainingConfig) -> int | None:
     """Rows that a run of `max_steps` can use, at most: of a stream no more are read."""
     step = args.per_device_train_batch_size * args.gradient_accumulation_steps * max(1, args.world_size)
     return args.max_steps * step if args.max_steps > 0 else None
+
+
+def checked_collator(
+    model: Any,
+    args: ClaraTrainingConfig,
+    datasets: Sequence[RecordDataset],
+    corpus: Sequence[str] = (),
+    stored: bool = True,
+) -> Callable:
+    """The stage's collator for rows that are checked first."""
+    records = [record for rows in datasets for record in rows.records]
+    check_rows(model, args, records)
+    return make_collator(model, args, records, corpus, stored)
+
+
+def every_dataset(train: RecordDataset | None, evaluation: Any) -> list[RecordDataset]:
+    """The training dataset and those of evaluation, as far as they are there."""
+    held_out = list(evaluation.values()) if hasattr(evaluation, "items") else [evaluation]
+    return [rows for rows in (train, *held_out) if rows is not None]

@@ -56,7 +56,7 @@ def make_collator(
             signals=args.signals or dict.fromkeys(SIGNALS, 1.0),
             max_answers=args.max_answers,
             target_max_length=args.target_max_length,
-            match_questions=bool(args.contrastive_weight),
+            match_questions=args.matched_questions if args.contrastive_weight else 0,
             pack_questions=args.pack_questions,
             **shared,
         )

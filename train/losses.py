@@ -64,3 +64,11 @@ def retrieval_distillation(
     student = functional.log_softmax(scores.float() / temperature, dim=-1)
     teacher = functional.log_softmax(teacher_scores.float() / teacher_temperature, dim=-1)
     return functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def corpus_positives(indices: Tensor, positives: Tensor, shape: tuple[int, int]) -> Tensor:
+    """(B, P) bool: the positives (B, N) of pools at their places (B, N) in the whole corpus."""
+    found = torch.zeros(shape, dtype=torch.bool, device=positives.device)
+    rows, columns = positives.nonzero(as_tuple=True)
+    found[rows, indices[rows, columns]] = True
+    return found

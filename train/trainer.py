@@ -21,17 +21,18 @@ from ..retrieval_clara import cosine_scores
 from .answers import answer_all, asked_questions
 from .arguments import ClaraTrainingConfig
 from .checkpoints import last_complete_checkpoint
-from .checks import check_model, check_rows, row_limit
-from .collators import RowCollator, make_collator
+from .checks import check_model, checked_collator, every_dataset, row_limit
+from .collators import RowCollator
 from .controls import control_rows, memory_controls, sample_answers, write_rows
 from .curves import CurveCallback
 from .groups import WHOLE, Group, counts, own_documents
 from .inputs import as_dataset
 from .limits import TimedCosine, TimeLimitCallback
-from .losses import contrastive_loss, retrieval_distillation
+from .losses import contrastive_loss, corpus_positives, retrieval_distillation
 from .memories import filled
 from .metrics import RunningMeans, recall
 from .optimizer import master_adamw
+from .past import PastPassages
 from .resolving import resolve_model
 from .sampling import EpochCallback, EpochSampler, order_seed
 from .saving import SavingMixin
@@ -108,6 +109,7 @@ class ClaraTrainer(SavingMixin):
         self._means = {"train": RunningMeans(), "eval": RunningMeans()}
         self._throughput, self._epochs = Throughput(model), EpochCallback()
         self._rows, self._group, self._answering = [], Group({}), False
+        self._past = PastPassages(args.past_passages)
         with adapters_known(model):
             super().__init__(
                 model=model,
@@ -194,7 +196,7 @@ class ClaraTrainer(SavingMixin):
             positives = own_documents(own, inputs["document_input_ids"], inputs["document_attention_mask"])
         grouped = self.model.training and num_items_in_batch is not None
         shares = self._group.shares(inputs, positives) if grouped else WHOLE
-        others = self._other_losses(inputs, outputs, positives, (texts, indices), shares)
+        others = self._other_losses(inputs, outputs, positives, (texts, indices, own), shares)
         loss = self._answer_loss(outputs, num_items_in_batch) + others
         if not torch.isfinite(loss):
             self._stop(f"The loss is {loss.item()}", rows)
@@ -239,7 +241,7 @@ class ClaraTrainer(SavingMixin):
         inputs: dict,
         outputs: Any,
         positives: Tensor | None,
-        given: tuple[dict, Tensor | None],
+        given: tuple[dict, Tensor | None, Tensor | None],
         shares: Mapping[str, float],
     ) -> Tensor | float:
         args, total = self.args, 0.0
@@ -250,13 +252,14 @@ class ClaraTrainer(SavingMixin):
         scores = outputs.scores if outputs.match_scores is None else outputs.match_scores
         if scores is None:
             return total
-        texts, indices = given
+        texts, indices, own = given
         mask, temperature = inputs.get("memory_mask"), self.model.config.retrieval_temperature
         teacher = self._teacher_scores(texts, indices)
         if args.contrastive_candidates == "corpus" and indices is not None:
             scores = cosine_scores(outputs.query_vectors, self._candidates.vectors)
-            positives, mask = self._corpus_positives(indices, positives, scores.shape), None
-        extra = contrastive_loss(scores, positives, temperature, mask, args.contrastive_positives)
+            positives, mask = corpus_positives(indices, positives, scores.shape), None
+        found = self._with_past(outputs, (scores, positives, mask), texts["document_texts"], own)
+        extra = contrastive_loss(found[0], found[1], temperature, found[2], args.contrastive_positives)
         total = total + shares["questions"] * args.contrastive_weight * extra
         if teacher is not None:
             if mask is not None:
@@ -268,6 +271,30 @@ class ClaraTrainer(SavingMixin):
             total = total + shares["rows"] * args.retrieval_teacher_weight * divergence
         return total
 
+    def _with_past(self, outputs: Any, found: tuple, texts: list[str] | None, own: Tensor | None) -> tuple:
+        """Scores, positives and mask of a pretraining batch (Q, D), with the passages of past batches."""
+        if own is None or not self.args.past_passages or not self.model.training:
+            return found
+        scores, positives, _ = found
+        if len(self._past):
+            past, others = self._past.scores(outputs.query_vectors, [texts[i] for i in own.tolist()])
+            mask = torch.cat([torch.ones_like(positives), others], dim=-1)
+            positives = torch.cat([positives, torch.zeros_like(others)], dim=-1)
+            found = torch.cat([scores, past], dim=-1), positives, mask
+        self._past.push(texts, outputs.document_vectors)
+        return found
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """As in `Trainer`; each process saves its passages of past batches beside."""
+        super()._save_rng_state(output_dir)
+        if len(self._past):
+            self._past.save(output_dir, self.args.process_index)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)
+        if checkpoint and self.args.past_passages:
+            self._past.load(checkpoint, self.args.process_index)
+
     def _teacher_scores(self, texts: dict[str, list[str] | None], indices: Tensor | None) -> Tensor | None:
         """The teacher's cosines of the batch's questions with the batch's passages, a pool or the corpus."""
         if self._teacher is None:
@@ -278,14 +305,6 @@ class ClaraTrainer(SavingMixin):
         if self.args.contrastive_candidates == "corpus":
             return questions @ self._teacher_vectors.T
         return torch.einsum("bd,bnd->bn", questions, self._teacher_vectors[indices])
-
-    @staticmethod
-    def _corpus_positives(indices: Tensor, positives: Tensor, shape: tuple[int, int]) -> Tensor:
-        """(B, P) bool: the positives (B, N) of pools at their places in the whole corpus."""
-        found = torch.zeros(shape, dtype=torch.bool, device=positives.device)
-        rows, columns = positives.nonzero(as_tuple=True)
-        found[rows, indices[rows, columns]] = True
-        return found
 
     def _stop(self, found: str, rows: list[int]) -> None:
         last = last_complete_checkpoint(self.args.output_dir)
@@ -438,25 +457,6 @@ def own_callbacks(args: ClaraTrainingConfig) -> list[TrainerCallback]:
 
         callbacks.append(RichProgressCallback())
     return callbacks
-
-
-def checked_collator(
-    model: Any,
-    args: ClaraTrainingConfig,
-    datasets: Sequence[RecordDataset],
-    corpus: Sequence[str] = (),
-    stored: bool = True,
-) -> Callable:
-    """The stage's collator for rows that are checked first."""
-    records = [record for rows in datasets for record in rows.records]
-    check_rows(model, args, records)
-    return make_collator(model, args, records, corpus, stored)
-
-
-def every_dataset(train: RecordDataset | None, evaluation: Any) -> list[RecordDataset]:
-    """The training dataset and those of evaluation, as far as they are there."""
-    held_out = list(evaluation.values()) if hasattr(evaluation, "items") else [evaluation]
-    return [rows for rows in (train, *held_out) if rows is not None]
 
 
 def check_arguments(args: Any, kwargs: Mapping[str, Any], compute_metrics: Any) -> None:

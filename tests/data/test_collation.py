@@ -45,7 +45,7 @@ def said(processor, labels):
 
 def test_questions_to_match_are_of_their_documents(processor):
     rows = [item(record, index) for index, record in enumerate(PRETRAINING)]
-    batch = PretrainingCollator(processor, match_questions=True)(rows)
+    batch = PretrainingCollator(processor, match_questions=1)(rows)
     own = batch["match_indices"].tolist()
     assert own == [index for index, record in enumerate(PRETRAINING) if record.questions]
     for row, ids, mask in zip(own, batch["match_input_ids"], batch["match_attention_mask"], strict=True):
@@ -53,20 +53,29 @@ def test_questions_to_match_are_of_their_documents(processor):
         known = [i[m.bool()].tolist() for i, m in zip(*encoded.values(), strict=True)]
         assert ids[mask.bool()].tolist() in known
     unlabelled = [row for row in rows if not row.record.questions]
-    assert "match_indices" not in PretrainingCollator(processor, match_questions=True)(unlabelled)
+    assert "match_indices" not in PretrainingCollator(processor, match_questions=1)(unlabelled)
     assert "match_indices" not in PretrainingCollator(processor)(rows)
 
 
 def test_the_question_to_match_is_drawn_anew_in_each_epoch(processor):
     def drawn(epoch, seed=0):
-        return PretrainingCollator(processor, match_questions=True, seed=seed)(
-            [item(PRETRAINING[0], 0, epoch)]
-        )["match_texts"]
+        return PretrainingCollator(processor, match_questions=1, seed=seed)([item(PRETRAINING[0], 0, epoch)])[
+            "match_texts"
+        ]
 
     findable = set(PRETRAINING[0].findable_questions)
     assert len(findable) > 1 and {text for epoch in range(40) for text in drawn(epoch)} == findable
     assert {text for seed in range(40) for text in drawn(0, seed)} == findable
     assert drawn(3) == drawn(3)
+
+
+def test_several_questions_of_a_document_may_be_matched(processor):
+    rows = [item(record, index) for index, record in enumerate(PRETRAINING)]
+    batch = PretrainingCollator(processor, match_questions=2)(rows)
+    wanted = [min(2, len(record.findable_questions)) for record in PRETRAINING]
+    assert 2 in wanted
+    assert batch["match_indices"].tolist() == [i for i, count in enumerate(wanted) for _ in range(count)]
+    assert len(set(batch["match_texts"])) == sum(wanted) == len(batch["match_input_ids"])
 
 
 # The dataset

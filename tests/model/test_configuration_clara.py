@@ -45,6 +45,7 @@ def test_memory_tokens_are_length_over_rate(rate, tokens):
         ({"encoder_positions": "rows"}, "`encoder_positions` must be one of"),
         ({"prompt_style": "chatty"}, "`prompt_style` must be one of"),
         ({"memory_order": "random"}, "`memory_order` must be one of"),
+        ({"reading": "both"}, "`reading` must be one of"),
     ],
 )
 def test_out_of_range_names_field_and_value(fields, told):

@@ -522,7 +522,7 @@ def test_memories_of_mean_states_are_as_long_as_their_texts_ask(base):
     assert len(model.generate(QUESTIONS, memory, max_new_tokens=2)) == 3
 
 
-def test_reading_each_memory_alone_keeps_the_likeliest_answer(shared_model, memory):
+def test_reading_each_memory_alone_keeps_the_likeliest_answer(shared_model, memory, monkeypatch):
     options = {"max_new_tokens": 5, "return_dict_in_generate": True}
     found = shared_model.generate(QUESTIONS, memory, 3, reading="each", **options)
     assert found.scores.shape == (3, 3)
@@ -538,8 +538,35 @@ def test_reading_each_memory_alone_keeps_the_likeliest_answer(shared_model, memo
             text = shared_model._decode(out.sequences, 1)[0]
             alone.append((float(sum(logs) / len(logs)) + score / 0.1, text))
         assert answer == max(alone)[1]
+        with monkeypatch.context() as patch:  # an answer that says that nothing was found comes last
+            patch.setattr("clara.generation_clara.NOT_FOUND", answer)
+            left = max([pair for pair in alone if pair[1] != answer], default=(0, answer))[1]
+            assert shared_model.generate(question, memory, 3, reading="each", max_new_tokens=5) == left
     one = shared_model.generate(QUESTIONS[0], memory, 1, reading="each", max_new_tokens=5)
     assert one == shared_model.generate(QUESTIONS[0], memory, 1, max_new_tokens=5)
+
+
+def test_the_configuration_says_how_memories_are_read(shared_model, memory, monkeypatch):
+    asked = {"questions": QUESTIONS[0], "memory": memory, "retrieval_top_k": 3, "max_new_tokens": 5}
+    answers = {how: shared_model.generate(**asked, reading=how) for how in ("together", "each")}
+    beams = shared_model.generate(**asked, reading="together", num_beams=2)
+    assert shared_model.generate(**asked) == answers["together"] != answers["each"]
+    monkeypatch.setattr(shared_model.config, "reading", "each")
+    assert shared_model.generate(**asked) == answers["each"]
+    assert shared_model.generate(**asked, num_beams=2) == beams  # what "each" cannot do
+
+    class Heard(BaseStreamer):
+        ids, ended = [], False
+
+        def put(self, value):
+            self.ids.extend(value.flatten().tolist())
+
+        def end(self):
+            self.ended = True
+
+    heard = Heard()
+    assert shared_model.generate(**asked, streamer=heard) == answers["each"]
+    assert heard.ended and shared_model._decode(torch.tensor([heard.ids]), 1) == [answers["each"]]
 
 
 def test_what_reading_each_cannot_do_is_refused(shared_model, memory):

@@ -523,7 +523,7 @@ def test_the_plain_forward_divides_by_the_items_given(shared_model):
 
 def test_questions_without_anything_to_score_are_refused(shared_model):
     ids = torch.randint(3, 500, (1, 5))
-    with pytest.raises(ValueError, match="`query_input_ids` has nothing to choose from"):
+    with pytest.raises(ValueError, match="`query_input_ids` needs `memory` or `document_input_ids`"):
         shared_model(input_ids=ids, query_input_ids=ids)
     with pytest.raises(ValueError, match="`match_input_ids` are scored against passages"):
         shared_model(input_ids=ids, match_input_ids=ids, memory=torch.zeros(1, 1, 4, 32))

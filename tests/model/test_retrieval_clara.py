@@ -235,6 +235,8 @@ def test_products_keep_their_dtype_under_autocast():
 def test_the_likeliest_answer_weighs_its_passage():
     logs = torch.tensor([-1.0, -0.5, -0.1, -2.0])
     scores = torch.tensor([[0.3, 0.2], [0.5, 0.4]])
-    assert best_answers(logs, [2, 2], scores, 1e9) == [1, 0]  # by the answers alone
-    assert best_answers(logs, [2, 2], scores, 0.1) == [0, 0]  # -1 + 3 against -0.5 + 2
-    assert best_answers(logs[:3], [1, 2], scores, 0.5) == [0, 1]
+    found = [True] * 4
+    assert best_answers(logs, found, [2, 2], scores, 1e9) == [1, 0]  # by the answers alone
+    assert best_answers(logs, found, [2, 2], scores, 0.1) == [0, 0]  # -1 + 3 against -0.5 + 2
+    assert best_answers(logs[:3], found[:3], [1, 2], scores, 0.5) == [0, 1]
+    assert best_answers(logs, [False, True, False, False], [2, 2], scores, 0.1) == [1, 0]  # none before any

@@ -102,7 +102,7 @@ def test_filters_and_words_choose_the_passages(shared_model):
         assert error_of(ask(url, hybrid=1.5, **fields), 422)
 
 
-def test_memories_are_read_together_or_each_alone(url, shared_model):
+def test_memories_are_read_together_or_each_alone(url, shared_model, monkeypatch):
     memory = shared_model.build_memory(DOCUMENTS, show_progress=False)
     answers = {}
     for reading in ("together", "each"):
@@ -112,7 +112,18 @@ def test_memories_are_read_together_or_each_alone(url, shared_model):
         body = ask(url, reading=reading, max_tokens=4, retrieval_top_k=3).json()
         assert body["choices"][0]["message"]["content"] == answers[reading]
         assert len(body["clara"]["documents"]) == 3
+
+    def said(response):
+        return response.json()["choices"][0]["message"]["content"]
+
     assert answers["together"] != answers["each"]
+    plain = {"max_tokens": 4, "retrieval_top_k": 3}
+    assert said(ask(url, **plain)) == answers["together"]
+    monkeypatch.setattr(shared_model.config, "reading", "each")
+    assert said(ask(url, **plain)) == answers["each"]
+    drawn = {"temperature": 1.0, "top_p": 1e-6}  # greedy but for its name: only "together" can sample
+    assert said(ask(url, **plain, **drawn)) == answers["together"]
+    assert ask(url, max_tokens=4, retrieval_top_k=5).status_code == 200  # more than are answered at once
     assert error_of(ask(url, reading="all"), 422)["param"] == "reading"
     assert error_of(ask(url, reading="each", temperature=1), 400)["param"] == "temperature"
     error = error_of(ask(url, reading="each", retrieval_top_k=5), 400)

@@ -103,6 +103,31 @@ def test_pretraining_may_also_match_questions_to_their_documents(base, tmp_path)
     assert set(trainer._means["train"].pop()) >= {"match_recall@1", "match_recall@5", "alignment_loss"}
 
 
+def test_passages_of_past_batches_are_negatives_but_no_copy_of_the_own(base, tmp_path):
+    model = plain(base).train()
+    trainer = make_trainer(model, tmp_path, contrastive_weight=2.0, past_passages=3)
+    batch = batch_of(trainer)
+    own, texts = batch["match_indices"], batch["document_texts"]
+    found = {key: value for key, value in batch.items() if key not in ("rows", "match_indices")}
+    out = model(**found)
+    others = torch.randn(3, out.document_vectors.shape[-1])
+    trainer._past.push(
+        ["One.", texts[own[0]], "Two."], others
+    )  # the second is a copy of the first question's
+    scores = torch.cat([out.match_scores, cosine_scores(out.query_vectors, others)], dim=-1) / 0.02
+    scores[[i == own[0] for i in own], out.match_scores.shape[-1] + 1] = float("-inf")
+    expected = -scores.log_softmax(-1)[torch.arange(len(own)), own].mean()
+    without = {key: value for key, value in batch.items() if not key.startswith("match_")}
+    answer = trainer.compute_loss(model, without)
+    torch.testing.assert_close(trainer.compute_loss(model, dict(batch)), answer + 2 * expected)
+    assert trainer._past.texts == texts[-3:]
+    torch.testing.assert_close(trainer._past.vectors, out.document_vectors[-3:])
+    assert not trainer._past.vectors.requires_grad
+    model.eval()
+    trainer.compute_loss(model, batch_of(trainer))
+    assert trainer._past.texts == texts[-3:]  # an evaluation adds none
+
+
 def test_the_supervised_baseline_trains_the_query_reasoner_alone(base, tmp_path):
     model = plain(base)
     options = {"contrastive_weight": 1.0, "generation_weight": 0.0}
@@ -265,6 +290,15 @@ def test_a_run_cut_off_goes_on_bit_for_bit(base, tmp_path, cut):
     assert all(torch.equal(again[name], weights[name]) for name in weights)
     assert losses == tail and len(losses) == 7
     assert len(complete_checkpoints(tmp_path / "cut")) == 2
+
+
+def test_past_passages_go_on_with_their_run(base, tmp_path):
+    fields = {"contrastive_weight": 1.0, "past_passages": 6, "max_steps": 4}
+    weights, losses = run(base, tmp_path / "whole", **fields)
+    run(base, tmp_path / "cut", cut=3, **fields)
+    again, tail = run(base, tmp_path / "cut", resume=True, **fields)
+    assert all(torch.equal(again[name], weights[name]) for name in weights)
+    assert losses == tail
 
 
 @pytest.mark.slow

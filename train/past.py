@@ -1,0 +1,63 @@
+"""Passages of past batches as negatives: cross-batch memory (arXiv 1912.06798)."""
+
+import os
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..retrieval_clara import cosine_scores
+
+
+class PastPassages:
+    """Search vectors of the last passages that were compressed while training, without gradients.
+
+    Adapters move little from step to step: a vector of some hundred steps ago is nearly what the compressor
+    would make today, and costs nothing.
+
+    Args:
+        size: Passages that are kept at most; the oldest go first.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.texts: list[str] = []
+        self.vectors = torch.empty(0)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def push(self, texts: Sequence[str], vectors: Tensor) -> None:
+        """Adds D passages with their search vectors (D, D')."""
+        vectors = vectors.detach().float()
+        if len(self):
+            vectors = torch.cat([self.vectors.to(vectors.device), vectors])
+        self.texts = [*self.texts, *texts][-self.size :]
+        self.vectors = vectors[-self.size :]
+
+    def scores(self, query: Tensor, own: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Cosines of questions and kept passages.
+
+        Args:
+            query: (Q, D') search vectors of the questions.
+            own: The passage of each question, whose copies are no negatives.
+
+        Returns:
+            (Q, P) cosines, and (Q, P) bool, False at copies of a question's own passage.
+        """
+        scores = cosine_scores(query, self.vectors.to(query.device))
+        mask = [[kept != text for kept in self.texts] for text in own]
+        return scores, torch.tensor(mask, device=query.device)
+
+    def save(self, folder: str, process: int = 0) -> None:
+        """Writes the passages of one process into a checkpoint's folder."""
+        torch.save({"texts": self.texts, "vectors": self.vectors.cpu()}, self._file(folder, process))
+
+    def load(self, folder: str, process: int = 0) -> None:
+        """Reads what `save` wrote."""
+        state = torch.load(self._file(folder, process), weights_only=True)
+        self.texts, self.vectors = state["texts"], state["vectors"]
+
+    @staticmethod
+    def _file(folder: str, process: int) -> str:
+        return os.path.join(folder, f"past_passages_{process}.pt")
