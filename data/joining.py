@@ -1,7 +1,5 @@
 """Rows of one document joined into one record, so that it is compressed once for all its signals."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 

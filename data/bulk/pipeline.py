@@ -1,7 +1,5 @@
 """Bulk builds as datatrove pipelines: the same on this machine, on a Slurm cluster and on a Ray cluster."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Where a pipeline runs: datatrove's executors for this machine, for Slurm and for Ray."""
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Callable

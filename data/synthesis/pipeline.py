@@ -4,8 +4,6 @@ Every task (rank) takes the items that its number falls to, keeps its own state,
 again.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
