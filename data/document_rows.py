@@ -6,7 +6,6 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +35,19 @@ def document_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """
     suffix, number = file.suffix.lower(), "0"
     try:
-        with _naming_parquet(file):
-            if suffix in TABLES:
-                rows = _table_rows(file)
-            else:
-                rows = _json_rows(file) if suffix == ".json" else read_rows(file)
-            for place, row in rows:
-                number = place.rpartition(":")[2]
-                yield place, row
+        if suffix in TABLES:
+            rows = _table_rows(file)
+        else:
+            rows = _json_rows(file) if suffix == ".json" else read_rows(file)
+        for place, row in rows:
+            number = place.rpartition(":")[2]
+            yield place, row
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{file} is not UTF-8 ({error.reason}, after line {number}): convert it first."
         ) from error
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{file} cannot be read as Parquet: {error}") from error
 
 
 def row_documents(file: Path, name: str, skipped: Skipped) -> Iterator[dict[str, Any]]:
@@ -184,11 +184,3 @@ def _kind(name: str, cells: Sequence[str]) -> type:
     if all(WHOLE.fullmatch(cell) for cell in filled):
         return int
     return float if all(WHOLE.fullmatch(cell) or NUMBER.fullmatch(cell) for cell in filled) else str
-
-
-@contextmanager
-def _naming_parquet(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except pyarrow.ArrowException as error:
-        raise ValueError(f"{file} cannot be read as Parquet: {error}") from error

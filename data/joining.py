@@ -1,8 +1,7 @@
 """Rows of one document joined into one record, so that it is compressed once for all its signals."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 
 from .records import PretrainingRecord
 
@@ -28,14 +27,7 @@ def _join_all(records: Iterable[PretrainingRecord]) -> Iterator[PretrainingRecor
 
 
 def _join_adjacent(records: Iterable[PretrainingRecord]) -> Iterator[PretrainingRecord]:
-    group: list[PretrainingRecord] = []
-    for record in records:
-        if group and record.document != group[0].document:
-            yield _joined(group)
-            group = []
-        group.append(record)
-    if group:
-        yield _joined(group)
+    return (_joined(list(group)) for _, group in groupby(records, lambda record: record.document))
 
 
 def _joined(group: list[PretrainingRecord]) -> PretrainingRecord:

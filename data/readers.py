@@ -1,11 +1,9 @@
 """Reads training, evaluation and corpus rows from JSONL files, Parquet files or a data set on the Hub.
 
 A source is a path (`.jsonl`, `.json`, `.jsonl.gz`, `.parquet`), a folder of such files, a list of paths, or
-the name of a data set with its configuration, such as `apple/CLaRa_multi_stage:pretraining`. Errors name file
-and line.
+the name of a data set with its configuration, such as `apple/CLaRa_multi_stage:pretraining`; `split` and
+`streaming` are for such a data set alone. Errors name file and line.
 """
-
-from __future__ import annotations
 
 import gzip
 import json
@@ -40,8 +38,8 @@ def read_pretraining(
         join: `"all"` joins rows anywhere in the source and holds it all in memory; `"adjacent"` joins
             neighbouring rows only and holds one record (use it with `streaming`); `"none"` gives one record
             for each row.
-        split: the split of a data set on the Hub; files have none.
-        streaming: whether a data set on the Hub is streamed instead of downloaded.
+        split: of a data set on the Hub.
+        streaming: likewise.
 
     Returns:
         An iterator of records, in the order in which their documents first occur.
@@ -49,7 +47,8 @@ def read_pretraining(
     Raises:
         ValueError: if `source` or `join` is unknown, or a row is bad (the message says file and line).
     """
-    return join_documents(_read(source, lambda row: [to_pretraining(row)], split, streaming), join)
+    rows = read_rows(source, split, streaming)
+    return join_documents(_parse(rows, lambda row: [to_pretraining(row)]), join)
 
 
 def read_questions(source: Source, split: str = "train", streaming: bool = False) -> Iterator[QuestionRecord]:
@@ -57,29 +56,19 @@ def read_questions(source: Source, split: str = "train", streaming: bool = False
 
     A row that holds a long `document` and several `qa` pairs gives one record for each pair.
 
-    Args:
-        source: see the module's docstring.
-        split: the split of a data set on the Hub; files have none.
-        streaming: whether a data set on the Hub is streamed instead of downloaded.
-
     Raises:
         ValueError: if `source` is unknown, or a row is bad (the message says file and line).
     """
-    return _read(source, to_questions, split, streaming)
+    return _parse(read_rows(source, split, streaming), to_questions)
 
 
 def read_corpus(source: Source, split: str = "train", streaming: bool = False) -> Iterator[CorpusRecord]:
     """Reads corpus rows: `id`, `text` and, optionally, `title`.
 
-    Args:
-        source: see the module's docstring.
-        split: the split of a data set on the Hub; files have none.
-        streaming: whether a data set on the Hub is streamed instead of downloaded.
-
     Raises:
         ValueError: if `source` is unknown, or a row is bad (the message says file and line).
     """
-    return _read(source, lambda row: [to_corpus(row)], split, streaming)
+    return _parse(read_rows(source, split, streaming), lambda row: [to_corpus(row)])
 
 
 def read_rows(
@@ -95,12 +84,6 @@ def read_rows(
         raise ValueError("`source` is an empty list: name at least one file or data set.")
     parts = [part for name in names for part in _parts(name)]
     return (item for part in parts for item in _rows_of(part, split, streaming))
-
-
-def _read(
-    source: Source, parse: Callable[[Mapping[str, Any]], list[Record]], split: str, streaming: bool
-) -> Iterator:
-    return _parse(read_rows(source, split, streaming), parse)
 
 
 def _parse(

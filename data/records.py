@@ -1,7 +1,5 @@
 """The kinds of training and evaluation rows: one frozen dataclass each, checked when made."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -133,7 +131,7 @@ class QuestionRecord:
         if self.generated == self.answers[0]:
             object.__setattr__(self, "generated", None)
 
-    def without_copies(self) -> QuestionRecord:
+    def without_copies(self) -> "QuestionRecord":
         """The record with each document once; it is positive if one of its copies is."""
         kept = list(dict.fromkeys(self.documents))
         if len(kept) == len(self.documents):

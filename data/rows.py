@@ -10,8 +10,6 @@ Three shapes of rows exist in the released data (apple/CLaRa_multi_stage):
 The library's own names, `documents` and `positives`, are read in place of `docs` and `pos_index`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

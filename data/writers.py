@@ -1,11 +1,11 @@
 """Writes records in the paper's released row schema, as JSONL or Parquet."""
 
-from __future__ import annotations
-
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow
@@ -17,6 +17,15 @@ from .rows import corpus_row, pretraining_rows, question_row
 Record = PretrainingRecord | QuestionRecord | CorpusRecord
 
 
+ROWS: Mapping[str, Callable[[Any], list[dict[str, Any]]]] = MappingProxyType(
+    {
+        "PretrainingRecord": pretraining_rows,
+        "QuestionRecord": lambda record: [question_row(record)],
+        "CorpusRecord": lambda record: [corpus_row(record)],
+    }
+)
+
+
 def record_rows(record: Record) -> list[dict[str, Any]]:
     """Returns the rows of the released schema that hold one record of any kind.
 
@@ -24,13 +33,19 @@ def record_rows(record: Record) -> list[dict[str, Any]]:
         TypeError: if it is none of our records.
     """
     name = type(record).__name__
-    if name == "PretrainingRecord":
-        return pretraining_rows(record)
-    if name == "QuestionRecord":
-        return [question_row(record)]
-    if name == "CorpusRecord":
-        return [corpus_row(record)]
-    raise TypeError(f"`record` must be a PretrainingRecord, QuestionRecord or CorpusRecord, got {name}.")
+    if name not in ROWS:
+        raise TypeError(f"`record` must be one of {', '.join(ROWS)}, got {name}.")
+    return ROWS[name](record)
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Gives the place to write a file to, which appears under its name at the end, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    yield partial
+    os.replace(partial, path)
 
 
 def write_jsonl(records: Iterable[Record], path: str | Path) -> int:
@@ -43,16 +58,12 @@ def write_jsonl(records: Iterable[Record], path: str | Path) -> int:
     Returns:
         The number of rows written (a pretraining record with both kinds of signals takes two rows).
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     count = 0
-    with partial.open("w", encoding="utf-8") as file:
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
         for record in records:
             for row in record_rows(record):
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 count += 1
-    os.replace(partial, path)
     return count
 
 
@@ -69,13 +80,10 @@ def write_parquet(records: Iterable[Record], path: str | Path) -> int:
     Raises:
         ValueError: if there is nothing to write (a Parquet file needs its columns).
     """
-    path = Path(path)
     rows = [row for record in records for row in record_rows(record)]
     if not rows:
         raise ValueError(f"`records` is empty: {path} would have no columns.")
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    parquet.write_table(pyarrow.table({c: [row.get(c) for row in rows] for c in columns}), partial)
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        parquet.write_table(pyarrow.table({c: [row.get(c) for row in rows] for c in columns}), partial)
     return len(rows)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ..data.records import PretrainingRecord, QuestionRecord
+from ..data.writers import whole_file
 
 Record = PretrainingRecord | QuestionRecord
 Row = tuple[str, str, list[str]]
@@ -56,7 +57,12 @@ def memory_controls(model: Any, rows: Sequence[Row], batch_size: int = 16, seed:
         "shuffled": [rows[place][2] for place in other],
         "none": [[] for _ in rows],
     }
-    return {name: _mean_loss(model, rows, documents, batch_size) for name, documents in sources.items()}
+    found = {}
+    for name, documents in sources.items():
+        parts = [slice(start, start + batch_size) for start in range(0, len(rows), batch_size)]
+        losses, counts = zip(*(answer_loss(model, rows[p], documents[p]) for p in parts), strict=True)
+        found[name] = sum(losses) / sum(counts)
+    return found
 
 
 def shifted(count: int, seed: int) -> list[int]:
@@ -65,15 +71,6 @@ def shifted(count: int, seed: int) -> list[int]:
     random.Random(seed).shuffle(order)
     following = dict(zip(order, [*order[1:], *order[:1]], strict=True))
     return [following[place] for place in range(count)]
-
-
-def _mean_loss(model: Any, rows: Sequence[Row], documents: list[list[str]], batch_size: int) -> float:
-    total = labels = 0.0
-    for start in range(0, len(rows), batch_size):
-        part = slice(start, start + batch_size)
-        loss, count = answer_loss(model, rows[part], documents[part])
-        total, labels = total + loss, labels + count
-    return total / labels
 
 
 @torch.no_grad()
@@ -88,7 +85,9 @@ def answer_loss(model: Any, rows: Sequence[Row], documents: Sequence[list[str]])
         documents: For each question its documents; an empty list for none.
     """
     questions, answers, _ = zip(*rows, strict=True)
-    given, slots = _no_memory(model, len(rows)), [[] for _ in rows]
+    width = model.config.get_text_config().hidden_size
+    given = {"memory": torch.zeros(len(rows), 0, 1, width, dtype=model.dtype, device=model.device)}
+    slots = [[] for _ in rows]
     if any(documents):
         given = _documents(model, documents)
         sizes = iter(model.processor.memory_counts(given["document_attention_mask"]))
@@ -109,11 +108,6 @@ def _documents(model: Any, documents: Sequence[list[str]]) -> dict[str, torch.Te
     given = {f"document_{name}": tensor for name, tensor in encoded.items()}
     given |= {"document_indices": indices, "memory_mask": mask}
     return {name: tensor.to(model.device) for name, tensor in given.items()}
-
-
-def _no_memory(model: Any, rows: int) -> dict[str, torch.Tensor]:
-    width = model.config.get_text_config().hidden_size
-    return {"memory": torch.zeros(rows, 0, 1, width, dtype=model.dtype, device=model.device)}
 
 
 def sample_answers(model: Any, rows: Sequence[Row], max_new_tokens: int = 32) -> list[dict[str, str]]:
@@ -138,7 +132,5 @@ def write_rows(file: str | os.PathLike, step: int, rows: Sequence[dict]) -> None
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     kept = [line for line in lines if json.loads(line)["step"] < step]
     new = [json.dumps({"step": step, **row}, ensure_ascii=False) for row in rows]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(line + "\n" for line in [*kept, *new]), encoding="utf-8")
-    os.replace(temporary, path)
+    with whole_file(path) as partial:
+        partial.write_text("".join(line + "\n" for line in [*kept, *new]), encoding="utf-8")

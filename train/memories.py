@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ..data.collation import Item, draw_rate
 from ..data.records import QuestionRecord
@@ -217,13 +218,10 @@ def pools(records: Sequence[QuestionRecord], places: Mapping[str, int]) -> tuple
     A memory is in a pool once, and positive if one of its documents is.
     """
     kept = [list(dict.fromkeys(places[text] for text in record.documents)) for record in records]
-    width = max(map(len, kept))
-    found = torch.zeros(len(records), width, dtype=torch.long)
-    mask = torch.zeros(len(records), width, dtype=torch.bool)
-    positives = torch.zeros(len(records), width, dtype=torch.bool)
-    for row, (record, pool) in enumerate(zip(records, kept, strict=True)):
-        gold = {places[record.documents[index]] for index in record.positives}
-        found[row, : len(pool)] = torch.tensor(pool)
-        mask[row, : len(pool)] = True
-        positives[row, : len(pool)] = torch.tensor([place in gold for place in pool])
-    return found, mask, positives
+    gold = [{places[record.documents[index]] for index in record.positives} for record in records]
+    positives = [[place in own for place in pool] for pool, own in zip(kept, gold, strict=True)]
+    return _padded(kept), _padded([[True] * len(pool) for pool in kept]), _padded(positives)
+
+
+def _padded(rows: Sequence[list]) -> Tensor:
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True)

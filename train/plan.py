@@ -9,6 +9,7 @@ import os
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -28,7 +29,7 @@ from .arguments import ClaraTrainingConfig
 from .optimizer import LOW_PRECISION
 from .recipe import ScriptArguments, parse_arguments
 from .stages import prepare_stage
-from .throughput import PEAK_TFLOPS
+from .throughput import PEAK_TFLOPS, StepFlops
 
 GIGABYTE = 1e9
 # The shapes of bases that recipes and papers use, for a machine without network.
@@ -288,23 +289,21 @@ def _forward(model: nn.Module, load: Load) -> Tensor:
 
 def planned_rows(script: ScriptArguments) -> int | None:
     """Rows of local files, at most `train_limit`; None if they cannot be counted here."""
-    files = [os.path.expanduser(str(file)) for file in [*script.train_files, *script.corpus_files]]
-    if not all(file.endswith(".jsonl") and os.path.isfile(file) for file in files):
+    files = [Path(file).expanduser() for file in [*script.train_files, *script.corpus_files]]
+    if not all(file.suffix == ".jsonl" and file.is_file() for file in files):
         return script.train_limit
     count = 0
     for file in files:
-        with open(file, "rb") as lines:
+        with file.open("rb") as lines:
             count += sum(1 for line in lines if line.strip())
     return min(count, script.train_limit or count)
 
 
 def step_flops(args: ClaraTrainingConfig, model: nn.Module, load: Load) -> float:
     """Operations of a micro-batch: 4 a weight and token, 6 with recomputation; and of the head."""
-    table = model.get_input_embeddings().weight
-    weights = {id(p): p for n, p in model.decoder.base_model.named_parameters() if ".lora_" not in n}
-    body = sum(p.numel() for p in weights.values() if p is not table)
+    flops = StepFlops(model)
     factor = 6 if args.activation_checkpointing or args.gradient_checkpointing else 4
-    return factor * body * step_tokens(load) + 4.0 * table.numel() * load.labels
+    return factor * flops.body * step_tokens(load) + 4.0 * flops.head * load.labels
 
 
 def _head(
@@ -344,14 +343,11 @@ def _gpus(
     """Where it fits, how long it takes there, and what that costs."""
     per_row = step_flops(args, model, load) / args.per_device_train_batch_size
     rows = planned_rows(script)
-    counted = rows
+    seen = 1000 if rows is None else round(rows * args.num_train_epochs)
     if args.max_steps > 0:
-        counted = args.max_steps * args.per_device_train_batch_size * args.gradient_accumulation_steps
-    elif rows is not None:
-        counted = round(rows * args.num_train_epochs)
-    seen, what = (1000, "1,000 rows") if counted is None else (counted, f"{counted:,} rows")
+        seen = args.max_steps * args.per_device_train_batch_size * args.gradient_accumulation_steps
     lines = [
-        f"{what} at the longest, {100 * UTILISATION:.0f} % of a GPU's peak and these prices "
+        f"{seen:,} rows at the longest, {100 * UTILISATION:.0f} % of a GPU's peak and these prices "
         "(assumptions); N GPUs take an Nth of the hours"
     ]
     for name, (size, price) in GPUS.items():

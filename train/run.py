@@ -47,11 +47,9 @@ def load_model(script: ScriptArguments) -> ClaraForRetrievalGeneration:
     kwargs = {name: value for name, value in chosen.items() if value is not None}
     if script.load_in_4bit or script.load_in_8bit:
         kwargs |= quantized(script)
-    if script.model is not None:
-        folder = os.path.expanduser(script.model)
-        model = ClaraForRetrievalGeneration.from_pretrained(folder, **fields, **kwargs)
-    else:
-        model = ClaraForRetrievalGeneration.from_base(os.path.expanduser(script.base), **fields, **kwargs)
+    start = "from_base" if script.model is None else "from_pretrained"
+    name = os.path.expanduser(script.base if script.model is None else script.model)
+    model = getattr(ClaraForRetrievalGeneration, start)(name, **fields, **kwargs)
     if script.load_in_4bit or script.load_in_8bit:
         cast_adapters(model, kwargs["dtype"])
     return model

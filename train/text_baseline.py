@@ -9,17 +9,11 @@ import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from torch import Tensor, nn
-from torch.nn import functional
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-)
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.trainer_utils import set_seed
 
 from ..checkpoint_clara import base_path
@@ -35,8 +29,6 @@ from .recipe import ScriptArguments, parse_arguments
 from .resuming import ResumableTrainer
 from .run import load_records
 from .sampling import EpochCallback, EpochSampler, order_seed
-
-LORA_FIELDS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "doc_max_length")
 
 
 @dataclass
@@ -57,8 +49,11 @@ class TextCollator:
     prompt_limit: int = 2048
     seed: int = 0
 
-    def __call__(self, items: Sequence[Item]) -> dict[str, Tensor]:
-        """Makes a batch: `input_ids`, `attention_mask`, `labels`, each (B, L), padded on the left.
+    def __call__(self, items: Sequence[Item]) -> dict[str, Tensor | int]:
+        """Makes a batch, padded on the left: `input_ids`, `attention_mask` (B, L), the answers as `labels`.
+
+        Answers stand at the end of every row: `labels` (B, A + 1) are those of the last `logits_to_keep`
+        positions, the only ones of which logits are made.
 
         Raises:
             ValueError: If a prompt with its answer is longer than `prompt_limit`.
@@ -72,11 +67,12 @@ class TextCollator:
             )
         ids = [prompt + answer for prompt, answer in rows]
         pad = self.tokenizer.pad_token_id
-        pad = self.tokenizer.eos_token_id if pad is None else pad
+        labels = _left([[IGNORE_INDEX, *answer] for _, answer in rows], IGNORE_INDEX)
         return {
-            "input_ids": _left(ids, pad),
+            "input_ids": _left(ids, self.tokenizer.eos_token_id if pad is None else pad),
             "attention_mask": _left([[1] * len(row) for row in ids], 0),
-            "labels": _left([[IGNORE_INDEX] * len(prompt) + answer for prompt, answer in rows], IGNORE_INDEX),
+            "labels": labels,
+            "logits_to_keep": labels.shape[1],
         }
 
     def encode(self, item: Item) -> tuple[list[int], list[int]]:
@@ -98,18 +94,12 @@ def check_lengths(collator: TextCollator, records: Sequence[QuestionRecord]) -> 
     Raises:
         ValueError: Naming the first row that is too long, or has fewer documents than are shown.
     """
-    frame = 64 + 16 * collator.documents_per_question
+    shown = collator.documents_per_question
     for row, record in enumerate(records):
-        longest = sum(
-            sorted((len(text.encode()) for text in set(record.documents)), reverse=True)[
-                : collator.documents_per_question
-            ]
-        )
-        longest = min(longest, collator.documents_per_question * collator.doc_max_length)
-        if (
-            frame + longest + len(record.question.encode()) + len(record.target.encode())
-            > collator.prompt_limit
-        ):
+        sizes = sorted(len(text.encode()) for text in set(record.documents))[-shown:]
+        documents = min(sum(sizes), shown * collator.doc_max_length)
+        asked = len(record.question.encode()) + len(record.target.encode())
+        if 64 + 16 * shown + documents + asked > collator.prompt_limit:
             try:
                 collator([Item(row, 0, record)])
             except ValueError as error:
@@ -122,7 +112,7 @@ def _left(rows: Sequence[list[int]], value: int) -> Tensor:
 
 
 class TextTrainer(ResumableTrainer):
-    """`Trainer` with CLaRa's order of rows, optimizer and checkpoints, and logits of the answers alone."""
+    """`Trainer` with CLaRa's order of rows and checkpoints."""
 
     def _get_train_sampler(self, train_dataset: RecordDataset | None = None) -> EpochSampler:
         args = self.args
@@ -133,32 +123,6 @@ class TextTrainer(ResumableTrainer):
             if type(callback) is EpochCallback:
                 callback.sampler = sampler
         return sampler
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Tensor | tuple[Tensor, Any]:
-        """Cross-entropy of the answer tokens, which stand at the end of every row."""
-        labels = inputs["labels"]
-        answered = (labels != IGNORE_INDEX).any(dim=0).nonzero()[0]
-        width = labels.shape[1] - int(answered)
-        outputs = model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            logits_to_keep=width + 1,
-            use_cache=False,
-        )
-        targets = labels[:, -width:]
-        total = functional.cross_entropy(
-            outputs.logits[:, :-1].float().flatten(0, 1), targets.flatten(), reduction="sum"
-        )
-        count = (targets != IGNORE_INDEX).sum() if num_items_in_batch is None else num_items_in_batch
-        everywhere = num_items_in_batch is not None and self.args.average_tokens_across_devices
-        loss = total / count * (self.args.world_size if everywhere else 1)
-        return (loss, outputs) if return_outputs else loss
 
 
 def make_trainer(script: ScriptArguments, args: ClaraTrainingConfig) -> TextTrainer:
@@ -171,23 +135,21 @@ def make_trainer(script: ScriptArguments, args: ClaraTrainingConfig) -> TextTrai
         raise ValueError(
             f"the text baseline takes a recipe of stage 'instruction_tuning', got {args.stage!r}."
         )
-    fields = fields_of(script)
-    path = base_path(os.path.expanduser(fields["base"]))
-    dtype = {} if script.dtype is None else {"dtype": getattr(torch, script.dtype)}
-    base = AutoModelForCausalLM.from_pretrained(path, **({"dtype": "auto"} | dtype))
+    config = config_of(script)
+    path = base_path(os.path.expanduser(config.base_model_name_or_path))
+    dtype = "auto" if script.dtype is None else getattr(torch, script.dtype)
+    base = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_cache=False)
     lora = LoraConfig(
-        r=fields["lora_r"],
-        lora_alpha=fields["lora_alpha"],
-        lora_dropout=fields["lora_dropout"],
-        target_modules=fields["lora_target_modules"],
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=config.lora_target_modules,
         task_type="CAUSAL_LM",
     )
     model = get_peft_model(base, lora, autocast_adapter_dtype=False)
     tokenizer = AutoTokenizer.from_pretrained(path)
     limit = getattr(base.config, "max_position_embeddings", None) or 2048
-    collator = TextCollator(
-        tokenizer, args.documents_per_question, fields["doc_max_length"], limit, args.seed
-    )
+    collator = TextCollator(tokenizer, args.documents_per_question, config.doc_max_length, limit, args.seed)
     args.output_dir, args.eval_strategy = os.path.expanduser(args.output_dir), "no"
     records = load_records(script, args.stage)
     check_lengths(collator, records)
@@ -202,18 +164,14 @@ def make_trainer(script: ScriptArguments, args: ClaraTrainingConfig) -> TextTrai
     )
 
 
-def fields_of(script: ScriptArguments) -> dict[str, Any]:
-    """Base, LoRA fields and longest document: the checkpoint's, or those of the recipe itself."""
+def config_of(script: ScriptArguments) -> ClaraConfig:
+    """Where base, LoRA fields and longest document stand: the checkpoint's, or those of the recipe itself."""
     if script.model is None:
-        config = ClaraConfig(**(script.model_fields or {}))
-        return {"base": script.base, **{name: getattr(config, name) for name in LORA_FIELDS}}
+        return ClaraConfig(base_model_name_or_path=script.base, **(script.model_fields or {}))
     config = ClaraConfig.from_pretrained(os.path.expanduser(script.model))
     if config.base_is_changed:
         raise ValueError(f"{script.model} changed its base's weights: name the base itself as `base`.")
-    return {
-        "base": config.base_model_name_or_path,
-        **{name: getattr(config, name) for name in LORA_FIELDS},
-    }
+    return config
 
 
 def run(script: ScriptArguments, args: ClaraTrainingConfig) -> TextTrainer:

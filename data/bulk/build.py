@@ -1,7 +1,5 @@
 """Building the parts of a plan from files; the store appears at once, when all parts are done."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -16,7 +14,6 @@ from ...store.build import BuildPlan, StoreBuild
 from .plan import corpus_of, part_documents, part_length
 
 BATCHES_PER_CHUNK = 8
-LONGEST_LINE = 64  # bytes, of the two numbers in a line of progress
 
 
 def count_done(build: StoreBuild) -> tuple[int, int]:
@@ -30,16 +27,9 @@ def count_done(build: StoreBuild) -> tuple[int, int]:
 
 def _count(build: StoreBuild, corpus: Any, part: int) -> tuple[int, int]:
     progress = _progress(build, part)
-    lines = _end(progress).split("\n")[:-1] if progress.is_file() else []  # the last may be half there
-    documents, passages = map(int, lines[-1].split()) if lines else (0, 0)
+    noted = progress.read_text().split() if progress.is_file() else []
+    documents, passages = map(int, noted) if len(noted) == 2 else (0, 0)
     return (part_length(corpus, part) if build.is_done(part) else documents), passages
-
-
-def _end(file: Path) -> str:
-    """The last characters of a file, more than a line of progress has: it is looked at again and again."""
-    with file.open("rb") as opened:
-        opened.seek(max(0, file.stat().st_size - LONGEST_LINE))
-        return opened.read().decode()
 
 
 def _progress(build: StoreBuild, part: int) -> Path:
@@ -85,7 +75,7 @@ def memories(build: StoreBuild, plan: BuildPlan, part: int, model: Any) -> Itera
     """
     corpus, size = corpus_of(plan), plan.source["batch_size"]
     documents = done = 0
-    with _progress(build, part).open("w", buffering=1) as progress:
+    with _progress(build, part).open("w") as progress:
         for chunk in chunks(part_documents(corpus, part), BATCHES_PER_CHUNK * size):
             passages = to_passages(chunk, model.processor.split_documents)
             tick = _noter(progress, documents, len(chunk), done, len(passages.texts))
@@ -100,7 +90,9 @@ def _noter(progress: TextIO, before: int, documents: int, done: int, passages: i
     def tick(count: int) -> None:
         nonlocal done
         done += count
-        progress.write(f"{before + documents * (done - first) // passages} {done}\n")
+        progress.seek(0)
+        progress.write(f"{before + documents * (done - first) // passages} {done}")
+        progress.flush()
 
     return tick
 

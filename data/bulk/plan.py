@@ -3,20 +3,17 @@
 The plan alone decides the rows of the store. The number of workers is no part of it.
 """
 
-from __future__ import annotations
-
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ...processing_clara import OURS, read_fields
+from ...processing_clara import OURS, PART, part_clash, read_fields
 from ...store.build import BuildPlan, decode_fields, encode_fields, file_facts
 from ...store.schema import merge_fields
-from ..document_ids import DocumentIds
 from ..documents import find_files, read_files
 from ..skipped import Skipped
 
@@ -67,12 +64,13 @@ def survey(
     if part_size is not None and part_size < 1:
         raise ValueError(f"`part_size` must be at least 1, got {part_size}.")
     skipped = Skipped() if skipped is None else skipped
-    files, seen, text_bytes, places = find_files(paths, skipped), DocumentIds(), 0, []
+    files, text_bytes, places = find_files(paths, skipped), 0, []
+    seen: dict[str, Path] = {}
     facts = [{**file_facts(path.absolute()), "name": name} for path, name in files]
     fields, waiting = decode_fields(""), []
     for number, (path, name) in enumerate(files):
         for row, document in enumerate(read_files([(path, name)], skipped)):
-            seen.add(document["id"], str(path))
+            _add_id(seen, document["id"], path)
             text_bytes += len(document["text"].encode("utf-8", "replace"))
             waiting.append(metadata_of(document))
             if len(waiting) == MERGED_AT_ONCE:
@@ -81,12 +79,26 @@ def survey(
                 places.append((len(seen) - 1, number, row))
             if tick is not None:
                 tick(1)
-    if not len(seen):
+    if not seen:
         raise ValueError(f"The files hold no document: {skipped.told() or 'they have no rows'}.")
-    seen.check()
+    _check_parts(seen)
     size = part_size or SMALLEST_PART * max(1, -(-len(seen) // (SMALLEST_PART * MOST_PARTS)))
     starts = [[number, row] for index, number, row in places if index % size == 0]
     return Corpus(facts, len(seen), text_bytes, starts, size, encode_fields(merge_fields(fields, waiting)))
+
+
+def _add_id(seen: dict[str, Path], document_id: str, file: Path) -> None:
+    if document_id in seen:
+        raise ValueError(f"{file}: the id {document_id!r} occurs twice: ids must be unique.")
+    seen[document_id] = file
+
+
+def _check_parts(seen: Mapping[str, Path]) -> None:
+    """Refuses ids that are named as a part of another (`d#1` beside `d`)."""
+    for document_id, file in seen.items():
+        part = PART.fullmatch(document_id)
+        if part and part[1] in seen:
+            raise ValueError(f"{file}: {part_clash(document_id, part[1])}")
 
 
 def metadata_of(document: dict[str, Any]) -> dict[str, Any]:
@@ -105,26 +117,19 @@ def part_documents(corpus: Corpus, part: int) -> Iterator[dict[str, Any]]:
         ValueError: a file was edited since the build was planned.
     """
     first, skipped = corpus.starts[part]
-    for file in corpus.files[first : _last_file(corpus, part)]:
-        if not _unchanged(file, os.stat(file["path"])):
+    last = corpus.starts[part + 1][0] if part + 1 < len(corpus.starts) else len(corpus.files) - 1
+    for file in corpus.files[first : last + 1]:
+        state = os.stat(file["path"])
+        if state.st_size != file["bytes"] or _digest(file["path"], state.st_mtime_ns) != file["sha256"]:
             raise ValueError(f"{file['path']} has changed since the build was planned: begin it again.")
     files = [(Path(file["path"]), file["name"]) for file in corpus.files[first:]]
     return islice(read_files(files), skipped, skipped + corpus.part_size)
 
 
-def _unchanged(file: dict[str, Any], state: os.stat_result) -> bool:
-    """Whether a file holds what was surveyed; its bytes are read once in a process, unless written to."""
-    return state.st_size == file["bytes"] and _digest(file["path"], state.st_mtime_ns) == file["sha256"]
-
-
 @lru_cache(maxsize=4096)
 def _digest(path: str, _: int) -> str:
+    """A file's checksum; its bytes are read once in a process, unless written to."""
     return file_facts(path)["sha256"]
-
-
-def _last_file(corpus: Corpus, part: int) -> int:
-    """The number behind the last file that a part reads."""
-    return 1 + corpus.starts[part + 1][0] if part + 1 < len(corpus.starts) else len(corpus.files)
 
 
 def part_length(corpus: Corpus, part: int) -> int:

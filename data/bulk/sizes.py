@@ -1,7 +1,5 @@
 """What a corpus will take on the disk in every format, before anything is compressed."""
 
-from __future__ import annotations
-
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Instruction-tuning data by sequence-level distillation: a teacher answers from retrieved documents."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import Any
 

@@ -1,10 +1,10 @@
 """Where a pipeline runs: datatrove's executors for this machine, for Slurm and for Ray."""
 
-from __future__ import annotations
-
 import os
 import threading
+from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import multiprocess
@@ -71,3 +71,36 @@ class RayExecutor(RayPipelineExecutor):
 
 
 EXECUTORS = {"local": LocalExecutor, "slurm": SlurmPipelineExecutor, "ray": RayExecutor}
+
+
+def check_executor(name: str) -> None:
+    """Checks the name of an executor.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    if name not in EXECUTORS:
+        raise ValueError(f"`executor` must be one of {', '.join(EXECUTORS)}, got {name!r}.")
+
+
+def two_steps(
+    executor: str, work: list, tasks: int, work_logs: Path, last: Callable, last_logs: Path, **options: Any
+) -> tuple[Any, Any]:
+    """Work in several tasks, and what is done once when it is done, always anew.
+
+    Args:
+        executor: a name of `EXECUTORS`.
+        work: the steps of every task.
+        tasks: how many.
+        work_logs: the folder of their logs, which say which of them are completed.
+        last: the last step, called in one task.
+        last_logs: the folder of its logs.
+        **options: more arguments of the datatrove executor.
+
+    Returns:
+        The executor of the work, and the one that runs it and then the last step.
+    """
+    make = EXECUTORS[executor]
+    first = make(pipeline=work, tasks=tasks, logging_dir=str(work_logs), **options)
+    once = {**options, "workers": 1, "skip_completed": False}
+    return first, make(pipeline=[last], tasks=1, logging_dir=str(last_logs), depends=first, **once)

@@ -3,8 +3,6 @@
 Runs after generation and needs no teacher, so that the gates can be changed and run again for nothing.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

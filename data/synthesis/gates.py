@@ -1,11 +1,9 @@
 """Quality gates after generation: each looks at a pair or a paraphrase and names its reason to refuse it."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -102,19 +100,14 @@ class Gates:
         return DocumentOutcome(outcome.id, outcome.document, signals)
 
     def _signal(self, document: str, signal: Signal, seen: Seen) -> Signal:
-        kept = Signal(
-            signal.kind, signal.accepted, signal.reason, rounds=signal.rounds, rejected=dict(signal.rejected)
-        )
-        if not signal.accepted:
-            return kept
-        if signal.kind == "paraphrase":
-            kept.text, kept.reason = signal.text, self.paraphrase_reason(document, signal.text)
-        else:
+        kept = replace(signal, pairs=[], text="", rejected=dict(signal.rejected))
+        if signal.accepted and signal.kind == "paraphrase":
+            kept.reason = self.paraphrase_reason(document, signal.text)
+            kept.text = "" if kept.reason else signal.text
+        elif signal.accepted:
             kept.pairs = list(self._pairs(document, signal.pairs, seen, kept))
             kept.reason = "" if kept.pairs else "no_pairs_left"
-        kept.accepted = not kept.reason
-        if not kept.accepted:
-            kept.pairs, kept.text = [], ""
+        kept.accepted = signal.accepted and not kept.reason
         return kept
 
     def _pairs(self, document: str, pairs: Sequence[Pair], seen: Seen, signal: Signal) -> Iterable[Pair]:

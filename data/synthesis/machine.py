@@ -4,8 +4,6 @@ Every call is a function of the document and of earlier replies, so a killed run
 calls in the request cache takes the same path again without repeating one.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """A teacher behind any OpenAI-compatible server: vLLM, SGLang, `transformers serve`, or a provider."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import os

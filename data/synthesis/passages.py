@@ -1,7 +1,5 @@
 """Documents cut into passages that fit the compressor: whole sentences, with title, named by document."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ Every task (rank) takes the items that its number falls to, keeps its own state,
 again.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,7 +18,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from ..documents import read_documents
 from .distillation import distil, distillation_items
-from .executors import EXECUTORS
+from .executors import check_executor, two_steps
 from .finish import finish, finish_distillation
 from .machine import SynthesisSettings, synthesize_document
 from .passages import read_passages, read_texts
@@ -54,8 +52,7 @@ class RunSettings:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.executor not in EXECUTORS:
-            raise ValueError(f"`executor` must be one of {', '.join(EXECUTORS)}, got {self.executor!r}.")
+        check_executor(self.executor)
         for name in ("passage_words", "tasks", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -208,13 +205,11 @@ def _executors(
     """Chains generation, which skips completed ranks, and the last step, which always runs."""
     names = {"teacher": teacher.name, "prompt_version": PROMPT_VERSION}
     write_manifest(output, {**manifest, **names, "passage_words": run.passage_words, "tasks": run.tasks})
-    make, logs, folder = EXECUTORS[run.executor], output / "logs", str(output)
-    generate = Generate(job, partial(open_teacher, teacher), folder, teacher.concurrency)
-    inputs = str(logs / f"generate-{_fingerprint(paths, run.limit)}")
-    generation = make(pipeline=[reader, generate], tasks=run.tasks, logging_dir=inputs, **run.options)
-    options = {**run.options, "workers": 1, "skip_completed": False}
+    folder, logs = str(output), output / "logs"
+    work = [reader, Generate(job, partial(open_teacher, teacher), folder, teacher.concurrency)]
+    inputs = logs / f"generate-{_fingerprint(paths, run.limit)}"
     ended = partial(_finish, last=last, folder=folder)
-    return make(pipeline=[ended], tasks=1, logging_dir=str(logs / "finish"), depends=generation, **options)
+    return two_steps(run.executor, work, run.tasks, inputs, ended, logs / "finish", **run.options)[1]
 
 
 def _fingerprint(paths: Sequence[str], limit: int | None) -> str:

@@ -5,8 +5,6 @@ only, a judgement of each pair, the facts that no pair covers yet, a paraphrase 
 wording is our own.
 """
 
-from __future__ import annotations
-
 from pydantic import BaseModel, Field
 
 PROMPT_VERSION = "1"

@@ -1,7 +1,5 @@
 """Questions that documents are to be found for, and their candidate pools for stage end_to_end."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

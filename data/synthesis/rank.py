@@ -4,12 +4,9 @@ A rank has one SQLite file. A finished call is committed before its reply is use
 the next one is begun, so a process killed at any moment loses the calls in flight and nothing else.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import json
-import os
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
@@ -21,6 +18,7 @@ from typing import Any
 
 from datatrove.data import Document
 
+from ..writers import whole_file
 from .teacher import Reply, Request, Teacher, TeacherStoppedError, TeacherUnavailableError, all_or_cancel
 
 OpenTeacher = Callable[[], AbstractAsyncContextManager[Teacher]]
@@ -53,8 +51,7 @@ class RankStore:
         self._rows = Path(folder) / "raw" / f"{name}.jsonl"
         self._progress, self._reported = Path(folder) / "progress" / f"{name}.json", 0.0
         path = Path(folder) / "state" / f"{name}.sqlite"
-        for file in (self._rows, self._progress, path):
-            file.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         self._database = sqlite3.connect(path, timeout=1.0)
         try:
             self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -67,7 +64,7 @@ class RankStore:
             self._database.close()
             raise BlockingIOError(f"rank {rank} of {folder} is open in another process ({error}).") from error
 
-    def __enter__(self) -> RankStore:
+    def __enter__(self) -> "RankStore":
         return self
 
     def __exit__(
@@ -105,12 +102,14 @@ class RankStore:
     def write_rows(self) -> None:
         """Writes the rows of all finished items to `raw/`, whole or not at all."""
         rows = self._database.execute("SELECT row FROM items ORDER BY key")
-        _replace(self._rows, (f"{row}\n" for (row,) in rows))
+        with whole_file(self._rows) as partial, partial.open("w", encoding="utf-8") as file:
+            file.writelines(f"{row}\n" for (row,) in rows)
 
     def report(self, state: str, every: float = 0.0) -> None:
         """Writes the totals to `progress/` for whoever watches, at most once in `every` seconds."""
         if time.monotonic() - self._reported >= every:
-            _replace(self._progress, [json.dumps({**self.totals(), "state": state})])
+            with whole_file(self._progress) as partial:
+                partial.write_text(json.dumps({**self.totals(), "state": state}), encoding="utf-8")
             self._reported = time.monotonic()
 
     def _count(self, **more: int) -> None:
@@ -211,11 +210,3 @@ def item_key(item: Document) -> str:
     """A hash of id, text and metadata."""
     text = json.dumps([item.id, item.text, item.metadata], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _replace(path: Path, lines: Iterable[str]) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.writelines(lines)
-    os.replace(partial, path)

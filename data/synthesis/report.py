@@ -1,15 +1,13 @@
 """What a synthesis yielded: counts, the report with samples and a picture, the data set card."""
 
-from __future__ import annotations
-
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..writers import whole_file
 from .machine import KINDS, DocumentOutcome, Signal
 from .rank import TOTALS
 from .texts import words
@@ -192,10 +190,8 @@ def write_manifest(folder: str | Path, manifest: dict[str, Any]) -> None:
                 f"{wanted.get(name)!r}. Go on with the same settings, or name another folder."
             )
     if not there:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        with whole_file(path) as partial:
+            partial.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
 
 
 def table(counts: Counts) -> str:
@@ -204,17 +200,16 @@ def table(counts: Counts) -> str:
         "| signal | passages asked | teacher accepted | after gates | items | items a passage "
         "| words of a question | words of an answer or paraphrase | rounds |"
     )
-    rows = [_row(kind, found) for kind, found in counts.kinds.items() if found.documents]
-    return "\n".join([header, "|---|---|---|---|---|---|---|---|---|", *rows])
-
-
-def _row(kind: str, counts: KindCounts) -> str:
-    each = counts.items / counts.accepted if counts.accepted else 0.0
-    question = f"{_mean(counts.question_words):.1f}" if counts.question_words else "–"
-    return (
-        f"| {kind} | {counts.documents} | {counts.generated} | {counts.accepted} | {counts.items} "
-        f"| {each:.2f} | {question} | {_mean(counts.answer_words):.1f} | {_mean(counts.rounds):.2f} |"
-    )
+    lines = [header, "|---|---|---|---|---|---|---|---|---|"]
+    for kind, found in counts.kinds.items():
+        if found.documents:
+            each = found.items / found.accepted if found.accepted else 0.0
+            question = f"{_mean(found.question_words):.1f}" if found.question_words else "–"
+            lines.append(
+                f"| {kind} | {found.documents} | {found.generated} | {found.accepted} | {found.items} "
+                f"| {each:.2f} | {question} | {_mean(found.answer_words):.1f} | {_mean(found.rounds):.2f} |"
+            )
+    return "\n".join(lines)
 
 
 def _mean(counter: Counter) -> float:
@@ -277,8 +272,7 @@ def write_card(folder: str | Path, stage: str, form: str, said: str, shown: str 
     """
     made = {"teacher": "unknown", "prompt_version": "unknown", **read_manifest(folder)}
     fields = {"stage": stage, "form": form, "name": stage.replace("_", " "), "rows": _ROWS[stage]}
-    names = {name: made[name] for name in ("teacher", "prompt_version")}
-    text = _CARD.format(said=said, shown=shown, **fields, **names)
+    text = _CARD.format(**{**made, **fields, "said": said, "shown": shown})
     (Path(folder) / "README.md").write_text(text, encoding="utf-8")
 
 

@@ -1,7 +1,5 @@
 """Finds candidate documents for questions: BM25, dense vectors, CLaRa, or several of them in turns."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, Protocol

@@ -5,8 +5,6 @@ judgements true; its paraphrase only turns the order of the sentences round, whi
 refuse as a copy.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable
@@ -76,19 +74,11 @@ def _paraphrase(prompt: str) -> dict:
     return {"paraphrase": " ".join(sentence for sentence in reversed(sentences) if sentence)}
 
 
-def _paraphrase_verdict(prompt: str) -> dict:
-    return {"missing": [], "added": [], "faithful": True}
-
-
-def _coverage(prompt: str) -> dict:
-    return {"uncovered_facts": [], "questions": []}
-
-
 _RULES: dict[str, Callable[[str], dict]] = {
     "Questions": _questions,
     "Answer": _answer,
     "PairVerdict": _pair_verdict,
-    "Coverage": _coverage,
+    "Coverage": lambda _: {"uncovered_facts": [], "questions": []},
     "Paraphrase": _paraphrase,
-    "ParaphraseVerdict": _paraphrase_verdict,
+    "ParaphraseVerdict": lambda _: {"missing": [], "added": [], "faithful": True},
 }

@@ -1,7 +1,5 @@
 """Asks a teacher for a reply of a given form: JSON schema, tolerant reading, and one attempt at repair."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

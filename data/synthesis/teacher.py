@@ -3,8 +3,6 @@
 `--teacher` names it: a server's address, `local:MODEL`, or `scripted`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Measures on short texts that the quality gates share: words, numbers, names, overlaps."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Sequence

@@ -84,11 +84,11 @@ def test_a_task_builds_every_part_of_its_number(planned, here):
     build_module._opened.cache_clear()
     parts, last = build_pipeline(output, Model, tasks=3, workers=1)
     for rank in range(3):
-        parts.pipeline[0].run(None, rank, 3)
-    last.pipeline[0].run(None, 1, 2)
-    last.pipeline[0].run(None, 0, 1)
+        parts.pipeline[0](None, rank, 3)
+    last.pipeline[0](None, 1, 2)
+    last.pipeline[0](None, 0, 1)
     assert same(opened(output), here)
-    last.pipeline[0].run(None, 0, 1)
+    last.pipeline[0](None, 0, 1)
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pyarrow
 import pytest
-from clara.data.document_ids import DocumentIds
 from clara.data.documents import read_documents
 from clara.data.readers import read_rows
 from clara.data.skipped import Skipped
@@ -280,14 +279,3 @@ def test_where_nothing_is_read_the_reasons_are_told(tmp_path):
         ValueError, match=r"No document was read: .*a\.txt holds no text; .*b\.md holds no text"
     ):
         list(read_documents(tmp_path))
-
-
-def test_ids_named_as_parts_of_another_are_found():
-    ids = DocumentIds()
-    for name in ("d#1", "x", "y#0", "d"):
-        ids.add(name, "a.jsonl")
-    assert len(ids) == 4
-    with pytest.raises(ValueError, match="a.jsonl: .*'d#1' is what a part of the document 'd' is called"):
-        ids.check()
-    with pytest.raises(ValueError, match="b.jsonl: the id 'x' occurs twice"):
-        ids.add("x", "b.jsonl")

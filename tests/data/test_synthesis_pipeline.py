@@ -8,9 +8,10 @@ pytest.importorskip("bm25s")
 
 from clara.data.readers import read_pretraining
 from clara.data.synthesis import report as report_module
+from clara.data.synthesis.executors import EXECUTORS
 from clara.data.synthesis.finish import finish, read_outcomes
 from clara.data.synthesis.gates import GateSettings
-from clara.data.synthesis.pipeline import EXECUTORS, RunSettings, pretraining_pipeline
+from clara.data.synthesis.pipeline import RunSettings, pretraining_pipeline
 from clara.data.synthesis.report import push_to_hub
 from clara.data.synthesis.teacher import TeacherSettings
 

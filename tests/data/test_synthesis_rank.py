@@ -1,5 +1,6 @@
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from contextlib import asynccontextmanager
@@ -81,9 +82,7 @@ def test_a_finished_item_keeps_its_row_and_forgets_its_calls(tmp_path):
 
 @pytest.mark.parametrize("at", ["before", "after"])
 def test_crash_around_the_writing_of_rows_loses_and_doubles_nothing(tmp_path, monkeypatch, at):
-    import clara.data.synthesis.rank as module
-
-    replace = module.os.replace
+    replace = os.replace
 
     def crash(source, target):
         if at == "after":
@@ -95,7 +94,7 @@ def test_crash_around_the_writing_of_rows_loses_and_doubles_nothing(tmp_path, mo
         store.write_rows()
         store.finish("b", {"id": "b"}, True)
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(module.os, "replace", crash)
+            patch.setattr(os, "replace", crash)
             store.write_rows()
     assert [row["id"] for row in rows(tmp_path)] == (["a"] if at == "before" else ["a", "b"])
     with RankStore(tmp_path, 0) as store:

@@ -13,7 +13,7 @@ from clara.data.records import QuestionRecord
 from clara.data.rows import question_row
 from clara.data.text_prompts import text_prompt_ids
 from clara.train.recipe import ScriptArguments
-from clara.train.text_baseline import TextCollator, check_lengths, fields_of, make_trainer, run
+from clara.train.text_baseline import TextCollator, check_lengths, config_of, make_trainer, run
 from conftest import DOCUMENTS, make_tokenizer
 from training_helpers import QUESTION_ROWS, make_args
 from transformers import AutoModelForCausalLM
@@ -37,13 +37,18 @@ def test_prompt_answer_and_labels():
     collate = TextCollator(tokenizer, documents_per_question=2, seed=5)
     items = [Item(index, 0, row) for index, row in enumerate(QUESTION_ROWS[:3])]
     batch = collate(items)
+    assert (
+        batch.pop("logits_to_keep")
+        == batch["labels"].shape[1]
+        == 1 + max(len(collate.encode(item)[1]) for item in items)
+    )
     for item, ids, mask, labels in zip(items, *batch.values(), strict=True):
         draw = random.Random(f"5-0-{item.index}")
         shown = InstructionCollator(None, 2).documents(item.record, draw)
         prompt = text_prompt_ids(tokenizer, item.record.question, shown)
         answer = [*tokenizer(item.record.target)["input_ids"], tokenizer.eos_token_id]
         assert ids[mask.bool()].tolist() == prompt + answer
-        assert labels[labels != -100].tolist() == answer
+        assert labels[labels != -100].tolist() == labels[-len(answer) :].tolist() == answer
         assert mask.tolist() == sorted(mask.tolist())
 
 
@@ -64,8 +69,9 @@ def test_the_loss_is_that_of_the_answers_alone(base, rows, tmp_path):
     with torch.no_grad():
         loss = trainer.compute_loss(model, batch)
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    labels = batch["labels"][:, 1:]
     expected = torch.nn.functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten()
+        logits[:, -labels.shape[1] - 1 : -1].flatten(0, 1), labels.flatten()
     )
     assert abs(float(loss) - float(expected)) < 1e-4
 
@@ -84,9 +90,9 @@ def test_trains_only_lora_and_loads_as_a_text_model(base, rows, tmp_path):
 
 
 def test_takes_base_and_lora_fields_of_a_checkpoint(checkpoint, shared_model, rows):
-    found = fields_of(script(None, rows, model=checkpoint, model_fields=None))
-    assert found["base"] == shared_model.config.base_model_name_or_path
-    assert (found["lora_r"], found["doc_max_length"]) == (4, 64)
+    found = config_of(script(None, rows, model=checkpoint, model_fields=None))
+    assert found.base_model_name_or_path == shared_model.config.base_model_name_or_path
+    assert (found.lora_r, found.doc_max_length) == (4, 64)
 
 
 def test_another_stage_is_refused(base, rows, tmp_path):
@@ -127,18 +133,3 @@ def test_a_row_that_is_too_long_is_named_before_training(base, tmp_path):
     check_lengths(collator, QUESTION_ROWS)
     with pytest.raises(ValueError, match="Row 8: a prompt with its answer has .* the limit is 512"):
         check_lengths(collator, [*QUESTION_ROWS, long])
-
-
-@pytest.mark.parametrize(("everywhere", "factor"), [(True, 2), (False, 1)])
-def test_a_loss_over_all_devices_counts_for_the_mean_of_their_gradients(
-    base, rows, tmp_path, monkeypatch, everywhere, factor
-):
-    args = make_args(tmp_path, "instruction_tuning", average_tokens_across_devices=everywhere)
-    trainer = make_trainer(script(base, rows), args)
-    batch = trainer.data_collator([trainer.train_dataset[0]])
-    model = trainer.model.eval()
-    with torch.no_grad():
-        alone = trainer.compute_loss(model, batch, num_items_in_batch=torch.tensor(1))
-        monkeypatch.setattr(type(args), "world_size", 2)
-        found = trainer.compute_loss(model, batch, num_items_in_batch=torch.tensor(1))
-    torch.testing.assert_close(found, factor * alone)
