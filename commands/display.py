@@ -85,7 +85,7 @@ def documents_table(documents: Iterable[dict[str, Any]], title: str | None = Non
     table.add_column("document")
     table.add_column("begins" if title else "")
     for item in documents:
-        text = shorten(item.get("text", ""), 50, placeholder=" …")
+        text = shorten(item.get("text", ""), 46, placeholder=" …")
         score, name = f"{item['score']:.3f}", Text(item["id"])
         table.add_row(mark(item.get("positive")), score, name, Text(text, style="dim"))
     return table
