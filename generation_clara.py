@@ -291,7 +291,7 @@ class TextInterface:
         with self.lock:
             pools, options = self._pools(memory, len(texts)), _options(where, exact, hybrid)
             found, chosen = self._find(texts, pools, retrieval_top_k, options, reading)
-            generation = self._read(texts, chosen, found.scores, reading, kwargs)
+            generation = self.read_memories(texts, chosen, found.scores, reading, **kwargs)
         answers = self._decode(generation.sequences, len(texts))
         least = self.config.retrieval_min_score if min_score is None else min_score
         if least is not None:
@@ -320,10 +320,11 @@ class TextInterface:
             found, chosen = self._find(texts, self._pools(memory, len(texts)), retrieval_top_k, options)
             return found, *self.embed_answers(texts, chosen)
 
-    def _read(
-        self, texts: list[str], chosen: list[list[Tensor]], scores: Tensor, reading: str, options: dict
+    @torch.no_grad()
+    def read_memories(
+        self, texts: list[str], chosen: list[list[Tensor]], scores: Tensor, reading: str, **options: Any
     ) -> ModelOutput:
-        """Generates from all memories of a question at once, or from each alone and keeps the likeliest."""
+        """Generates from B questions' memories (m, H), chosen with scores (B, K); see `generate`."""
         if reading == "together":
             return self._generate_from(*self.embed_answers(texts, chosen), **options)
         counts = [len(row) for row in chosen]

@@ -23,22 +23,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_answer_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what `clara ask` and `clara chat` have in common."""
-    parser.add_argument("folder", metavar="FOLDER", help="a corpus memory: folder or Hub dataset repository")
+    add = parser.add_argument
+    add("folder", metavar="FOLDER", help="a corpus memory: folder or Hub dataset repository")
     add_model_arguments(parser)
     add_search_arguments(parser)
-    parser.add_argument(
-        "--retrieval-top-k", type=int, metavar="K", help="documents to answer from (default: 5)"
-    )
-    parser.add_argument(
-        "--max-new-tokens", type=int, metavar="N", help="longest answer (default: the model's)"
-    )
-    parser.add_argument(
+    add("--retrieval-top-k", type=int, metavar="K", help="documents to answer from (default: 5)")
+    add("--max-new-tokens", type=int, metavar="N", help="longest answer (default: the model's)")
+    add(
         "--reading",
         choices=("together", "each"),
         help="read all memories in one prompt, as the paper does, or answer from each alone and keep the "
         "likeliest answer (default: as the checkpoint says)",
     )
-    parser.add_argument("--json", action="store_true", help="print answer and sources as one JSON object")
+    add("--json", action="store_true", help="print answer and sources as one JSON object")
 
 
 def answer_options(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -14,19 +14,18 @@ ADAPTERS = ("query_reasoner", "generator")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `clara average`."""
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder or Hub id")
-    parser.add_argument("other", metavar="OTHER", help="one that was trained on from it, or from one start")
-    parser.add_argument(
-        "--weight", type=float, default=0.5, metavar="W", help="of OTHER, from 0 to 1 (default: 0.5)"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("checkpoint", metavar="CHECKPOINT", help="folder or Hub id")
+    add("other", metavar="OTHER", help="one that was trained on from it, or from one start")
+    add("--weight", type=float, default=0.5, metavar="W", help="of OTHER, from 0 to 1 (default: 0.5)")
+    add(
         "--adapters",
         nargs="+",
         choices=ADAPTERS,
         default=["query_reasoner"],
         help="to average; the others stay CHECKPOINT's (default: query_reasoner)",
     )
-    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="folder to make")
+    add("--output", required=True, type=Path, metavar="FOLDER", help="folder to make")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,17 +47,17 @@ def add_store_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--stored", choices=STORED, default="bfloat16", help="format of the stored memories")
 
 
-def store_sections(arguments: argparse.Namespace, model: ClaraForRetrievalGeneration) -> Iterator[Section]:
+def store_section(arguments: argparse.Namespace, model: ClaraForRetrievalGeneration) -> Section:
     """Compresses, enlarges, measures; writes the curve into the output folder."""
     from tqdm.auto import tqdm
 
     need_store()
     from ..evaluation.speed.store import Plan, bench_store, plot_curve
 
-    questions = question_texts(arguments.questions or QUESTIONS)
-    if len(questions) <= arguments.asked:
+    questions, count = question_texts(arguments.questions or QUESTIONS), arguments.asked
+    if len(questions) <= count:
         raise ValueError(
-            f"`--asked` is {arguments.asked} of {len(questions)} questions: leave some, to choose the effort."
+            f"`--asked` is {count} of {len(questions)} questions: leave some, to choose the effort."
         )
     with (
         tempfile.TemporaryDirectory() as temporary,
@@ -66,13 +65,12 @@ def store_sections(arguments: argparse.Namespace, model: ClaraForRetrievalGenera
     ):
         folder = arguments.folder or Path(temporary)
         real = real_memory(model, arguments, folder / "real")
-        index = {"index_type": arguments.kind}
-        plan = Plan(folder, tuple(arguments.sizes), arguments.repeats, index, bar.update)
+        plan = Plan(folder, tuple(arguments.sizes), arguments.repeats, arguments.kind, bar.update)
         vectors = model.question_vectors(questions)
-        section = bench_store(real, vectors[: arguments.asked], vectors[arguments.asked :], plan)
-        if arguments.output:
-            plot_curve(json.loads(section.facts["curve"]), arguments.output / "store.png")
-    yield section
+        section = bench_store(real, vectors[:count], vectors[count:], plan)
+    if arguments.output:
+        plot_curve(json.loads(section["facts"]["curve"]), arguments.output / "store.png")
+    return section
 
 
 def real_memory(

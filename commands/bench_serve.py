@@ -8,7 +8,6 @@ Nothing else should run beside it. It takes three times `--seconds`, and a minut
 from __future__ import annotations
 
 import argparse
-import json
 import socket
 import statistics
 import subprocess
@@ -31,18 +30,15 @@ MAIN = "import sys; from clara.commands.main import main; sys.exit(main())"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `clara bench-serve`."""
+    add = parser.add_argument
     add_model_arguments(parser)
-    parser.add_argument(
-        "--merge-adapters", action="store_true", help="in the server and in the ideal batches"
-    )
-    parser.add_argument("--clients", type=int, default=16, metavar="N", help="that ask at once (default: 16)")
-    parser.add_argument("--seconds", type=float, default=120, help="of each part (default: %(default)s)")
-    parser.add_argument(
-        "--new-tokens", type=int, default=64, metavar="N", help="of each answer (default: 64)"
-    )
-    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="ideal batches, before and after")
-    parser.add_argument("--max-queue", type=int, default=64, metavar="N", help="of the server (default: 64)")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="gets serve.json and serve.md")
+    add("--merge-adapters", action="store_true", help="in the server and in the ideal batches")
+    add("--clients", type=int, default=16, metavar="N", help="that ask at once (default: 16)")
+    add("--seconds", type=float, default=120, help="of each part (default: %(default)s)")
+    add("--new-tokens", type=int, default=64, metavar="N", help="of each answer (default: 64)")
+    add("--repeats", type=int, default=3, metavar="N", help="ideal batches, before and after")
+    add("--max-queue", type=int, default=64, metavar="N", help="of the server (default: 64)")
+    add("--output", type=Path, metavar="FOLDER", help="gets serve.json and serve.md")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -54,12 +50,12 @@ def run(arguments: argparse.Namespace) -> None:
         )
     with tempfile.TemporaryDirectory() as folder:
         result = measure(arguments, folder)
+    from ..evaluation.tables import write_report
+
     page = render(result)
     print(page)
     if arguments.output:
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        (arguments.output / "serve.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        (arguments.output / "serve.md").write_text(page, encoding="utf-8")
+        write_report(arguments.output / "serve", result, page)
 
 
 def measure(arguments: argparse.Namespace, folder: str) -> dict[str, Any]:

@@ -111,6 +111,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     need_store()
     from ..data.bulk.plan import survey
+    from ..data.bulk.sizes import count_passages, sizes
     from ..data.skipped import Skipped
     from ..store import CorpusStore
     from ..store.build import StoreBuild
@@ -132,11 +133,15 @@ def run(arguments: argparse.Namespace) -> None:
     show_skipped(skipped)
     model, trained = load_model(arguments.model, arguments.device)
     if arguments.dry_run:
-        show_sizes(*_sizes(corpus, model))
+        count = count_passages(corpus, model.processor)
+        show_sizes(corpus, count, sizes(count, corpus.text_bytes, model))
         return
     warn_untrained(trained)
     plan = _plan(corpus, model, arguments)
     del model
+    if arguments.restart:
+        build.discard()
+    build.begin(plan)
     if arguments.executor == "local":
         _build_here(build, plan, arguments, questions)
     else:
@@ -171,13 +176,6 @@ def _check(arguments: argparse.Namespace) -> None:
         )
 
 
-def _sizes(corpus: Any, model: ClaraForRetrievalGeneration) -> tuple:
-    from ..data.bulk.sizes import count_passages, sizes
-
-    count = count_passages(corpus, model.processor)
-    return corpus, count, sizes(count, corpus.text_bytes, model)
-
-
 def _plan(corpus: Any, model: ClaraForRetrievalGeneration, arguments: argparse.Namespace) -> BuildPlan:
     import os
 
@@ -189,12 +187,6 @@ def _plan(corpus: Any, model: ClaraForRetrievalGeneration, arguments: argparse.N
     return plan_for(model, corpus, dtype, arguments.batch_size, threads)
 
 
-def _begin(build: StoreBuild, plan: BuildPlan, restart: bool) -> None:
-    if restart:
-        build.discard()
-    build.begin(plan)
-
-
 def _build_here(
     build: StoreBuild, plan: BuildPlan, arguments: argparse.Namespace, questions: list[str] | None
 ) -> None:
@@ -203,7 +195,6 @@ def _build_here(
 
     workers = min(arguments.workers or _processors(plan.source["device"]), plan.parts)
     open_model = OpenModel(arguments.model, arguments.device)
-    _begin(build, plan, arguments.restart)
     with _shown(build, plan):
         if workers == 1:
             build_parts(build.uri, range(plan.parts), open_model)
@@ -226,7 +217,6 @@ def _build_here(
 def _build_elsewhere(build: StoreBuild, plan: BuildPlan, arguments: argparse.Namespace) -> None:
     from ..data.bulk.pipeline import build_pipeline
 
-    _begin(build, plan, arguments.restart)
     workers = arguments.workers or -1
     open_model = OpenModel(arguments.model, arguments.device)
     build_pipeline(

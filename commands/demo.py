@@ -22,24 +22,19 @@ if TYPE_CHECKING:
     from ..memory_clara import CorpusMemory
     from ..modeling_clara import ClaraForRetrievalGeneration
 
+MEANS = ("recall", "contains_gold", "text_tokens", "memory_tokens", "search_seconds", "answer_seconds")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `clara demo`."""
-    parser.add_argument("--questions", type=int, default=6, metavar="N", help="questions to ask (default: 6)")
+    add = parser.add_argument
+    add("--questions", type=int, default=6, metavar="N", help="questions to ask (default: 6)")
     add_model_arguments(parser)
-    parser.add_argument(
-        "--compression-rate", type=int, metavar="R", help="text tokens a memory token (default: the model's)"
-    )
-    parser.add_argument(
-        "--retrieval-top-k", type=int, metavar="K", help="documents to answer from (default: 5)"
-    )
-    parser.add_argument(
-        "--max-new-tokens", type=int, default=24, metavar="N", help="longest answer (default: 24)"
-    )
-    parser.add_argument(
-        "--output", metavar="FOLDER", help="keep the corpus memory here (default: thrown away)"
-    )
-    parser.add_argument("--json", metavar="FILE", help="also write everything that is shown as JSON")
+    add("--compression-rate", type=int, metavar="R", help="text tokens a memory token (default: the model's)")
+    add("--retrieval-top-k", type=int, metavar="K", help="documents to answer from (default: 5)")
+    add("--max-new-tokens", type=int, default=24, metavar="N", help="longest answer (default: 24)")
+    add("--output", metavar="FOLDER", help="keep the corpus memory here (default: thrown away)")
+    add("--json", metavar="FILE", help="also write everything that is shown as JSON")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -143,15 +138,9 @@ def ask(
     from ..evaluation.ranking import recall_at_k
 
     question, k = row["question"], arguments.retrieval_top_k
-    found, search_seconds = timed(model.retrieve, question, memory, retrieval_top_k=k)
-    out, answer_seconds = timed(
-        model.generate,
-        question,
-        memory,
-        retrieval_top_k=k,
-        max_new_tokens=arguments.max_new_tokens,
-        return_dict_in_generate=True,
-    )
+    _, search_seconds = timed(model.retrieve, question, memory, retrieval_top_k=k)
+    options = {"max_new_tokens": arguments.max_new_tokens, "return_dict_in_generate": True}
+    out, answer_seconds = timed(model.generate, question, memory, retrieval_top_k=k, **options)
     parents = [memory.parents[index] for index in out.indices]
     tokens = count_tokens(model, [memory.texts[index] for index in out.indices])
     return {
@@ -175,14 +164,5 @@ def ask(
 def summarize(asked: list[dict[str, Any]], passages: int) -> dict[str, Any]:
     """Means over the questions, and what choosing at random would find."""
     k = len(asked[0]["documents"])
-    return {
-        "questions": len(asked),
-        "retrieval_top_k": k,
-        "recall": mean(row["recall"] for row in asked),
-        "recall_by_chance": k / passages,
-        "contains_gold": mean(row["contains_gold"] for row in asked),
-        "text_tokens": mean(row["text_tokens"] for row in asked),
-        "memory_tokens": mean(row["memory_tokens"] for row in asked),
-        "search_seconds": mean(row["search_seconds"] for row in asked),
-        "answer_seconds": mean(row["answer_seconds"] for row in asked),
-    }
+    facts = {"questions": len(asked), "retrieval_top_k": k, "recall_by_chance": k / passages}
+    return {**facts, **{name: mean(row[name] for row in asked) for name in MEANS}}

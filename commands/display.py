@@ -14,6 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 console = Console(highlight=False)
+SUMMARY = (
+    ("recall@{retrieval_top_k}", "{recall:.2f} (by chance {recall_by_chance:.2f})"),
+    ("answers that contain a gold answer", "{contains_gold:.2f}"),
+    ("tokens of the documents, as text", "{text_tokens:.0f}"),
+    ("tokens of the documents, as memories", "{memory_tokens:.0f}"),
+    ("seconds for the search", "{search_seconds:.2f}"),
+    ("seconds for search and answer", "{answer_seconds:.2f}"),
+)
 
 
 def show_model(model: dict[str, Any]) -> None:
@@ -54,17 +62,13 @@ def show_store(store: dict[str, Any]) -> None:
 def show_question(number: int, total: int, row: dict[str, Any]) -> None:
     """One question: its answer, the documents behind it, tokens and times."""
     facts = Table.grid(padding=(0, 2))
-    facts.add_row(
-        "answer",
-        Text(" ".join(row["answer"].split()) or "(nothing)", style="bold"),
-        mark(row["contains_gold"]),
-    )
-    facts.add_row("gold", Text(" / ".join(row["gold"])), "")
+    answer = Text(" ".join(row["answer"].split()) or "(nothing)", style="bold")
+    facts.add_row("answer", answer, mark(row["contains_gold"]))
+    facts.add_row("gold", Text(" / ".join(row["gold"])))
     tokens = f"{row['text_tokens']} as text, {row['memory_tokens']} as memories"
-    facts.add_row("tokens", f"{tokens} ({row['text_tokens'] / row['memory_tokens']:.1f}x fewer)", "")
-    facts.add_row(
-        "time", f"search {row['search_seconds']:.2f} s, search and answer {row['answer_seconds']:.2f} s", ""
-    )
+    facts.add_row("tokens", f"{tokens} ({row['text_tokens'] / row['memory_tokens']:.1f}x fewer)")
+    search, whole = row["search_seconds"], row["answer_seconds"]
+    facts.add_row("time", f"search {search:.2f} s, search and answer {whole:.2f} s")
     question = Text(row["question"], style="bold cyan")
     body = [question, facts, documents_table(row["documents"])]
     if row["missed"]:
@@ -73,14 +77,17 @@ def show_question(number: int, total: int, row: dict[str, Any]) -> None:
     console.print(Panel(Group(*body), title=title, title_align="left", border_style="cyan"))
 
 
-def documents_table(documents: Iterable[dict[str, Any]]) -> Table:
-    """The chosen documents, best first; a mark on the right ones where that is known."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+def documents_table(documents: Iterable[dict[str, Any]], title: str | None = None) -> Table:
+    """Documents, best first; a mark on the right ones and how they begin, where that is known."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("", width=1)
     table.add_column("cosine", justify="right")
     table.add_column("document")
+    table.add_column("begins" if title else "")
     for item in documents:
-        table.add_row(mark(item.get("positive")), f"{item['score']:.3f}", Text(item["id"]))
+        text = shorten(item.get("text", ""), 46, placeholder=" …")
+        score, name = f"{item['score']:.3f}", Text(item["id"])
+        table.add_row(mark(item.get("positive")), score, name, Text(text, style="dim"))
     return table
 
 
@@ -94,16 +101,10 @@ def mark(right: bool | None) -> Text:
 def show_summary(summary: dict[str, Any], trained: bool) -> None:
     """The means over all questions."""
     table = Table(title=f"summary of {summary['questions']} questions", box=box.ROUNDED, show_header=False)
-    k = summary["retrieval_top_k"]
-    table.add_row(f"recall@{k}", f"{summary['recall']:.2f} (by chance {summary['recall_by_chance']:.2f})")
-    table.add_row("answers that contain a gold answer", f"{summary['contains_gold']:.2f}")
-    table.add_row("tokens of the documents, as text", f"{summary['text_tokens']:.0f}")
-    table.add_row("tokens of the documents, as memories", f"{summary['memory_tokens']:.0f}")
-    table.add_row("seconds for the search", f"{summary['search_seconds']:.2f}")
-    table.add_row("seconds for search and answer", f"{summary['answer_seconds']:.2f}")
-    table.add_row(
-        "adapters", "trained" if trained else Text("untrained: quality means nothing", style="yellow")
-    )
+    for name, value in SUMMARY:
+        table.add_row(name.format(**summary), value.format(**summary))
+    state = "trained" if trained else Text("untrained: quality means nothing", style="yellow")
+    table.add_row("adapters", state)
     console.print(table)
 
 
@@ -118,14 +119,7 @@ def show_next(folder: str, model: str | None) -> None:
 
 def show_sources(found: dict[str, Any]) -> None:
     """The documents behind an answer that was printed already, best first."""
-    table = Table(title="answered from", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("cosine", justify="right")
-    table.add_column("document")
-    table.add_column("begins")
-    for item in found["documents"]:
-        text = shorten(item["text"], 50, placeholder=" …")
-        table.add_row(f"{item['score']:.3f}", Text(item["id"]), Text(text, style="dim"))
-    console.print(table)
+    console.print(documents_table(found["documents"], "answered from"))
     console.print(f"{found['seconds']:.2f} s for search and answer")
 
 

@@ -17,9 +17,9 @@ from .models import add_model_arguments, load_model, warn_untrained
 from .search_options import add_milvus_argument, check_milvus, fill_milvus, open_memory
 
 if TYPE_CHECKING:
-    from ..evaluation.assemble import Workbench
     from ..evaluation.benchmarks import Benchmark
     from ..evaluation.language_models import TextModel
+    from ..evaluation.systems import Workbench
     from ..memory_clara import CorpusMemory
     from ..modeling_clara import ClaraForRetrievalGeneration
 
@@ -28,73 +28,46 @@ DEFAULT_SYSTEMS = "clara,clara_shuffled,closed_book,text,text_bm25,cut_bm25"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `clara evaluate`."""
-    parser.add_argument("--benchmark", required=True, help="nq, hotpotqa, musique or 2wiki")
-    parser.add_argument(
-        "--file", help="rows of the benchmark (default: the paper's released rows from the Hub)"
-    )
-    parser.add_argument(
-        "--setting", default="normal", help="normal (pools as retrieved) or oracle (positives forced in)"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--benchmark", required=True, help="nq, hotpotqa, musique or 2wiki")
+    add("--file", help="rows of the benchmark (default: the paper's released rows from the Hub)")
+    add("--setting", default="normal", help="normal (pools as retrieved) or oracle (positives forced in)")
+    add(
         "--systems",
         default=DEFAULT_SYSTEMS,
         help="names separated by commas, or all; the first is what the others are compared with "
         "(default: %(default)s)",
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions")
-    parser.add_argument(
-        "--pool-size", type=int, default=20, metavar="N", help="candidates (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--retrieval-top-k", type=int, default=5, metavar="K", help="documents read (default: 5)"
-    )
-    parser.add_argument(
-        "--max-new-tokens", type=int, default=64, metavar="N", help="longest answer (default: 64)"
-    )
-    parser.add_argument(
-        "--batch-size", type=int, default=16, metavar="N", help="questions at once (default: 16)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of intervals, tests and the shuffled control")
-    add_documents(parser)
-    add_alternatives(parser)
-    add_milvus_argument(parser, "search the whole corpus there, in systems such as clara_corpus")
-    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER")
-    add_model_arguments(parser)
-
-
-def add_documents(parser: argparse.ArgumentParser) -> None:
-    """Adds where more documents than those of the pools come from."""
-    parser.add_argument(
-        "--fill-pools", action="store_true", help="fill smaller pools by BM25 from all documents"
-    )
-    parser.add_argument(
+    add("--limit", type=int, metavar="N", help="only the first N questions")
+    add("--pool-size", type=int, default=20, metavar="N", help="candidates (default: %(default)s)")
+    add("--retrieval-top-k", type=int, default=5, metavar="K", help="documents read (default: 5)")
+    add("--max-new-tokens", type=int, default=64, metavar="N", help="longest answer (default: 64)")
+    add("--batch-size", type=int, default=16, metavar="N", help="questions at once (default: 16)")
+    add("--seed", type=int, default=0, help="of intervals, tests and the shuffled control")
+    add("--fill-pools", action="store_true", help="fill smaller pools by BM25 from all documents")
+    add(
         "--corpus",
         metavar="STORE",
         help="a corpus memory by this model: its documents join those that systems such as clara_corpus "
         "search, and what it holds is not compressed again",
     )
-
-
-def add_alternatives(parser: argparse.ArgumentParser) -> None:
-    """Adds the models of the systems beside CLaRa."""
-    parser.add_argument("--encoder", help="sentence encoder of the dense systems (default: all-MiniLM-L6-v2)")
-    parser.add_argument(
-        "--text-model",
-        metavar="PATH_OR_ID",
-        help="causal LM that reads text (default: the base)",
-    )
-    parser.add_argument(
+    add("--encoder", help="sentence encoder of the dense systems (default: all-MiniLM-L6-v2)")
+    add("--text-model", metavar="PATH_OR_ID", help="causal LM that reads text (default: the base)")
+    add(
         "--tuned-model",
         metavar="PATH_OR_ID",
         help="PEFT adapter or causal LM tuned on text (`clara train text_baseline`), for the systems tuned…",
     )
+    add_milvus_argument(parser, "search the whole corpus there, in systems such as clara_corpus")
+    add("--output", required=True, type=Path, metavar="FOLDER")
+    add_model_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Answers, scores and reports."""
-    from ..evaluation.assemble import Workbench
     from ..evaluation.benchmarks import load_benchmark, whole_documents, with_documents
     from ..evaluation.language_models import ClaraModel, memory_folder
+    from ..evaluation.systems import Workbench
 
     names = system_names(arguments)
     check_back_end(arguments, names)
@@ -183,8 +156,9 @@ def report(
     """Runs each system, then writes and prints the report."""
     from ..evaluation.benchmarks import HUB_DATA
     from ..evaluation.plots import plot_quality
-    from ..evaluation.reports import make_report, to_markdown, write_report
+    from ..evaluation.reports import make_report, to_markdown
     from ..evaluation.runner import run_system
+    from ..evaluation.tables import write_report
 
     predictions = {
         name: run_system(
@@ -203,7 +177,7 @@ def report(
     scored["model"] = workbench.settings(names[0])["model"]
     scored["source"] = Path(arguments.file).name if arguments.file else HUB_DATA
     page = to_markdown(scored, shlex.join(["clara", *sys.argv[1:]]))
-    write_report(arguments.output, scored, page)
+    write_report(arguments.output / "report", scored, page)
     for cost, file in (("tokens_read", "tokens.png"), ("bytes_per_passage", "bytes.png")):
         plot_quality(scored, cost, arguments.output / file)
     print(page)
@@ -211,10 +185,10 @@ def report(
 
 def make_text_model(model: ClaraForRetrievalGeneration, name: str | None) -> TextModel:
     """The model of the text systems: the base of `model`, or another one by name."""
-    from ..evaluation.language_models import TextModel
+    from ..evaluation.language_models import TextModel, base_of
 
     if name is None:
-        return TextModel(model.decoder, model.processor.tokenizer, model.config.prompt_limit)
+        return base_of(model)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     text_model = AutoModelForCausalLM.from_pretrained(name, dtype=model.dtype).to(model.device).eval()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import shlex
 from pathlib import Path
 from types import ModuleType
@@ -34,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measures, then writes result, page and picture."""
+    from ..evaluation.tables import write_report
+
     module = find(arguments.experiment)
     parser = argparse.ArgumentParser(
         prog=f"clara experiment {arguments.experiment}",
@@ -55,13 +56,10 @@ def run(arguments: argparse.Namespace) -> None:
     result = module.measure(options, model)
     command = shlex.join(["clara", "experiment", arguments.experiment, *arguments.options])
     document = {"command": command, "model": describe(model), "result": result}
-    options.output.mkdir(parents=True, exist_ok=True)
-    stem = options.output / options.name
-    stem.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    module.plot(result, stem.with_suffix(".png"))
     made = f" with {document['model']}" if model is not None else ""
     page = f"{module.render(result)}\nMade by `{command}`{made}.\n\n![picture]({options.name}.png)\n"
-    stem.with_suffix(".md").write_text(page, encoding="utf-8")
+    write_report(options.output / options.name, document, page)
+    module.plot(result, options.output / f"{options.name}.png")
     print(page)
 
 

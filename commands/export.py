@@ -14,9 +14,10 @@ from .models import load_model, warn_untrained
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `clara export`."""
-    parser.add_argument("engine", choices=("vllm",))
-    parser.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="as `--model` of the others")
-    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="new or empty")
+    add = parser.add_argument
+    add("engine", choices=("vllm",))
+    add("checkpoint", nargs="?", metavar="CHECKPOINT", help="as `--model` of the others")
+    add("--output", required=True, type=Path, metavar="FOLDER", help="new or empty")
 
 
 def run(arguments: argparse.Namespace) -> None:

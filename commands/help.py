@@ -88,15 +88,12 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 def overview(summaries: dict[str, str]) -> str:
-    """All commands in their groups, each with its summary; those in none come last."""
+    """All commands in their groups, each with its summary."""
     width = max(map(len, summaries)) + 2
-    grouped = {name for names in GROUPS.values() for name in names}
-    others = tuple(name for name in summaries if name not in grouped)
     parts = []
-    for title, names in {**GROUPS, **({"more": others} if others else {})}.items():
-        lines = [f"  {name:<{width}}{summaries[name]}" for name in names if name in summaries]
-        if lines:
-            parts.append("\n".join([f"{title}:", *lines]))
+    for title, names in GROUPS.items():
+        lines = [f"  {name:<{width}}{summaries[name]}" for name in names]
+        parts.append("\n".join([f"{title}:", *lines]))
     return "\n\n".join(parts)
 
 

@@ -45,7 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
             formatter_class=HelpFormatter,
         )
         module.add_arguments(command)
-        lines = [command.epilog, EXIT_LINE, examples(EXAMPLES[name]) if name in EXAMPLES else None]
+        lines = [command.epilog, EXIT_LINE, examples(EXAMPLES[name])]
         command.epilog = "\n\n".join(filter(None, lines))
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
         command.set_defaults(run=module.run)

@@ -6,9 +6,11 @@ import argparse
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
+
     from ..modeling_clara import ClaraForRetrievalGeneration
 
 SHIPPED = Path(__file__).resolve().parents[1] / "checkpoints" / "clara-smollm2-135m"
@@ -46,7 +48,11 @@ def quiet_libraries() -> None:
 
 
 def load_model(
-    name: str | None = None, device: str | None = None, compression_rate: int | None = None
+    name: str | None = None,
+    device: str | None = None,
+    compression_rate: int | None = None,
+    dtype: torch.dtype | None = None,
+    **fields: Any,
 ) -> tuple[ClaraForRetrievalGeneration, bool]:
     """Loads a model for a command.
 
@@ -55,6 +61,8 @@ def load_model(
         device: where it goes; the accelerator by default, else the CPU.
         compression_rate: of untrained adapters, 16 by default; a checkpoint has its own, and one whose
             memories are means of spans can be read at any other.
+        dtype: of the weights; the model's own by default.
+        **fields: of `ClaraConfig`, for untrained adapters; a checkpoint has its own.
 
     Returns:
         The model, and whether its adapters come from a checkpoint.
@@ -71,11 +79,14 @@ def load_model(
 
     place = choose_device(device)
     name = name or (str(SHIPPED) if SHIPPED.is_dir() else EMBEDDED)
+    options = {} if dtype is None else {"dtype": dtype}
     trained = is_checkpoint(name)
     if trained:
-        model = ClaraForRetrievalGeneration.from_pretrained(name, **rate_fields(name, compression_rate))
+        fields = rate_fields(name, compression_rate)
+        model = ClaraForRetrievalGeneration.from_pretrained(name, **fields, **options)
     else:
-        model = ClaraForRetrievalGeneration.from_base(name, compression_rate=compression_rate or 16)
+        rate = compression_rate or 16
+        model = ClaraForRetrievalGeneration.from_base(name, compression_rate=rate, **fields, **options)
     return model.to(place), trained
 
 

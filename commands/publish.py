@@ -27,18 +27,27 @@ CARD = "README.md"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `clara publish`."""
-    parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", nargs="?", help="folder or Hub id of a CLaRa checkpoint"
+    add = parser.add_argument
+    add("checkpoint", metavar="CHECKPOINT", nargs="?", help="folder or Hub id of a CLaRa checkpoint")
+    add("--repo", required=True, metavar="ORG/NAME", help="the model repository")
+    add("--space", metavar="ORG/NAME", help="the Space's repository, if there is to be one")
+    add("--endpoint", action="store_true", help="add handler.py and requirements.txt for Inference Endpoints")
+    add("--private", action="store_true", help="make the repositories private")
+    add("--dry-run", action="store_true", help="stop before the upload")
+    add(
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="keep the assembled folder there, the Space's in FOLDER-space",
     )
-    add_target_arguments(parser)
-    parser.add_argument(
+    add(
         "--results",
         action="append",
         default=[],
         metavar="PATH",
         help="report.json of `clara evaluate`, or a folder of them; may be repeated",
     )
-    parser.add_argument(
+    add(
         "--training-card",
         action="append",
         default=[],
@@ -46,37 +55,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="README.md of a training stage, in order; may be repeated (default: the checkpoint's)",
     )
-    parser.add_argument(
-        "--dataset", action="append", default=[], metavar="ID", help="data set it was trained on (Hub id)"
-    )
-    parser.add_argument(
-        "--base-model", metavar="ID", help="Hub id of the base, where the checkpoint names none"
-    )
-    parser.add_argument(
+    add("--dataset", action="append", default=[], metavar="ID", help="data set it was trained on (Hub id)")
+    add("--base-model", metavar="ID", help="Hub id of the base, where the checkpoint names none")
+    add(
         "--widgets",
         type=int,
         default=3,
         metavar="N",
         help="example answers in the card, right ones first (default: 3)",
     )
-    parser.add_argument("--device", help="such as cpu or cuda:0 (default: the accelerator if there is one)")
-
-
-def add_target_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what says where everything goes."""
-    parser.add_argument("--repo", required=True, metavar="ORG/NAME", help="the model repository")
-    parser.add_argument("--space", metavar="ORG/NAME", help="the Space's repository, if there is to be one")
-    parser.add_argument(
-        "--endpoint", action="store_true", help="add handler.py and requirements.txt for Inference Endpoints"
-    )
-    parser.add_argument("--private", action="store_true", help="make the repositories private")
-    parser.add_argument("--dry-run", action="store_true", help="stop before the upload")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FOLDER",
-        help="keep the assembled folder there, the Space's in FOLDER-space",
-    )
+    add("--device", help="such as cpu or cuda:0 (default: the accelerator if there is one)")
 
 
 class Part(NamedTuple):

@@ -147,9 +147,7 @@ def open_memory(model: ClaraForRetrievalGeneration, place: str, milvus: str | No
         ModuleNotFoundError: If pylance or pymilvus is needed and not installed.
     """
     if milvus is None and not is_store(place):
-        return model.load_memory(
-            str(Path(place).expanduser()) if Path(place).expanduser().is_dir() else place
-        )
+        return model.load_memory(str(Path(place).expanduser()))
     store = open_store(place, model.memory_fingerprint())
     if milvus is None:
         return store
@@ -216,11 +214,9 @@ def question_texts(file: Path) -> list[str]:
     """
     from ..data.readers import read_rows
 
-    return list(dict.fromkeys(_question(place, row) for place, row in read_rows(file)))
-
-
-def _question(place: str, row: dict[str, Any]) -> str:
-    question = row.get("question")
-    if not isinstance(question, str):
-        raise ValueError(f"{place}: a row with a text `question` is needed, got {sorted(row)}.")
-    return question
+    found = {}
+    for place, row in read_rows(file):
+        if not isinstance(row.get("question"), str):
+            raise ValueError(f"{place}: a row with a text `question` is needed, got {sorted(row)}.")
+        found[row["question"]] = None
+    return list(found)

@@ -29,7 +29,8 @@ HERE = ("127.0.0.1", "localhost", "[::1]")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `clara serve`."""
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--memory",
         action="append",
         required=True,
@@ -37,35 +38,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="corpus memory, folder or Hub dataset repository; may be repeated (default name: the folder's)",
     )
     add_model_arguments(parser)
-    parser.add_argument(
+    add(
         "--merge-adapters",
         action="store_true",
         help="faster answers for two more copies of the base's weights (`model.merge_adapters`)",
     )
-    parser.add_argument(
+    add(
         "--rewrite",
         action="store_true",
         help="let the base rewrite a question that follows earlier turns, so that it stands alone",
     )
-    parser.add_argument("--model-name", default="clara", help="the model's own name (default: %(default)s)")
+    add("--model-name", default="clara", help="the model's own name (default: %(default)s)")
     add_network_arguments(parser)
-    parser.add_argument(
-        "--max-batch", type=int, default=16, metavar="N", help="answers at once (default: 16)"
-    )
-    parser.add_argument("--max-queue", type=int, default=64, metavar="N", help="may wait (default: 64)")
-    parser.add_argument(
-        "--max-new-tokens", type=int, default=512, metavar="N", help="longest answer (default: 512)"
-    )
-    parser.add_argument(
-        "--drain-seconds", type=int, default=60, metavar="N", help="to finish at SIGTERM (default: 60)"
-    )
+    add("--max-batch", type=int, default=16, metavar="N", help="answers at once (default: 16)")
+    add("--max-queue", type=int, default=64, metavar="N", help="may wait (default: 64)")
+    add("--max-new-tokens", type=int, default=512, metavar="N", help="longest answer (default: 512)")
+    add("--drain-seconds", type=int, default=60, metavar="N", help="to finish at SIGTERM (default: 60)")
 
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds where the server listens, and whom it answers."""
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=int, default=8000, help="port to listen on; 0 takes a free one")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on")
+    add("--port", type=int, default=8000, help="port to listen on; 0 takes a free one")
+    add(
         "--allowed-host",
         action="append",
         default=[],
@@ -73,16 +69,14 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
         help="name under which it may be addressed; may be repeated (default: this machine's own names where "
         "it listens to this machine alone, else any)",
     )
-    parser.add_argument(
+    add(
         "--cors-origin",
         action="append",
         default=[],
         metavar="URL",
         help="web page whose scripts may ask; may be repeated (default: none)",
     )
-    parser.add_argument(
-        "--max-body-bytes", type=int, default=1 << 20, metavar="N", help="largest request (default: 1 MiB)"
-    )
+    add("--max-body-bytes", type=int, default=1 << 20, metavar="N", help="largest request (default: 1 MiB)")
 
 
 def run(arguments: argparse.Namespace) -> None:

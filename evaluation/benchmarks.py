@@ -9,15 +9,15 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 
 from clara.data.readers import Source, read_questions
 from clara.data.records import QuestionRecord
 from clara.memory_clara import CorpusMemory
 
-from .baselines import BM25Retriever
 from .metrics import normalize_answer
+from .retrievers import bm25_retriever
 
 logger = logging.getLogger(__name__)
 
@@ -98,10 +98,9 @@ def load_benchmark(
     for key, value in (("pool_size", pool_size), ("limit", limit)):
         if value is not None and value < 1:
             raise ValueError(f"`{key}` must be at least 1, got {value}.")
-    records = read_questions(
-        source if source is not None else _hub_source(name, setting, pool_size), split="test"
-    )
-    rows = [(str(row), record) for row, record in zip(_counter(limit), records, strict=False)]
+    place = _hub_source(name, setting, pool_size) if source is None else source
+    records = islice(read_questions(place, split="test"), limit)
+    rows = [(str(row), record) for row, record in enumerate(records)]
     if not rows:
         raise ValueError(f"`source` {source} holds no question.")
     return build_benchmark(name, setting, rows, pool_size, fill)
@@ -118,13 +117,12 @@ def build_benchmark(
     documents = {
         text: index for index, text in enumerate(dict.fromkeys(d for _, r in rows for d in r.documents))
     }
-    scored = {row: answers for row, record in rows if (answers := _scorable(record.answers))}
-    skipped = tuple(row for row, _ in rows if row not in scored)
+    scored = {row: tuple(filter(normalize_answer, record.answers)) for row, record in rows}
+    skipped = tuple(row for row, answers in scored.items() if not answers)
     if skipped:
         logger.warning(
             "left out %d questions without a gold answer that can be scored: %s", len(skipped), skipped
         )
-    kept = [(row, record) for row, record in rows if row in scored]
     examples = [
         Example(
             id=row,
@@ -133,7 +131,8 @@ def build_benchmark(
             pool=tuple(documents[record.documents[i]] for i in choose_pool(record, setting, pool_size, row)),
             positives=tuple(dict.fromkeys(documents[record.documents[i]] for i in record.positives)),
         )
-        for row, record in kept
+        for row, record in rows
+        if scored[row]
     ]
     if fill:
         examples = fill_pools(examples, tuple(documents), pool_size)
@@ -191,11 +190,10 @@ def fill_pools(examples: Sequence[Example], documents: Sequence[str], pool_size:
     Raises:
         ValueError: there are fewer than `pool_size` documents in all.
     """
-    _, ranked = BM25Retriever(documents).search(
-        [example.question for example in examples], min(2 * pool_size, len(documents))
-    )
+    depth = min(2 * pool_size, len(documents))
+    _, ranked = bm25_retriever(documents).search([example.question for example in examples], depth)
     return [
-        Example(**{**asdict(example), "pool": tuple(dict.fromkeys([*example.pool, *order]))[:pool_size]})
+        replace(example, pool=tuple(dict.fromkeys([*example.pool, *order]))[:pool_size])
         for example, order in zip(examples, ranked.tolist(), strict=True)
     ]
 
@@ -206,10 +204,6 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
         raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}.")
 
 
-def _scorable(answers: Sequence[str]) -> tuple[str, ...]:
-    return tuple(answer for answer in answers if normalize_answer(answer))
-
-
 def _hub_source(name: str, setting: str, pool_size: int) -> str:
     if pool_size not in HUB_STAGES:
         raise ValueError(
@@ -217,7 +211,3 @@ def _hub_source(name: str, setting: str, pool_size: int) -> str:
             "Name a file of your own to use another."
         )
     return f"{HUB_DATA}:{HUB_STAGES[pool_size]}_{name}_{HUB_SETTINGS[setting]}"
-
-
-def _counter(limit: int | None) -> Iterable[int]:
-    return range(2**62 if limit is None else limit)

@@ -100,24 +100,44 @@ class ClaraModel:
     ) -> list[tuple[str, int]]:
         """B questions and for each its memories (m, H) -> answer and tokens read by the generator.
 
-        The answers are what `model.generate` says to these memories in this order.
+        The answers are what `model.generate` says to these memories in this order, read together.
         """
-        embeds, mask = self._model.embed_answers(questions, memories)
-        lengths = mask.sum(dim=-1).tolist()
-        return list(zip(self.write(embeds, mask, max_new_tokens), lengths, strict=True))
-
-    @torch.no_grad()
-    def write(self, embeds: Tensor, mask: Tensor, max_new_tokens: int) -> list[str]:
-        """What the generator says greedily after prompts of embeddings (B, L, H) and mask (B, L)."""
         model = self._model
+        embeds, mask = model.embed_answers(questions, memories)
         with model.lock, wearing(model.decoder, "generator"):
             sequences = model.decoder.generate(
                 inputs_embeds=embeds,
                 attention_mask=mask,
-                generation_config=with_limit(model.generation_config, max_new_tokens),
+                generation_config=changed(model.generation_config, max_new_tokens=max_new_tokens),
             )
         texts = model.processor.tokenizer.batch_decode(sequences, skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        return list(zip(map(str.strip, texts), mask.sum(dim=-1).tolist(), strict=True))
+
+    def answer_each(
+        self,
+        questions: Sequence[str],
+        memories: Sequence[Sequence[Tensor]],
+        scores: Sequence[Sequence[float]],
+        max_new_tokens: int,
+    ) -> list[tuple[str, int]]:
+        """As `answer`, but each memory is read alone; `scores` are the cosines of the memories."""
+        model, processor = self._model, self._model.processor
+        padded = [torch.tensor(row) for row in scores]
+        padded = torch.nn.utils.rnn.pad_sequence(padded, batch_first=True, padding_value=float("-inf"))
+        with model.lock:
+            out = model.read_memories(
+                list(questions), list(map(list, memories)), padded, "each", max_new_tokens=max_new_tokens
+            )
+        texts = processor.tokenizer.batch_decode(out.sequences, skip_special_tokens=True)
+        sizes = [
+            int(
+                processor.encode_prompts([question] * len(row), [[len(m)] for m in row])[
+                    "attention_mask"
+                ].sum()
+            )
+            for question, row in zip(questions, memories, strict=True)
+        ]
+        return list(zip(map(str.strip, texts), sizes, strict=True))
 
 
 def other_format(model: ClaraForRetrievalGeneration, store: Any) -> list[str]:
@@ -168,8 +188,10 @@ class TextModel:
         return digest.hexdigest()
 
     @torch.no_grad()
-    def answer(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[tuple[str, int]]:
-        """B prompts as token ids -> answer and prompt length.
+    def answer(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, streamer: Any = None, **fields: Any
+    ) -> list[tuple[str, int]]:
+        """B prompts as token ids -> answer and prompt length; `fields` of the generation configuration.
 
         Raises:
             ValueError: a prompt leaves no room for the answer.
@@ -187,16 +209,22 @@ class TextModel:
         sequences = self._model.generate(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
-            generation_config=with_limit(self._config, max_new_tokens, self._pad),
+            generation_config=changed(
+                self._config, max_new_tokens=max_new_tokens, pad_token_id=self._pad, **fields
+            ),
+            streamer=streamer,
         )
         texts = self.tokenizer.batch_decode(sequences[:, longest:], skip_special_tokens=True)
         return [(text.strip(), length) for text, length in zip(texts, lengths, strict=True)]
 
 
-def with_limit(config: GenerationConfig, max_new_tokens: int, pad: int | None = None) -> GenerationConfig:
-    """A copy of a generation configuration with a longest answer, and a padding token where one is given."""
+def base_of(model: ClaraForRetrievalGeneration) -> TextModel:
+    """The plain base of a CLaRa model, to read text."""
+    return TextModel(model.decoder, model.processor.tokenizer, model.config.prompt_limit)
+
+
+def changed(config: GenerationConfig, **fields: Any) -> GenerationConfig:
+    """A copy of a generation configuration with other fields."""
     copied = copy.deepcopy(config)
-    copied.max_new_tokens = max_new_tokens
-    if pad is not None:
-        copied.pad_token_id = pad
+    copied.update(**fields)
     return copied

@@ -5,29 +5,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .reports import TITLES
-
 AXES = {
     "tokens_read": "tokens read by the generator per question",
     "bytes_per_passage": "bytes stored per passage",
 }
-MARKS = {
-    "": "o",
-    "clara": "s",
-    "corpus": "P",
-    "bm25": "^",
-    "bm25_corpus": "<",
-    "dense": "D",
-    "dense_corpus": "d",
-    "given": "v",
-    "shuffled": "X",
-}
+MARKS = "osP^<DdvX*>p"
 TICKS = [0, *(step * 10**power for power in range(1, 8) for step in (1, 3))]
 ALIKE = 0.1  # costs closer than e^0.1 share a column; its points stand a hundredth of the axis apart
 
 
-def plot_quality(report: Mapping[str, Any], cost: str, path: Path, metric: str = "token_f1") -> None:
-    """Writes a PNG with one point per system: its cost, and its mean with the 95 % interval.
+def plot_quality(report: Mapping[str, Any], cost: str, path: Path) -> None:
+    """Writes a PNG with one point per system: its cost, and its mean F1 with the 95 % interval.
 
     What reads decides the colour, what retrieves the mark. Systems of one cost stand beside each other.
 
@@ -35,30 +23,24 @@ def plot_quality(report: Mapping[str, Any], cost: str, path: Path, metric: str =
         report: of `reports.make_report`.
         cost: "tokens_read" or "bytes_per_passage".
         path: of the PNG file.
-        metric: what the height shows.
-
-    Raises:
-        ValueError: `cost` is unknown.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, FuncFormatter
 
-    if cost not in AXES:
-        raise ValueError(f"`cost` must be one of {', '.join(AXES)}, got {cost!r}.")
     systems = report["systems"]
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
-    readers = list(dict.fromkeys(name.split("_")[0] for name in systems))
+    readers, others = (list(dict.fromkeys(name.partition("_")[part] for name in systems)) for part in (0, 2))
     places = spread({name: row[cost] for name, row in systems.items()})
     for name, row in systems.items():
         reader, _, rest = name.partition("_")
-        interval = row["metrics"][metric]
+        interval = row["metrics"]["token_f1"]
         mean, low, high = (100 * interval[key] for key in ("mean", "low", "high"))
         axes.errorbar(
             places[name],
             mean,
             yerr=[[mean - low], [high - mean]],
-            fmt=MARKS.get(rest, "*"),
+            fmt=MARKS[others.index(rest) % len(MARKS)],
             color=f"C{readers.index(reader)}",
             elinewidth=1,
             capsize=2,
@@ -71,7 +53,7 @@ def plot_quality(report: Mapping[str, Any], cost: str, path: Path, metric: str =
     axes.set_xlim(-2 if smallest < 10 else smallest / 1.3, largest * 1.3 + 1)
     axes.set_ylim(bottom=0)
     title = f"{report['benchmark']}, {report['setting']}: {report['questions']} questions, 95 % intervals"
-    axes.set(xlabel=AXES[cost], ylabel=f"{TITLES.get(metric, metric)} (%)", title=title)
+    axes.set(xlabel=AXES[cost], ylabel="F1 (%)", title=title)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.01, 1))
     path.parent.mkdir(parents=True, exist_ok=True)

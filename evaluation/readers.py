@@ -1,15 +1,17 @@
 """Readers: how chosen passages reach the generator, as memories, as text, cut short, or not at all."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from clara.data.text_prompts import closed_book_ids, first_tokens, text_prompt_ids
 from clara.memory_clara import CorpusMemory
 from clara.retrieval_clara import pack
+from tqdm.auto import tqdm
 
 from .language_models import ClaraModel, TextModel
 
 Chosen = Sequence[Sequence[int]]
+Scores = Sequence[Sequence[float]]
 
 
 class Reader(Protocol):
@@ -24,8 +26,10 @@ class Reader(Protocol):
     def size(self, question: str, chosen: Sequence[int]) -> int:
         """How much is read for a question: questions of similar size are answered together."""
 
-    def answer(self, questions: Sequence[str], chosen: Chosen, max_new_tokens: int) -> list[tuple[str, int]]:
-        """B questions and for each its passages in reading order -> answer and tokens read."""
+    def answer(
+        self, questions: Sequence[str], chosen: Chosen, max_new_tokens: int, scores: Scores = ()
+    ) -> list[tuple[str, int]]:
+        """B questions and for each its passages in reading order, with scores -> answer and tokens read."""
 
 
 class MemoryReader:
@@ -34,81 +38,95 @@ class MemoryReader:
     Args:
         model: the model that made them.
         memory: of all N passages.
+        each: read each memory alone and keep the likeliest answer.
     """
 
-    def __init__(self, model: ClaraModel, memory: CorpusMemory) -> None:
-        self._model, self._memory = model, memory
-        self.bytes_per_passage = memory_bytes(memory)
+    def __init__(self, model: ClaraModel, memory: CorpusMemory, each: bool = False) -> None:
+        self._model, self._memory, self._each = model, memory, each
+        parts = pack(memory.gather([0])[0], memory.dtype).values()
+        vector = sum(part[0].numel() * part.element_size() for part in parts)
+        self.bytes_per_passage = vector * int(memory.offsets[-1]) / len(memory)
 
     def size(self, question: str, chosen: Sequence[int]) -> int:
         """See `Reader.size`; in tokens, about four characters of the question for one."""
         offsets = self._memory.offsets
         return sum(int(offsets[row + 1] - offsets[row]) for row in chosen) + len(question) // 4
 
-    def answer(self, questions: Sequence[str], chosen: Chosen, max_new_tokens: int) -> list[tuple[str, int]]:
+    def answer(
+        self, questions: Sequence[str], chosen: Chosen, max_new_tokens: int, scores: Scores = ()
+    ) -> list[tuple[str, int]]:
         """See `Reader.answer`."""
         memories = [self._memory.gather(row) for row in chosen]
+        if self._each:
+            return self._model.answer_each(questions, memories, scores, max_new_tokens)
         return self._model.answer(questions, memories, max_new_tokens)
 
 
 class TextReader:
-    """Reads the text of the chosen passages in CLaRa's own answering prompt.
+    """Reads the text of the chosen passages in CLaRa's own answering prompt, or nothing.
 
     Args:
         model: any causal LM.
-        texts: of all N passages.
+        texts: of all N passages; none: it answers from what it knows, in a prompt without documents.
         rate: keep the first 1 / rate of the tokens of each passage only (hard compression); 1: all.
     """
 
-    def __init__(self, model: TextModel, texts: Sequence[str], rate: int = 1) -> None:
+    def __init__(self, model: TextModel, texts: Sequence[str] = (), rate: int = 1) -> None:
         self._model = model
         self._texts = (
             list(texts) if rate == 1 else [first_tokens(model.tokenizer, text, rate) for text in texts]
         )
-        self.bytes_per_passage = sum(len(text.encode()) for text in self._texts) / len(self._texts)
+        self.bytes_per_passage = sum(len(text.encode()) for text in self._texts) / max(len(texts), 1)
 
     def size(self, question: str, chosen: Sequence[int]) -> int:
         """See `Reader.size`; in characters."""
         return len(question) + sum(len(self._texts[passage]) for passage in chosen)
 
-    def answer(self, questions: Sequence[str], chosen: Chosen, max_new_tokens: int) -> list[tuple[str, int]]:
-        """See `Reader.answer`."""
-        prompts = [
-            text_prompt_ids(self._model.tokenizer, question, [self._texts[passage] for passage in row])
-            for question, row in zip(questions, chosen, strict=True)
-        ]
-        return self._model.answer(prompts, max_new_tokens)
+    def answer(
+        self, questions: Sequence[str], chosen: Chosen, max_new_tokens: int, scores: Scores = ()
+    ) -> list[tuple[str, int]]:
+        """See `Reader.answer`; `scores` change nothing."""
+        return self._model.answer(list(map(self._prompt, questions, chosen)), max_new_tokens)
+
+    def _prompt(self, question: str, chosen: Sequence[int]) -> list[int]:
+        tokenizer = self._model.tokenizer
+        if not self._texts:
+            return closed_book_ids(tokenizer, question)
+        return text_prompt_ids(tokenizer, question, [self._texts[passage] for passage in chosen])
 
 
-class ClosedBookReader:
-    """Reads nothing: what the base answers from its weights.
+def by_size(sizes: Sequence[int], batch_size: int, name: str) -> Iterator[list[int]]:
+    """Rows in batches of similar size, the largest first, so that little is padded; with a progress bar."""
+    order = sorted(range(len(sizes)), key=lambda row: -sizes[row])
+    with tqdm(total=len(order), desc=name, unit="question") as bar:
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            yield rows
+            bar.update(len(rows))
+
+
+def read_all(
+    reader: Reader,
+    questions: Sequence[str],
+    chosen: Chosen,
+    max_new_tokens: int = 32,
+    batch_size: int = 16,
+    name: str = "answering",
+) -> list[str]:
+    """Answers B questions in batches of similar size.
 
     Args:
-        model: any causal LM.
+        reader: Answers from passages.
+        questions: B questions.
+        chosen: For each question its passages in reading order.
+        max_new_tokens: Longest answer.
+        batch_size: Questions at once.
+        name: What the progress bar says.
     """
-
-    bytes_per_passage = 0.0
-
-    def __init__(self, model: TextModel) -> None:
-        self._model = model
-
-    def size(self, question: str, chosen: Sequence[int]) -> int:
-        """See `Reader.size`; in characters."""
-        return len(question)
-
-    def answer(self, questions: Sequence[str], chosen: Chosen, max_new_tokens: int) -> list[tuple[str, int]]:
-        """See `Reader.answer`; `chosen` is not looked at."""
-        prompts = [closed_book_ids(self._model.tokenizer, question) for question in questions]
-        return self._model.answer(prompts, max_new_tokens)
-
-
-def memory_bytes(memory: CorpusMemory) -> float:
-    """Bytes of one passage's memory in the format in which it is kept, on average."""
-    parts = pack(memory.gather([0])[0], memory.dtype).values()
-    each = sum(part[0].numel() * part.element_size() for part in parts)
-    return each * int(memory.offsets[-1]) / len(memory)
-
-
-def vector_bytes(memory: CorpusMemory) -> float:
-    """Bytes of one passage's search vector."""
-    return float(memory.vectors.shape[1] * memory.vectors.element_size())
+    said = [""] * len(questions)
+    sizes = list(map(reader.size, questions, chosen))
+    for rows in by_size(sizes, batch_size, name):
+        asked, shown = [questions[row] for row in rows], [chosen[row] for row in rows]
+        for row, (answer, _) in zip(rows, reader.answer(asked, shown, max_new_tokens), strict=True):
+            said[row] = answer
+    return said

@@ -1,8 +1,6 @@
 """From predictions to a table: scores per question, means with bootstrap intervals, paired tests."""
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from .benchmarks import Benchmark, Example
@@ -78,7 +76,10 @@ def make_report(
     scores = {name: score_predictions(benchmark.examples, rows, ks) for name, rows in predictions.items()}
     systems = {
         name: {
-            "metrics": {metric: _interval(values, seed) for metric, values in scores[name].items()},
+            "metrics": {
+                metric: {**bootstrap_interval(values, seed=seed), "questions": len(values)}
+                for metric, values in scores[name].items()
+            },
             "tokens_read": sum(row.tokens_read for row in rows) / len(rows),
             "bytes_per_passage": stored[name],
         }
@@ -110,11 +111,6 @@ def to_markdown(report: Mapping[str, Any], command: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _interval(values: Sequence[float], seed: int) -> dict[str, float]:
-    interval = bootstrap_interval(values, seed=seed)
-    return {"mean": interval.mean, "low": interval.low, "high": interval.high, "questions": len(values)}
-
-
 def _comparisons(scores: Mapping[str, Scores], seed: int) -> list[dict[str, Any]]:
     reference, *others = scores
     return [
@@ -122,7 +118,7 @@ def _comparisons(scores: Mapping[str, Scores], seed: int) -> list[dict[str, Any]
             "system": name,
             "reference": reference,
             "metric": metric,
-            **vars(paired_bootstrap(scores[name][metric], scores[reference][metric], seed=seed)),
+            **paired_bootstrap(scores[name][metric], scores[reference][metric], seed=seed),
         }
         for name in others
         for metric in COMPARED
@@ -158,12 +154,3 @@ def _comparisons_table(report: Mapping[str, Any]) -> str:
         for row in report["comparisons"]
     ]
     return markdown_table(header, rows)
-
-
-def write_report(folder: Path, report: Mapping[str, Any], page: str) -> None:
-    """Writes `report.json` and `report.md` into a folder, made if absent."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(
-        json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
-    (folder / "report.md").write_text(page, encoding="utf-8")

@@ -1,29 +1,22 @@
 """Runs a system over a benchmark in batches and keeps its predictions in a file that a later run continues.
 
 All questions are searched for first; then those with similarly much to read are answered together, the
-longest first, so that little is padded. The file is JSON lines: the first holds the run's settings and their
-fingerprint, each other one a prediction, in the order in which they were answered. A line is whole or not
-there: one that an interruption cut short is dropped and its question answered again.
+longest first, so that little is padded. The file is JSON lines: the first holds the run's settings, each
+other one a prediction, in the order in which they were answered. A line is whole or not there: one that an
+interruption cut short is dropped and its question answered again.
 """
 
-import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from .benchmarks import Example
+from .readers import by_size
 from .systems import Prediction, System
 
 SEARCH_BATCH = 64
-
-
-def run_fingerprint(settings: Mapping[str, Any]) -> str:
-    """SHA-256 of a run's settings, whatever their order."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def run_system(
@@ -32,7 +25,6 @@ def run_system(
     path: Path,
     settings: Mapping[str, Any],
     batch_size: int = 16,
-    show_progress: bool = True,
 ) -> list[Prediction]:
     """Answers every example but those that the file already holds.
 
@@ -42,7 +34,6 @@ def run_system(
         path: the predictions file, made if absent.
         settings: what decides the predictions, as JSON values; a file of other settings is refused.
         batch_size: questions answered at once.
-        show_progress: whether a progress bar is shown.
 
     Returns:
         B predictions in the order of the examples.
@@ -56,20 +47,15 @@ def run_system(
     if not done.keys() <= {example.id for example in examples}:
         raise ValueError(f"{path} holds other questions than this benchmark: remove the file.")
     left = [example for example in examples if example.id not in done]
-    found = [item for part in _batches(left, SEARCH_BATCH) for item in system.find(part)]
-    found.sort(key=lambda item: -item.size)
-    with (
-        path.open("a", encoding="utf-8") as file,
-        tqdm(
-            total=len(examples), initial=len(done), desc=path.stem, unit="question", disable=not show_progress
-        ) as bar,
-    ):
-        for batch in _batches(found, batch_size):
+    parts = (left[start : start + SEARCH_BATCH] for start in range(0, len(left), SEARCH_BATCH))
+    found = [item for part in parts for item in system.find(part)]
+    with path.open("a", encoding="utf-8") as file:
+        for rows in by_size([item.size for item in found], batch_size, path.stem):
+            batch = [found[row] for row in rows]
             predictions = system.read(batch)
             file.writelines(_line(item.example, said) for item, said in zip(batch, predictions, strict=True))
             file.flush()
             done.update((prediction.id, prediction) for prediction in predictions)
-            bar.update(len(batch))
     return [done[example.id] for example in examples]
 
 
@@ -83,7 +69,7 @@ def read_predictions(path: Path) -> tuple[dict[str, Any], list[Prediction]]:
     try:
         head, *rows = [json.loads(line) for line in lines]
         predictions = [_prediction(row) for row in rows]
-        return {"settings": head["settings"], "fingerprint": head["fingerprint"]}, predictions
+        return head["settings"], predictions
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is no predictions file, or it is damaged ({error}): move it away."
@@ -92,17 +78,13 @@ def read_predictions(path: Path) -> tuple[dict[str, Any], list[Prediction]]:
 
 def _open_run(path: Path, settings: Mapping[str, Any]) -> list[Prediction]:
     """Makes the file, or cuts off its unfinished line; the predictions it holds."""
-    fingerprint = run_fingerprint(settings)
     if not path.exists() or b"\n" not in path.read_bytes():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(
-            json.dumps({"fingerprint": fingerprint, "settings": settings}) + "\n", encoding="utf-8"
-        )
+        path.write_text(json.dumps({"settings": settings}) + "\n", encoding="utf-8")
         return []
-    head, predictions = read_predictions(path)
-    if head["fingerprint"] != fingerprint:
-        keys = sorted({*head["settings"], *settings})
-        other = [key for key in keys if head["settings"].get(key) != settings.get(key)]
+    stored, predictions = read_predictions(path)
+    other = [key for key in sorted({*stored, *settings}) if stored.get(key) != settings.get(key)]
+    if other:
         raise ValueError(
             f"{path} holds the predictions of another run (it differs in {', '.join(other)}): name another "
             "output folder, or remove the file."
@@ -111,10 +93,6 @@ def _open_run(path: Path, settings: Mapping[str, Any]) -> list[Prediction]:
     with path.open("r+b") as file:
         file.truncate(content.rindex(b"\n") + 1)
     return predictions
-
-
-def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def _line(example: Example, prediction: Prediction) -> str:

@@ -1,78 +1,72 @@
 """How sure a mean, or a difference of two means over the same questions, is: bootstrap and permutation."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 BLOCK = 2**22  # resampled values held in memory at once
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean and the confidence interval around it."""
-
-    mean: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Mean of first minus second over the same questions, its interval and its two-sided p-value."""
-
-    difference: float
-    low: float
-    high: float
-    p_value: float
+RESAMPLES = 10_000
 
 
 def bootstrap_interval(
-    values: Sequence[float], confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
-) -> Interval:
-    """Mean of B per-question values with its percentile bootstrap interval (Efron and Tibshirani 1993).
+    values: Sequence[float], resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, float]:
+    """Mean of B per-question values with its 95 % percentile bootstrap interval (Efron and Tibshirani 1993).
 
     Args:
         values: one number per question.
-        confidence: probability that the interval is to hold, between 0 and 1.
         resamples: number of samples of B questions drawn with replacement.
         seed: of the draws; the same seed gives the same interval.
 
+    Returns:
+        `mean`, `low` and `high`.
+
     Raises:
-        ValueError: there are no values, a value is not finite, or `confidence` is not between 0 and 1.
+        ValueError: there are no values, or a value is not finite.
     """
     array = _checked("values", values)
-    low, high = _percentile_interval(array, confidence, resamples, seed)
-    return Interval(float(array.mean()), low, high)
+    generator = np.random.default_rng(seed)
+    draws = [
+        array[generator.integers(0, len(array), size=(size, len(array)))].mean(axis=1)
+        for size in _blocks(resamples, len(array))
+    ]
+    return percentile_interval(array.mean(), np.concatenate(draws))
+
+
+def percentile_interval(mean: float, draws: np.ndarray) -> dict[str, float]:
+    """A mean with the interval that holds 95 % of the draws: `mean`, `low` and `high`."""
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return {"mean": float(mean), "low": float(low), "high": float(high)}
 
 
 def paired_bootstrap(
-    first: Sequence[float],
-    second: Sequence[float],
-    confidence: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> Comparison:
-    """Mean of `first - second` with its percentile bootstrap interval and a paired permutation p-value.
+    first: Sequence[float], second: Sequence[float], resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, float]:
+    """Mean of `first - second` with its 95 % percentile bootstrap interval and a paired permutation p-value.
 
     Args:
         first: one number per question, of one system.
         second: the same questions in the same order, of the other system.
-        confidence: of the interval.
         resamples: of the interval and of the test, each.
         seed: of the draws.
+
+    Returns:
+        `difference`, `low`, `high` and the two-sided `p_value`.
 
     Raises:
         ValueError: the two differ in length, are empty or hold a value that is not finite.
     """
-    differences = _differences(first, second)
-    low, high = _percentile_interval(differences, confidence, resamples, seed)
-    p_value = paired_permutation(first, second, resamples, seed)
-    return Comparison(float(differences.mean()), low, high, p_value)
+    found = bootstrap_interval(_differences(first, second), resamples, seed)
+    return {
+        "difference": found["mean"],
+        "low": found["low"],
+        "high": found["high"],
+        "p_value": paired_permutation(first, second, resamples, seed),
+    }
 
 
 def paired_permutation(
-    first: Sequence[float], second: Sequence[float], resamples: int = 10_000, seed: int = 0
+    first: Sequence[float], second: Sequence[float], resamples: int = RESAMPLES, seed: int = 0
 ) -> float:
     """Two-sided p-value of the paired sign-flip test (Fisher's randomisation).
 
@@ -89,21 +83,6 @@ def paired_permutation(
         signs = 2.0 * generator.integers(0, 2, size=(size, len(differences))) - 1.0
         reached += int((np.abs(signs @ differences) >= observed - tolerance).sum())
     return (1 + reached) / (1 + resamples)
-
-
-def _percentile_interval(
-    values: np.ndarray, confidence: float, resamples: int, seed: int
-) -> tuple[float, float]:
-    if not 0 < confidence < 1:
-        raise ValueError(f"`confidence` must be between 0 and 1, got {confidence}.")
-    generator = np.random.default_rng(seed)
-    draws = (
-        values[generator.integers(0, len(values), size=(size, len(values)))].mean(axis=1)
-        for size in _blocks(resamples, len(values))
-    )
-    tail = 100 * (1 - confidence) / 2
-    low, high = np.percentile(np.concatenate(list(draws)), [tail, 100 - tail])
-    return float(low), float(high)
 
 
 def _blocks(resamples: int, width: int) -> Iterator[int]:

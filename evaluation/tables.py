@@ -1,6 +1,17 @@
-"""Markdown tables, and how intervals stand in them."""
+"""Reports as files, Markdown tables, and how intervals stand in them."""
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def write_report(stem: Path, document: Mapping[str, Any], page: str) -> None:
+    """Writes `stem`.json and `stem`.md into a folder, made if absent."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    Path(f"{stem}.json").write_text(text, encoding="utf-8")
+    Path(f"{stem}.md").write_text(page, encoding="utf-8")
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -65,6 +65,11 @@ class OracleModel:
             answers.append((f"city{found[0]}" if found else "unknown", 2 * len(memory)))
         return answers
 
+    def answer_each(self, questions, memories, scores, max_new_tokens):
+        """As `answer`: the memory that carries the key has the highest score."""
+        best = [row[int(torch.tensor(own).argmax())] for row, own in zip(memories, scores, strict=True)]
+        return self.answer(questions, [[memory] for memory in best], max_new_tokens)
+
 
 class OracleTextModel:
     """Answers from the text of the prompt: the fact whose key is the question's."""

@@ -1,6 +1,6 @@
 """Amounts of work that a tiny model does in a moment."""
 
-from clara.evaluation.speed.sizes import Sizes
+from clara.evaluation.speed.workload import Sizes
 
 TINY = Sizes(
     passages=5,

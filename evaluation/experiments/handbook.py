@@ -8,7 +8,6 @@ and how many answers are refused because their words stand in none of the passag
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,9 @@ from clara.data.sources import is_supported
 from clara.generation_clara import NOT_FOUND
 from clara.modeling_clara import ClaraForRetrievalGeneration
 
-from ..answer_losses import base_of, score_text_readings
+from ..language_models import base_of
 from ..metrics import cover_exact_match
+from ..readers import TextReader, read_all
 from ..statistics import bootstrap_interval
 from ..tables import markdown_table, percent
 
@@ -32,11 +32,12 @@ DEPTHS = (1, 3, 5)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the experiment's options."""
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="with `files/` and questions.jsonl")
-    parser.add_argument("--limit", type=int, metavar="N", help="questions of each kind (default: all)")
-    parser.add_argument("--max-new-tokens", type=int, default=24, metavar="N", help="longest answer")
-    parser.add_argument("--reading", default="together", choices=["together", "each"], help="of the memories")
-    parser.add_argument("--seed", type=int, default=0, help="of the intervals")
+    add = parser.add_argument
+    add("--folder", type=Path, default=FOLDER, help="with `files/` and questions.jsonl")
+    add("--limit", type=int, metavar="N", help="questions of each kind (default: all)")
+    add("--max-new-tokens", type=int, default=24, metavar="N", help="longest answer")
+    add("--reading", default="together", choices=["together", "each"], help="of the memories")
+    add("--seed", type=int, default=0, help="of the intervals")
 
 
 def measure(arguments: argparse.Namespace, model: ClaraForRetrievalGeneration) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def measure(arguments: argparse.Namespace, model: ClaraForRetrievalGeneration) -
     unanswerable = [row for row in rows if not row["answers"]][: arguments.limit]
 
     def interval(values: Sequence[float]) -> dict[str, float]:
-        return asdict(bootstrap_interval([float(value) for value in values], seed=arguments.seed))
+        return bootstrap_interval([float(value) for value in values], seed=arguments.seed)
 
     scores, told = answer(model, memory, asked, unanswerable, arguments)
     return {
@@ -80,13 +81,12 @@ def answer(
         for text, indices in zip(out.answers, out.indices, strict=True)
     ]
     count = len(asked)
-    read = score_text_readings(
-        base_of(model), memory.texts, questions[:count], gold, out.indices[:count], **limit
-    )
+    reader = TextReader(base_of(model), memory.texts)
+    read = read_all(reader, questions[:count], out.indices[:count], name="answering from text", **limit)
     right = list(map(cover_exact_match, out.answers, gold))
     scores = {
         "right, from memories": right,
-        "right, from the text of the same passages": read["cover_exact_match"],
+        "right, from the text of the same passages": list(map(cover_exact_match, read, gold)),
         "refused, of the unanswerable": refused[count:],
         "refused, of the right answers": [no for no, good in zip(refused, right, strict=False) if good],
         "refused, of the wrong answers": [no for no, good in zip(refused, right, strict=False) if not good],

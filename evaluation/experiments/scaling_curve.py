@@ -19,14 +19,17 @@ from clara.data.records import QuestionRecord
 from clara.data.sample_corpus import sample_questions, sample_texts
 from clara.modeling_clara import ClaraForRetrievalGeneration
 
-from ..answer_losses import LOSS, score_readings
+from ..answer_losses import answer_losses
 from ..devices import choose_device
+from ..language_models import ClaraModel
+from ..metrics import score_answers
+from ..readers import MemoryReader, by_size, read_all
 from ..reports import TITLES, Scores
-from ..statistics import bootstrap_interval
+from ..statistics import RESAMPLES, bootstrap_interval, percentile_interval
 from ..tables import markdown_table, percent
 
 NEEDS_MODEL = False
-RESAMPLES = 10_000
+LOSS = "loss"
 COLUMNS = {
     LOSS: "loss (nats)",
     "token_f1": TITLES["token_f1"],
@@ -36,16 +39,15 @@ COLUMNS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the experiment's options."""
-    parser.add_argument(
-        "--points", nargs="+", required=True, metavar="EXAMPLES=PATH", help="checkpoints, by examples seen"
-    )
-    parser.add_argument("--files", nargs="+", help="question rows with positives (default: samples)")
-    parser.add_argument("--limit", type=int, default=100, metavar="N", help="questions a file (default: 100)")
-    parser.add_argument("--ahead", type=int, nargs="+", default=[10, 100], help="times the most examples")
-    parser.add_argument("--max-new-tokens", type=int, default=32, metavar="N", help="longest answer")
-    parser.add_argument("--batch-size", type=int, default=16, metavar="N")
-    parser.add_argument("--seed", type=int, default=0, help="of the intervals")
-    parser.add_argument("--device", help="to measure on (default: the accelerator if there is one)")
+    add = parser.add_argument
+    add("--points", nargs="+", required=True, metavar="EXAMPLES=PATH", help="checkpoints, by examples seen")
+    add("--files", nargs="+", help="question rows with positives (default: samples)")
+    add("--limit", type=int, default=100, metavar="N", help="questions a file (default: 100)")
+    add("--ahead", type=int, nargs="+", default=[10, 100], help="times the most examples")
+    add("--max-new-tokens", type=int, default=32, metavar="N", help="longest answer")
+    add("--batch-size", type=int, default=16, metavar="N")
+    add("--seed", type=int, default=0, help="of the intervals")
+    add("--device", help="to measure on (default: the accelerator if there is one)")
 
 
 def parse_points(points: Sequence[str]) -> dict[int, str]:
@@ -91,7 +93,7 @@ def measure(arguments: argparse.Namespace, model: None = None) -> dict[str, Any]
             for metric in COLUMNS
         },
         "means": {
-            name: {metric: vars(bootstrap_interval(row[metric], seed=arguments.seed)) for metric in COLUMNS}
+            name: {metric: bootstrap_interval(row[metric], seed=arguments.seed) for metric in COLUMNS}
             for name, row in conditions.items()
         },
     }
@@ -140,16 +142,16 @@ def read_gold(
     passages: dict[str, list[int]] = {}
     for passage, parent in enumerate(memory.parents):
         passages.setdefault(texts[int(parent)], []).append(passage)
-    return score_readings(
-        model,
-        memory,
-        [record.question for record in records],
-        [record.answers for record in records],
-        [[passage for text in row for passage in passages[text]] for row in gold],
-        arguments.max_new_tokens,
-        arguments.batch_size,
-        name,
-    )
+    questions, answers = [record.question for record in records], [record.answers for record in records]
+    chosen = [[passage for text in row for passage in passages[text]] for row in gold]
+    reader, size, losses = MemoryReader(ClaraModel(model), memory), arguments.batch_size, [0.0] * len(records)
+    for rows in by_size(list(map(reader.size, questions, chosen)), size, f"{name}, loss"):
+        golds, memories = [answers[row][0] for row in rows], [memory.gather(chosen[row]) for row in rows]
+        found = answer_losses(model, [questions[row] for row in rows], golds, memories)
+        for row, loss in zip(rows, found, strict=True):
+            losses[row] = loss
+    said = read_all(reader, questions, chosen, arguments.max_new_tokens, size, name)
+    return {LOSS: losses, **score_answers(said, answers)}
 
 
 def trend(
@@ -180,13 +182,9 @@ def trend(
     found = {}
     for count in ahead:
         line = offset + slope * math.log(count)
-        found[str(count)] = _interval(np.exp(line) if metric == LOSS else line.clip(0, 1))
-    return {"slope": _interval(slope), "ahead": found}
-
-
-def _interval(values: np.ndarray) -> dict[str, float]:
-    low, high = np.percentile(values[1:], [2.5, 97.5])
-    return {"mean": float(values[0]), "low": float(low), "high": float(high)}
+        value = np.exp(line) if metric == LOSS else line.clip(0, 1)
+        found[str(count)] = percentile_interval(value[0], value[1:])
+    return {"slope": percentile_interval(slope[0], slope[1:]), "ahead": found}
 
 
 def render(result: Mapping[str, Any]) -> str:

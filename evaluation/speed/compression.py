@@ -1,6 +1,6 @@
 """Compression: the body alone over length buckets, against LM head, all hidden states and padding to 256."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,71 +10,51 @@ from clara.retrieval_clara import Memories
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .report import Section, line
-from .sizes import Sizes
-from .timing import WALL, measure, ratio
-from .workload import sample_passages
+from .report import Comparison
+from .workload import Sizes, sample_passages
 
-OURS = "body alone, padded to the longest"
 REFERENCE = "head, all states, padded to 256"
-VARIANTS = {
-    OURS: (False, False, False),
+VARIANTS = {  # whether the head reads, all states are kept, the batch is padded
+    "body alone, padded to the longest": (False, False, False),
+    REFERENCE: (True, True, True),
     "with the head": (True, False, False),
     "with all states": (False, True, False),
     "padded to 256": (False, False, True),
-    REFERENCE: (True, True, True),
 }
-NEEDED = 1.3
+NEEDED = {REFERENCE: 1.3}
 
 Batch = tuple[Tensor, Tensor]
 
 
-def bench_compression(model: Any, sizes: Sizes, repeats: int) -> Section:
-    """Times `model.compress` over passages against the same pass with each burden, and with all of them.
+def compression(model: Any, sizes: Sizes) -> Comparison:
+    """`model.compress` over passages against the same pass with each burden, and with all of them.
 
     Args:
         model: A CLaRa model with its processor.
         sizes: How much.
-        repeats: Rounds.
     """
     texts = sample_passages(model.processor.tokenizer, sizes.passages, sizes.passage_tokens)
-    runs = compression_runs(model, texts, sizes)
-    seconds = {name: marks[WALL] for name, marks in measure(runs, repeats, model.device).items()}
-    masks = [mask for _, mask in encode(model, texts, sizes.batch_size)]
-    lengths = [int(row.sum()) for mask in masks for row in mask]
-    vectors = sum(sum(model.processor.memory_counts(mask)) for mask in masks)
-    units = {"passages": float(len(texts)), "tokens": float(sum(lengths))}
-    ratios = [ratio("all three burdens against none", seconds[REFERENCE], seconds[OURS], NEEDED)]
-    alone = [name for name in VARIANTS if name not in (OURS, REFERENCE)]
-    ratios += [ratio(f"{name} alone against none", seconds[name], seconds[OURS]) for name in alone]
-    return Section(
+    short = encode(model, texts, sizes.batch_size)
+    wide = [widen(model, batch, sizes.padded) for batch in short]
+
+    def run(heads: bool, states: bool, padded: bool) -> list[Memories]:
+        return compress_all(model, wide if padded else short, heads, states)
+
+    lengths = [int(row.sum()) for _, mask in short for row in mask]
+    vectors = sum(sum(model.processor.memory_counts(mask)) for _, mask in short)
+    each = model.config.get_text_config().hidden_size * model.dtype.itemsize
+    return Comparison(
         "compression",
         f"Compressing {len(texts)} passages of {min(lengths)} to {max(lengths)} tokens, "
         f"{sizes.batch_size} a pass",
-        [line(name, values, units) for name, values in seconds.items()],
-        ratios,
+        {name: lambda _, burdens=burdens: run(*burdens) for name, burdens in VARIANTS.items()},
+        NEEDED,
+        {"passages": len(texts), "tokens": sum(lengths)},
         {
-            "bytes a document": vectors
-            * model.config.get_text_config().hidden_size
-            * model.dtype.itemsize
-            / len(texts),
+            "bytes a document": vectors * each / len(texts),
             "bytes of its text": sum(len(text.encode()) for text in texts) / len(texts),
         },
     )
-
-
-def compression_runs(model: Any, texts: Sequence[str], sizes: Sizes) -> dict[str, Callable[[int], None]]:
-    """The variants to time, each over all passages."""
-    short = encode(model, texts, sizes.batch_size)
-    padded = [widen(model, batch, sizes.padded) for batch in short]
-
-    def runner(heads: bool, states: bool, wide: bool) -> Callable[[int], None]:
-        def run(_: int) -> None:
-            compress_all(model, padded if wide else short, heads, states)
-
-        return run
-
-    return {name: runner(*burdens) for name, burdens in VARIANTS.items()}
 
 
 def encode(model: Any, texts: Sequence[str], batch_size: int) -> list[Batch]:

@@ -11,8 +11,6 @@ from clara.train.plan import SHAPES
 from transformers import AutoConfig, AutoTokenizer, MistralConfig, PreTrainedConfig
 
 EMBEDDED = "smollm2-135m"
-
-
 MISTRAL = SHAPES["mistralai/Mistral-7B-Instruct-v0.2"][1]
 PRESETS: Mapping[str, Callable[[int], PreTrainedConfig]] = {
     EMBEDDED: lambda vocabulary: AutoConfig.from_pretrained(base_path(EMBEDDED), vocab_size=vocabulary),
@@ -39,12 +37,7 @@ def random_model(
         text_config: Another shape.
         tokenizer: Another tokenizer.
         **fields: Fields of `ClaraConfig`.
-
-    Raises:
-        ValueError: If the preset is unknown.
     """
-    if preset not in PRESETS:
-        raise ValueError(f"`preset` must be one of {', '.join(PRESETS)}, got {preset!r}.")
     tokenizer = tokenizer or AutoTokenizer.from_pretrained(base_path(EMBEDDED))
     shape = text_config or PRESETS[preset](len(tokenizer))
     config = ClaraConfig(text_config=shape, **{"lora_dropout": 0.0, **fields})

@@ -1,139 +1,125 @@
-"""What a benchmark found, as JSON and as Markdown tables."""
+"""What a benchmark found: sections as JSON values, and as Markdown tables."""
 
-import json
-import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
+import torch
+
 from ..tables import markdown_table
-from .timing import Ratio
+from .timing import Runs, measure
 
-BUSY = 0.5
+Section = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Line:
+def variant(name: str, seconds: Sequence[float], **units: float) -> dict[str, Any]:
     """One variant that was timed.
 
-    Attributes:
+    Args:
         name: The variant.
         seconds: Of every round.
-        rates: Units a second at the median round.
+        **units: What one round does, such as `tokens=5000`; the rates are those of the median round.
     """
+    middle = median(seconds)
+    rates = {unit: count / middle for unit, count in units.items()}
+    return {"name": name, "seconds": list(seconds), "rates": rates, "median_seconds": middle}
 
-    name: str
-    seconds: list[float]
-    rates: dict[str, float]
 
-    @property
-    def median(self) -> float:
-        """Seconds of the median round."""
-        return statistics.median(self.seconds)
+def ratio(
+    name: str, slow: Sequence[float], fast: Sequence[float], needed: float | None = None, work: float = 1.0
+) -> dict[str, Any]:
+    """How many times as long one variant takes as another, compared round by round.
+
+    Args:
+        name: What is compared.
+        slow: Seconds of each round.
+        fast: Seconds of each round, of the other variant.
+        needed: What the median has to reach, if anything.
+        work: How many times the fast variant's work the slow one does.
+    """
+    values = [one / other / work for one, other in zip(slow, fast, strict=True)]
+    middle = median(values)
+    found = {"name": name, "median": middle, "minimum": min(values), "maximum": max(values)}
+    return {**found, "needed": needed, "reached": None if needed is None else middle >= needed}
+
+
+def section(
+    name: str,
+    title: str,
+    variants: Sequence[Mapping] = (),
+    ratios: Sequence[Mapping] = (),
+    facts: Mapping[str, Any] | None = None,
+) -> Section:
+    """The result of one benchmark: what was measured, the variants, how they compare, other numbers."""
+    found = {"name": name, "title": title, "variants": list(variants), "ratios": list(ratios)}
+    return {**found, "facts": dict(facts or {})}
 
 
 @dataclass(frozen=True)
-class Section:
-    """The result of one benchmark.
+class Comparison:
+    """Variants that all do the same work, not yet measured.
 
     Attributes:
-        name: Its name on the command line.
-        title: What was measured.
-        lines: The variants.
-        ratios: How they compare.
+        name: Its name.
+        title: What is measured.
+        runs: The variants as of `measure`; the first is compared with each of the others.
+        needed: The ratios that have to be reached, by variant.
+        units: What one round does.
         facts: Other numbers, by what they are.
     """
 
     name: str
     title: str
-    lines: list[Line]
-    ratios: list[Ratio]
-    facts: dict[str, Any] = field(default_factory=dict)
+    runs: Runs
+    needed: Mapping[str, float]
+    units: Mapping[str, float]
+    facts: Mapping[str, Any]
 
-
-def line(name: str, seconds: Sequence[float], units: Mapping[str, float] | None = None) -> Line:
-    """A line out of the seconds of a variant.
-
-    Args:
-        name: The variant.
-        seconds: Of every round.
-        units: What one round does, such as `{"tokens": 5000}`.
-    """
-    median = statistics.median(seconds)
-    return Line(name, list(seconds), {unit: count / median for unit, count in (units or {}).items()})
-
-
-def as_document(environment: Mapping[str, Any], sections: Sequence[Section]) -> dict[str, Any]:
-    """Everything as JSON values."""
-    return {
-        "environment": {**environment, "contended": contended(environment)},
-        "sections": [section_document(section) for section in sections],
-    }
-
-
-def section_document(section: Section) -> dict[str, Any]:
-    """One section as JSON values."""
-    return {
-        "name": section.name,
-        "title": section.title,
-        "variants": [{**asdict(item), "median_seconds": item.median} for item in section.lines],
-        "ratios": [{**asdict(item), "reached": item.reached} for item in section.ratios],
-        "facts": section.facts,
-    }
-
-
-def contended(environment: Mapping[str, Any]) -> bool:
-    """Whether other programs took processors when the run began."""
-    load = environment["load_average"]
-    return load is not None and load > BUSY * environment["processors"]
+    def section(self, repeats: int, device: torch.device) -> Section:
+        """Measures all variants in so many rounds."""
+        seconds = measure(self.runs, repeats, device)
+        first, *others = self.runs
+        variants = [variant(name, seconds[name], **self.units) for name in self.runs]
+        ratios = [
+            ratio(f"{other} against {first}", seconds[other], seconds[first], self.needed.get(other))
+            for other in others
+        ]
+        return section(self.name, self.title, variants, ratios, self.facts)
 
 
 def head(environment: Mapping[str, Any]) -> str:
     """Machine and versions as text."""
     facts = " · ".join(f"{name} {value}" for name, value in environment.items())
     warning = "\n\n**Contended run: other programs were at work; only the ratios mean something.**"
-    return f"{facts}{warning if contended(environment) else ''}\n"
+    return f"{facts}{warning if environment['contended'] else ''}\n"
 
 
-def section_markdown(section: Section) -> str:
+def to_markdown(found: Section) -> str:
     """One section as text with tables."""
-    units = list(dict.fromkeys(unit for item in section.lines for unit in item.rates))
-    rows = [_line_cells(item, units) for item in section.lines]
-    header = ["variant", "median s", *(f"{unit}/s" for unit in units)]
-    parts = [f"## {section.title}\n", markdown_table(header, rows)]
-    if section.ratios:
+    parts = [f"## {found['title']}\n"]
+    if found["variants"]:
+        units = list(dict.fromkeys(unit for row in found["variants"] for unit in row["rates"]))
+        rows = [
+            [row["name"], f"{row['median_seconds']:.4g}"]
+            + [f"{row['rates'][unit]:,.4g}" if unit in row["rates"] else "" for unit in units]
+            for row in found["variants"]
+        ]
+        parts += [markdown_table(["variant", "median s", *(f"{unit}/s" for unit in units)], rows), ""]
+    if found["ratios"]:
         header = ["ratio, same work", "median", "min", "max", "needed", "reached"]
-        parts += ["", markdown_table(header, [_ratio_cells(item) for item in section.ratios])]
-    parts += ["", *(f"- {name}: {_text(value)}" for name, value in section.facts.items())]
+        parts += [markdown_table(header, [_ratio_cells(row) for row in found["ratios"]]), ""]
+    parts += [f"- {name}: {_text(value)}" for name, value in found["facts"].items()]
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _line_cells(item: Line, units: Sequence[str]) -> list[str]:
-    rates = [f"{item.rates[unit]:,.4g}" if unit in item.rates else "" for unit in units]
-    return [item.name, f"{item.median:.4g}", *rates]
-
-
-def _ratio_cells(item: Ratio) -> list[str]:
-    needed = "" if item.needed is None else f"≥ {item.needed:g}"
-    reached = {None: "", True: "yes", False: "**no**"}[item.reached]
-    return [
-        item.name,
-        *(f"{value:.2f}" for value in (item.median, item.minimum, item.maximum)),
-        needed,
-        reached,
-    ]
+def _ratio_cells(row: Mapping[str, Any]) -> list[str]:
+    values = [f"{row[key]:.2f}" for key in ("median", "minimum", "maximum")]
+    needed = "" if row["needed"] is None else f"≥ {row['needed']:g}"
+    return [row["name"], *values, needed, {None: "", True: "yes", False: "**no**"}[row["reached"]]]
 
 
 def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_text(item)}" for name, item in value.items())
     return f"{value:,.4g}" if isinstance(value, float) else str(value)
-
-
-def write_report(folder: Path, document: Mapping[str, Any], page: str) -> None:
-    """Writes `bench.json` and `bench.md`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    (folder / "bench.json").write_text(text, encoding="utf-8")
-    (folder / "bench.md").write_text(page, encoding="utf-8")

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from clara.data.readers import read_corpus, read_pretraining, read_questions
 from clara.data.records import PretrainingRecord, QuestionRecord
-from clara.data.sample_corpus import sample_texts
+from clara.data.sample_corpus import sample_questions, sample_texts
 
-from .sizes import Sizes
-from .workload import sample_questions
+from .workload import Sizes
 
 
 @dataclass(frozen=True)
@@ -41,15 +40,21 @@ def sample_rows(sizes: Sizes, rounds: int) -> Rows:
         rounds: Rounds that see rows of their own.
     """
     texts, asked = sample_texts(), sample_questions()
-    questions = [
-        QuestionRecord(
-            question, (answer,), neighbours(texts, gold, sizes.candidates), tuple(range(len(gold)))
+    deal = cycle((row["question"], tuple(row["answers"][:1])) for row in asked)
+
+    def dealt(text: str, count: int) -> PretrainingRecord:
+        questions, answers = zip(*islice(deal, count), strict=True)
+        return PretrainingRecord(text, questions, answers)
+
+    questions = []
+    for row in spread(asked, rounds * sizes.questions):
+        gold = row["positives"]
+        pool = neighbours(texts, gold, sizes.candidates)
+        questions.append(
+            QuestionRecord(row["question"], tuple(row["answers"][:1]), pool, tuple(range(len(gold))))
         )
-        for question, answer, gold in spread(asked, rounds * sizes.questions)
-    ]
-    deal = cycle(asked)
-    rich = [with_signals(text, deal, sizes.signals) for text in spread(texts, rounds * sizes.rows)]
-    plain = [with_signals(text, deal, 1) for text in texts]
+    rich = [dealt(text, sizes.signals) for text in spread(texts, rounds * sizes.rows)]
+    plain = [dealt(text, 1) for text in texts]
     return Rows(questions, rich, plain, "sample corpus, its questions dealt out to the documents")
 
 
@@ -57,12 +62,6 @@ def neighbours(texts: Sequence[str], gold: Sequence[int], count: int) -> tuple[s
     """The gold documents, then those that follow them in the corpus."""
     order = dict.fromkeys([*gold, *((gold[0] + step) % len(texts) for step in range(len(texts)))])
     return tuple(texts[index] for index in islice(order, count))
-
-
-def with_signals(text: str, deal: cycle, count: int) -> PretrainingRecord:
-    """A document with the next questions."""
-    dealt = list(islice(deal, count))
-    return PretrainingRecord(text, tuple(q for q, _, _ in dealt), tuple((a,) for _, a, _ in dealt))
 
 
 def file_rows(questions: Path, corpus: Path, pretraining: Sequence[Path], sizes: Sizes, rounds: int) -> Rows:
@@ -81,12 +80,11 @@ def file_rows(questions: Path, corpus: Path, pretraining: Sequence[Path], sizes:
     asked = spread(list(read_questions(questions)), rounds * sizes.questions)
     records = list(read_pretraining(list(pretraining)))
     rich = [record for record in records if record.num_signals >= 3]
-    plain = [record for record in records if record.num_signals]
     return Rows(
         filled(asked, [record.document for record in read_corpus(corpus)], sizes.candidates),
         [trimmed(record, sizes.signals) for record in spread(rich, rounds * sizes.rows)],
-        [trimmed(record, 1) for record in plain],
-        f"{questions.name}, {corpus.name}, {', '.join(path.name for path in pretraining)}",
+        [trimmed(record, 1) for record in records if record.num_signals],
+        ", ".join(path.name for path in (questions, corpus, *pretraining)),
     )
 
 
@@ -99,16 +97,14 @@ def filled(records: Sequence[QuestionRecord], corpus: Sequence[str], count: int)
     from clara.data.synthesis.retrievers import BM25Retriever
 
     found = BM25Retriever(corpus).search([record.question for record in records], 2 * count)
-    pools = [
-        tuple(islice(dict.fromkeys([*record.documents, *texts]), max(count, len(record.documents))))
-        for record, texts in zip(records, found, strict=True)
-    ]
-    if min(map(len, pools)) < count:
-        raise ValueError(f"`corpus` has too few different documents to fill pools of {count}.")
-    return [
-        replace(record, documents=pool[:count], positives=tuple(p for p in record.positives if p < count))
-        for record, pool in zip(records, pools, strict=True)
-    ]
+    full = []
+    for record, texts in zip(records, found, strict=True):
+        pool = tuple(dict.fromkeys([*record.documents, *texts]))[:count]
+        if len(pool) < count:
+            raise ValueError(f"`corpus` has too few different documents to fill pools of {count}.")
+        kept = tuple(place for place in record.positives if place < count)
+        full.append(replace(record, documents=pool, positives=kept))
+    return full
 
 
 def trimmed(record: PretrainingRecord, count: int) -> PretrainingRecord:

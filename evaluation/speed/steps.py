@@ -1,26 +1,18 @@
-"""Optimizer steps as the trainer makes them, with weights that stay as they are; and their peak memory."""
+"""Optimizer steps as the trainer makes them, with weights that stay as they are."""
 
-import ctypes
-import gc
-import re
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from clara.adapters_clara import wearing
-from clara.data.collation import Item
 from clara.modeling_clara import positions
 from clara.retrieval_clara import Memories
 from clara.train.optimizer import MasterAdamW
 from clara.train.stages import get_stage, prepare_stage
 from torch import Tensor
 
-from .timing import WALL, measure
-
 UNREAD = ("positives", "query_texts")  # of a batch, by the model
 LOW = (torch.bfloat16, torch.float16)
-STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class Stepper:
@@ -80,60 +72,3 @@ class Stepper:
             ).loss
         self.update(loss)
         return float(loss.detach())
-
-
-def peak_bytes(function: Callable[[], Any], device: torch.device) -> int | None:
-    """How far memory grows while a function runs: allocated on a GPU, resident on a CPU under Linux.
-
-    Returns:
-        Bytes above those in use at the start; None where the system does not tell.
-    """
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        start = torch.cuda.memory_allocated(device)
-        function()
-        return torch.cuda.max_memory_allocated(device) - start
-    if not RESET.exists():
-        return None
-    give_back()
-    RESET.write_text("5")
-    start = resident_peak()
-    function()
-    return resident_peak() - start
-
-
-def give_back() -> None:
-    """Hands freed heap back to the system, where the C library can: kept, it would hide a growth."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
-def resident_peak() -> int:
-    """The largest resident memory of this process, in bytes, since it was last reset."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text(encoding="utf-8"))
-    return int(found.group(1)) * 1024
-
-
-def times(runs: Mapping[str, Callable[[int], float]], repeats: int, model: Any) -> dict[str, list[float]]:
-    """Seconds of every round of each variant; the losses that the variants return are dropped."""
-
-    def quiet(run: Callable[[int], float]) -> Callable[[int], None]:
-        def call(number: int) -> None:
-            run(number)
-
-        return call
-
-    found = measure({name: quiet(run) for name, run in runs.items()}, repeats, model.device)
-    return {name: marks[WALL] for name, marks in found.items()}
-
-
-def grouped(records: Sequence[Any], size: int) -> list[list[Item]]:
-    """Items in batches of `size`."""
-    return chunks([Item(index, 0, record) for index, record in enumerate(records)], size)
-
-
-def chunks(items: Sequence[Any], size: int) -> list[list[Any]]:
-    """Consecutive batches."""
-    return [list(items[start : start + size]) for start in range(0, len(items), size)]

@@ -1,12 +1,21 @@
-"""The store at scale: an index against exact search, and every figure that a large store has to reach."""
+"""The store at scale: an index against exact search, over a real corpus that is enlarged to any size.
+
+The first rows are the real ones; each further row is made of two of them, x and z, on the unit sphere:
+y = m + √½ (x - m) + √½ (z - m) with the mean m. Mean and covariance stay those of the real vectors, as if
+more were drawn from the same source: the gaps between a question's neighbours shrink with the size as they do
+in a larger real corpus.
+
+Letters of the shapes: B questions, K chosen, n rows, N real passages, D width of a search vector.
+"""
 
 import json
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +26,23 @@ from clara.store.build import BuildPlan, StoreBuild, encode_fields
 from clara.store.indexes import read_effort, recall_at
 from clara.store.schema import empty_fields, merge_fields
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from .enlarge import BLOCK_ROWS, enlarged, part_of
-from .process import peak_memory
-from .report import Section, line
-from .timing import WALL, Ratio, measure, ratio
+from .growth import CPU, growth
+from .report import Section, ratio, section, variant
+from .timing import measure
 
+BLOCK_ROWS = 2048
 QUESTIONS_AT_ONCE = 32
 AT = 5
 APPENDED = 1000
 GAPS = ((1, 5), (5, 6), (5, 10), (5, 50))
-BLOCKS_A_PART = 16
-NEEDED = {"speed": 10.0, "recall": 0.99, "bytes": 64.0, "question": 0.0041, "opening": 0.1, "append": 1.0}
-NEEDED_GATHER = 0.005
+SPEED, RECALL = 10.0, 0.99
+EXACT, BY_INDEX = "exact, 32 questions at a time", "by the index, 32 at a time"
+ONE_BY_ONE = "by the index, one question at a time"
+READING, APPENDING = f"reading {AT} memories", f"appending {APPENDED:,} passages"
+BYTES_LEFT = "private bytes a passage that searches by the index leave"
+AT_MOST = {"opening": 0.1, APPENDING: 1.0, READING: 0.005, BY_INDEX: 0.0041, BYTES_LEFT: 64.0}
 
 
 @dataclass(frozen=True)
@@ -38,17 +51,17 @@ class Plan:
 
     Attributes:
         folder: Where the stores go; the largest one stays.
-        sizes: Passages of each store, ascending.
+        sizes: Passages of each store.
         repeats: Rounds of the timing.
-        index: Options of `build_index`.
+        index: Kind of the index, as Lance calls it.
         tick: Called with the passages of every block that is written.
     """
 
     folder: Path
     sizes: tuple[int, ...]
     repeats: int = 3
-    index: dict[str, Any] | None = None
-    tick: Callable[[int], Any] | None = None
+    index: str = "IVF_RQ"
+    tick: Callable[[int], Any] = lambda passages: None
 
 
 def bench_store(real: CorpusMemory, asked: Tensor, teaching: Tensor, plan: Plan) -> Section:
@@ -65,104 +78,167 @@ def bench_store(real: CorpusMemory, asked: Tensor, teaching: Tensor, plan: Plan)
     """
     if not len(asked) or not plan.sizes:
         raise ValueError(f"a benchmark needs questions and a size, got {len(asked)} and {plan.sizes}.")
-    lines, curve, last = [], [], None
+    variants, curve, last = [], [], None
     for size in sorted(plan.sizes):
         if last is not None:
             shutil.rmtree(last)
         last = plan.folder / f"store-{size}"
-        found = measure_size(last, real, asked, teaching, size, plan)
-        curve.append(found["curve"])
-        lines += found["lines"]
-    facts = {**found["facts"], "gaps of the cosines, real": gaps(real, asked), "curve": json.dumps(curve)}
-    title = f"The store, up to {max(plan.sizes):,} passages"
-    return Section("store", title, lines, found["ratios"], facts)
-
-
-def write_store(folder: Path, real: CorpusMemory, size: int, plan: Plan) -> None:
-    """Builds a store of this size in parts, unless it is there."""
-    build = StoreBuild(folder)
-    if CorpusStore.open(folder).version and not build.begun:
-        return
-    blocks = 1 + max(0, -(-(size - len(real)) // BLOCK_ROWS))
-    sizes = (real.hidden_size, real.vectors.shape[1])
-    fields = encode_fields(merge_fields(empty_fields(), [{"number": 0}]))
-    parts = -(-blocks // BLOCKS_A_PART)
-    source = {"size": size}
-    build.begin(BuildPlan(parts, real.fingerprint, real.base, real.dtype, *sizes, fields, source))
-    blocks = enlarged(real, size)
-    for part in range(parts):
-        build.write(part, _ticked(islice(blocks, BLOCKS_A_PART), plan))
-    build.commit()
-
-
-def _ticked(blocks: Any, plan: Plan) -> Any:
-    for block in blocks:
-        yield block
-        if plan.tick is not None:
-            plan.tick(len(block))
+        marks, facts, row = measure_size(last, real, asked, teaching, size, plan)
+        curve.append(row)
+        variants += [
+            variant(f"{size:,} passages, {name}", values, questions=len(asked))
+            for name, values in marks.items()
+        ]
+    nearest = real.search(asked, min(50, len(real)), exact=True)[0]
+    facts = {**facts, "gaps of the cosines, real": gaps(nearest), "curve": json.dumps(curve)}
+    ratios = [
+        ratio(f"exact / {BY_INDEX}", marks[EXACT], marks[BY_INDEX], SPEED),
+        ratio(f"exact / {ONE_BY_ONE}", marks[EXACT], marks[ONE_BY_ONE]),
+    ]
+    return section("store", f"The store, up to {max(plan.sizes):,} passages", variants, ratios, facts)
 
 
 def measure_size(
     folder: Path, real: CorpusMemory, asked: Tensor, teaching: Tensor, size: int, plan: Plan
-) -> dict[str, Any]:
-    """Writes a store of this size, indexes it, opens it, searches it both ways, appends, reads."""
-    seconds, start = {}, time.perf_counter()
-    write_store(folder, real, size, plan)
-    seconds["writing"] = time.perf_counter() - start
-    start = time.perf_counter()
-    with peak_memory() as building:
-        CorpusStore.open(folder).build_index(teaching, **(plan.index or {}))
-    seconds["building the index"] = time.perf_counter() - start
-    start = time.perf_counter()
-    store = CorpusStore.open(folder)
-    seconds["opening"] = time.perf_counter() - start
-    with peak_memory() as searching:
+) -> tuple[dict[str, list[float]], dict[str, Any], dict[str, float]]:
+    """Writes a store of this size, indexes it, opens it, searches it both ways, appends, reads.
+
+    Returns:
+        Seconds of the searches of every round by name, facts, and a row of the curve.
+    """
+    seconds: dict[str, float] = {}
+    clocked = partial(clock, seconds)
+    with clocked("writing"):
+        write_store(folder, real, size, plan)
+    with growth() as building, clocked("building the index"):
+        CorpusStore.open(folder).build_index(teaching, index_type=plan.index)
+    with clocked("opening"):
+        store = CorpusStore.open(folder)
+    with growth() as searching:
         store.search(asked, AT, exact=False)
-    marks = time_search(store, asked, plan.repeats)
-    facts = {
-        **describe(store, asked, len(real)),
-        "private bytes at the peak of building the index": building.most,
-        "private bytes a passage that searches by the index leave": searching.left / size,
-        f"bytes reached ({NEEDED['bytes']:g})": searching.left / size <= NEEDED["bytes"],
-        **time_rows(store, real, seconds),
-    }
-    facts["seconds"] = {name: round(value, 4) for name, value in seconds.items()}
+    marks = measure({"search": lambda _: search_seconds(store, asked)}, plan.repeats, CPU)
+    del marks["search"]
+    facts = describe(store, asked, len(real))
+    time_rows(store, real, clocked)
     medians = {name: statistics.median(values) / len(asked) for name, values in marks.items()}
-    facts["seconds a question"] = {name: round(value, 5) for name, value in medians.items()}
-    facts["question reached (4.1 ms)"] = medians[BY_INDEX] <= NEEDED["question"]
-    curve = {"passages": size, **medians, **seconds, "peak": building.most}
-    shown = [
-        line(f"{size:,} passages, {name}", values, {"questions": len(asked)})
-        for name, values in marks.items()
-    ]
-    return {"lines": shown, "ratios": ratios(marks), "facts": facts, "curve": curve}
+    found = {**seconds, **medians, BYTES_LEFT: searching.left / size}
+    facts |= {
+        "private bytes at the peak of building the index": building.most,
+        BYTES_LEFT: found[BYTES_LEFT],
+        "seconds": {name: round(value, 4) for name, value in seconds.items()},
+        "seconds a question": {name: round(value, 5) for name, value in medians.items()},
+        "reached": {f"{name}, at most {most:g}": found[name] <= most for name, most in AT_MOST.items()},
+    }
+    return marks, facts, {"passages": size, **medians, **seconds, "peak": building.most}
 
 
-def time_rows(store: CorpusStore, real: CorpusMemory, seconds: dict[str, float]) -> dict[str, Any]:
+@contextmanager
+def clock(seconds: dict[str, float], name: str, times: int = 1) -> Iterator[None]:
+    """Notes how many seconds the block took, a part of it if it does the same several times."""
+    start = time.perf_counter()
+    yield
+    seconds[name] = (time.perf_counter() - start) / times
+
+
+def write_store(folder: Path, real: CorpusMemory, size: int, plan: Plan) -> None:
+    """Builds a store of this size, unless it is there."""
+    build = StoreBuild(folder)
+    if CorpusStore.open(folder).version and not build.begun:
+        return
+    widths = (real.hidden_size, real.vectors.shape[1])
+    fields = encode_fields(merge_fields(empty_fields(), [{"number": 0}]))
+    build.begin(BuildPlan(1, real.fingerprint, real.base, real.dtype, *widths, fields, {"size": size}))
+
+    def blocks() -> Iterator[CorpusMemory]:
+        for block in enlarged(real, size):
+            yield block
+            plan.tick(len(block))
+
+    build.write(0, blocks())
+    build.commit()
+
+
+def enlarged(real: CorpusMemory, count: int) -> Iterator[CorpusMemory]:
+    """Memories of `count` passages in all, block by block: the real ones (the first `count`), then mixtures.
+
+    A mixture has the stored memory of a real passage and a search vector of its own.
+    """
+    kept = min(count, len(real))
+    yield part_of(real, torch.arange(kept), real.vectors[:kept], real.document_ids[:kept])
+    for number, start in enumerate(range(kept, count, BLOCK_ROWS)):
+        vectors, rows = mixed(real.vectors[:kept], number, min(BLOCK_ROWS, count - start))
+        yield part_of(real, rows, vectors, [f"copy {row}" for row in range(start, start + len(rows))])
+
+
+def mixed(real: Tensor, number: int, count: int) -> tuple[Tensor, Tensor]:
+    """Block `number` of `count` mixtures: vectors (count, D), and the first real row (count,) of each.
+
+    Args:
+        real: (N, D), N of at least 2.
+        number: Of the block; the same number gives the same block.
+        count: Rows of it.
+
+    Raises:
+        ValueError: If there are fewer than two real vectors.
+    """
+    if len(real) < 2:
+        raise ValueError(f"`real` must hold at least 2 vectors to enlarge, got {len(real)}.")
+    generator = torch.Generator().manual_seed(number + 1)
+    units = normalize(real.float(), dim=1)
+    one = torch.randint(len(units), (count,), generator=generator)
+    other = (one + torch.randint(1, len(units), (count,), generator=generator)) % len(units)
+    vectors = (units[one] + units[other]) * 0.5**0.5 + (1 - 2 * 0.5**0.5) * units.mean(dim=0)
+    return normalize(vectors, dim=1), one
+
+
+def part_of(real: CorpusMemory, rows: Tensor, vectors: Tensor, names: list[str]) -> CorpusMemory:
+    """The memories of some rows (n,) under other names, with other search vectors (n, D)."""
+    memories = real.gather(rows)
+    return CorpusMemory(
+        torch.cat(memories),
+        [real.texts[row] for row in rows.tolist()],
+        names,
+        [{"number": row} for row in rows.tolist()],
+        vectors=vectors,
+        fingerprint=real.fingerprint,
+        base=real.base,
+        dtype=real.dtype,
+        offsets=torch.tensor([0, *map(len, memories)]).cumsum(0),
+    )
+
+
+def search_seconds(store: CorpusStore, query: Tensor) -> dict[str, float]:
+    """Seconds of all questions: exact and by the index in blocks of 32, and one question at a time."""
+    seconds: dict[str, float] = {}
+    for name, size, exact in (
+        (EXACT, QUESTIONS_AT_ONCE, True),
+        (BY_INDEX, QUESTIONS_AT_ONCE, False),
+        (ONE_BY_ONE, 1, False),
+    ):
+        with clock(seconds, name):
+            for piece in query.split(size):
+                store.search(piece, AT, exact=exact)
+    return seconds
+
+
+def time_rows(store: CorpusStore, real: CorpusMemory, clocked: Callable) -> None:
     """Times reading five memories and appending a thousand passages, which are deleted again."""
     rows = [torch.randperm(len(store))[:AT].tolist() for _ in range(20)]
     store.gather(rows[0])
-    start = time.perf_counter()
-    for five in rows:
-        store.gather(five)
-    seconds["reading 5 memories"] = (time.perf_counter() - start) / len(rows)
-    count = min(APPENDED, len(real))
-    new = part_of(real, torch.arange(count), real.vectors[:count], [f"new {row}" for row in range(count)])
-    start = time.perf_counter()
-    store.append(new)
-    seconds[f"appending {count:,} passages"] = appended = time.perf_counter() - start
+    with clocked(READING, len(rows)):
+        for five in rows:
+            store.gather(five)
+    chosen = torch.arange(APPENDED) % len(real)
+    new = part_of(real, chosen, real.vectors[chosen], [f"new {row}" for row in range(APPENDED)])
+    with clocked(APPENDING):
+        store.append(new)
     store.delete(new.document_ids)
-    return {
-        "opening reached (0.1 s)": seconds["opening"] < NEEDED["opening"],
-        "append reached (1 s)": appended < NEEDED["append"],
-        "gather reached (5 ms)": seconds["reading 5 memories"] < NEEDED_GATHER,
-    }
 
 
 def describe(store: CorpusStore, query: Tensor, real: int) -> dict[str, Any]:
     """What the index finds of the exact five, and what the neighbours are like."""
-    deep = store.search(query, min(50, len(store)), exact=True)
-    exact = deep[1][:, :AT]
+    scores, indices = store.search(query, min(50, len(store)), exact=True)
+    exact = indices[:, :AT]
     recall = recall_at(store.search(query, AT, exact=False)[1], exact)
     effort = read_effort(store._dataset)
     return {
@@ -172,51 +248,13 @@ def describe(store: CorpusStore, query: Tensor, real: int) -> dict[str, Any]:
         "cells looked at": effort.nprobes,
         "candidates of a question": AT * effort.refine,
         f"recall@5 of the {len(query)} questions timed": recall,
-        "recall reached (0.99)": recall >= NEEDED["recall"],
-        "gaps of the cosines, enlarged": gaps_of(deep[0]),
+        "recall reached (0.99)": recall >= RECALL,
+        "gaps of the cosines, enlarged": gaps(scores),
         "real passages among the exact five": float((exact < real).float().mean()),
     }
 
 
-EXACT, BY_INDEX = "exact, 32 questions at a time", "by the index, 32 at a time"
-
-
-def time_search(store: CorpusStore, query: Tensor, repeats: int) -> dict[str, list[float]]:
-    """Seconds of each round: exact and by the index in blocks of 32 questions, and one question at a time."""
-    parts, ones = query.split(QUESTIONS_AT_ONCE), query.split(1)
-
-    def search(pieces: Sequence[Tensor], exact: bool) -> float:
-        start = time.perf_counter()
-        for piece in pieces:
-            store.search(piece, AT, exact=exact)
-        return time.perf_counter() - start
-
-    def run(_: int) -> dict[str, float]:
-        return {
-            EXACT: search(parts, True),
-            BY_INDEX: search(parts, False),
-            "by the index, one question at a time": search(ones, False),
-        }
-
-    marks = measure({"search": run}, repeats, torch.device("cpu"))["search"]
-    return {name: values for name, values in marks.items() if name != WALL}
-
-
-def ratios(marks: dict[str, list[float]]) -> list[Ratio]:
-    """How many times as long the exact search takes."""
-    exact, by_index, ones = marks.values()
-    return [
-        ratio(f"exact / {BY_INDEX}", exact, by_index, NEEDED["speed"]),
-        ratio("exact / by the index, one question at a time", exact, ones),
-    ]
-
-
-def gaps(memory: Any, query: Tensor) -> str:
-    """Median gaps between the cosines of the nearest passages, searched exactly."""
-    return gaps_of(memory.search(query, min(50, len(memory)), exact=True)[0])
-
-
-def gaps_of(scores: Tensor) -> str:
+def gaps(scores: Tensor) -> str:
     """Median gaps between given places of sorted scores (B, K)."""
     there = [(one, two) for one, two in GAPS if two <= scores.shape[1]]
     return ", ".join(
@@ -229,15 +267,15 @@ def plot_curve(curve: Sequence[dict[str, float]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.5), layout="constrained")
-    search, build = figure.subplots(1, 2)
     passages = [row["passages"] for row in curve]
-    for name in [key for key in curve[0] if "question" in key or "at a time" in key]:
-        search.loglog(passages, [row[name] for row in curve], "o-", label=name)
-    for name in ("writing", "building the index", "opening"):
-        build.loglog(passages, [max(row[name], 1e-4) for row in curve], "o-", label=name)
-    search.set(xlabel="passages", ylabel="seconds a question", title="search")
-    build.set(xlabel="passages", ylabel="seconds", title="store and index")
-    for axes in (search, build):
+    panels = {
+        ("search", "seconds a question"): (EXACT, BY_INDEX, ONE_BY_ONE),
+        ("store and index", "seconds"): ("writing", "building the index", "opening"),
+    }
+    for axes, ((title, height), names) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        for name in names:
+            axes.loglog(passages, [max(row[name], 1e-6) for row in curve], "o-", label=name)
+        axes.set(xlabel="passages", ylabel=height, title=title)
         axes.grid(alpha=0.3, which="both")
         axes.legend(fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,80 +1,62 @@
-"""Timing of variants in one run: warm-up, rounds in which they take turns, medians, ratios round by round."""
+"""Timing of variants in one run: warm-up, then rounds in which they take turns; and where it was run."""
 
 import gc
 import os
 import platform
-import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
-Run = Callable[[int], Mapping[str, float] | None]
-WALL = "total"
+BUSY = 0.5  # load for each processor above which other programs were at work
+Runs = Mapping[str, Callable[[int], Any]]
 
 
-def measure(
-    runs: Mapping[str, Run], repeats: int, device: torch.device, warmup: int = 1
-) -> dict[str, dict[str, list[float]]]:
+def measure(runs: Runs, repeats: int, device: torch.device) -> dict[str, list[float]]:
     """Runs every variant once a round, in turns, so that a slow spell of the machine meets all of them.
 
     The order turns round from one round to the next. Each variant is called with the number of the round (0
-    in the warm-up), so that all work on the same input; it may return further marks in seconds, such as the
-    time to the first token.
+    in the warm-up, which does not count), so that all work on the same input. It may return a dictionary of
+    more seconds by name, such as those to the first token; anything else that it returns is dropped.
 
     Args:
         runs: Variants by name.
         repeats: Rounds that count.
         device: Device whose queue is waited for.
-        warmup: Rounds before, which do not count.
 
     Returns:
-        For each variant the seconds of every round, by mark; `WALL` is the whole call.
+        The seconds of every round, by name.
 
     Raises:
         ValueError: If `repeats` is below 1.
     """
     if repeats < 1:
         raise ValueError(f"`repeats` must be at least 1, got {repeats}.")
-    seconds: dict[str, dict[str, list[float]]] = {name: {} for name in runs}
-    with tidy():
-        for number in range(-warmup, repeats):
+    seconds: dict[str, list[float]] = {}
+    gc.collect()
+    gc.freeze()  # what exists already is set aside, so that collecting between rounds is quick
+    try:
+        for number in range(-1, repeats):
             gc.collect()
             for name in list(runs) if number % 2 == 0 else list(reversed(runs)):
-                marks = timed(runs[name], max(number, 0), device)
+                marks = timed(name, runs[name], max(number, 0), device)
                 for mark, value in marks.items() if number >= 0 else ():
-                    seconds[name].setdefault(mark, []).append(value)
+                    seconds.setdefault(mark, []).append(value)
+    finally:
+        gc.unfreeze()
     return seconds
 
 
-@contextmanager
-def tidy() -> Iterator[None]:
-    """Sets aside what exists already, so that collecting garbage between rounds is quick."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
-def timed(run: Run, number: int, device: torch.device) -> dict[str, float]:
-    """The marks of one call, its wall time among them."""
+def timed(name: str, run: Callable[[int], Any], number: int, device: torch.device) -> dict[str, float]:
+    """The seconds that one call returned, and those that it took."""
     synchronize(device)
     start = time.perf_counter()
     marks = run(number)
     synchronize(device)
-    return {**(marks or {}), WALL: time.perf_counter() - start}
-
-
-def nothing(_: Any) -> None:
-    """Drops a result, so that a call can be a variant."""
+    return {**(marks if isinstance(marks, dict) else {}), name: time.perf_counter() - start}
 
 
 def synchronize(device: torch.device) -> None:
@@ -83,58 +65,20 @@ def synchronize(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """How many times as long one variant takes as another, for the same work.
-
-    Attributes:
-        name: What is compared.
-        median: Of the rounds.
-        minimum: Of the rounds.
-        maximum: Of the rounds.
-        needed: What has to be reached, if anything.
-    """
-
-    name: str
-    median: float
-    minimum: float
-    maximum: float
-    needed: float | None = None
-
-    @property
-    def reached(self) -> bool | None:
-        """Whether the median is at least what is needed; None if nothing is."""
-        return None if self.needed is None else self.median >= self.needed
-
-
-def ratio(
-    name: str, slow: Sequence[float], fast: Sequence[float], needed: float | None = None, work: float = 1.0
-) -> Ratio:
-    """Compares two variants round by round.
-
-    Args:
-        name: What is compared.
-        slow: Seconds of each round.
-        fast: Seconds of each round, of the other variant.
-        needed: What has to be reached.
-        work: How many times the fast variant's work the slow one does.
-    """
-    values = [one / other / work for one, other in zip(slow, fast, strict=True)]
-    return Ratio(name, statistics.median(values), min(values), max(values), needed)
-
-
 def environment(model: Any) -> dict[str, Any]:
     """What a reader needs to place the numbers: machine, versions, model, date; no names of hosts or users.
 
-    `load_average` far above the processors that a run uses means that other programs took part of them.
+    `contended` says whether other programs took processors when the run began.
     """
-    device = model.device
+    device, processors = model.device, os.cpu_count() or 1
+    load = round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "processor": processor_name(),
-        "processors": os.cpu_count(),
+        "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "processors": processors,
         "threads": torch.get_num_threads(),
-        "load_average": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
+        "load_average": load,
+        "contended": load is not None and load > BUSY * processors,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -144,13 +88,3 @@ def environment(model: Any) -> dict[str, Any]:
         "lora_r": model.config.lora_r,
         "lora_dropout": model.config.lora_dropout,
     }
-
-
-def processor_name() -> str:
-    """The CPU's name as the system tells it."""
-    table = Path("/proc/cpuinfo")
-    if table.is_file():
-        for line in table.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

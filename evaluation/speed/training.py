@@ -1,26 +1,30 @@
-"""Pretraining steps: all signals of a row, length buckets, labelled logits alone."""
+"""Training steps: stored memories, all signals of a row, length buckets, labelled logits alone."""
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+import torch
 from clara.data.collation import Item, PretrainingCollator, RecordDataset
 from clara.data.records import PretrainingRecord
+from clara.train.memories import Candidates, EndToEndCollator, store_candidates
 from clara.train.sampling import EpochSampler
 from clara.train.throughput import StepFlops
+from torch import Tensor
 
 from .compression import widen
-from .end_to_end import bench_end_to_end
-from .report import Section, line
+from .growth import growth
+from .report import Comparison, Section, section
 from .rows import Rows, single_signals
-from .sizes import Sizes
-from .steps import Stepper, chunks, grouped, peak_bytes, times
-from .timing import ratio
+from .steps import Stepper
+from .workload import Sizes
 
+STORED, RECOMPRESSED = "stored memories", "recompressed at every step"
 ALL, ONE = "all signals a row", "one signal a row"
 BUCKETS, PADDED = "length buckets, padded to the longest", "any order, padded to 256"
-NEEDED = {ONE: 1.4, PADDED: 1.3}
+NEEDED = {RECOMPRESSED: 10.0, ONE: 1.4, PADDED: 1.3}
+COMPRESS_BATCH = 32
 
 
 def bench_training(model: Any, rows: Rows, sizes: Sizes, repeats: int) -> Iterator[Section]:
@@ -32,47 +36,78 @@ def bench_training(model: Any, rows: Rows, sizes: Sizes, repeats: int) -> Iterat
         sizes: How much.
         repeats: Rounds.
     """
-    yield bench_end_to_end(model, rows, sizes, repeats)
-    yield bench_signals(model, rows, sizes, repeats)
-    yield bench_buckets(model, rows, sizes, repeats)
+    for compare in (end_to_end, signals, buckets):
+        yield compare(model, rows, sizes).section(repeats, model.device)
     yield bench_logits(model, rows, sizes)
 
 
-def bench_signals(model: Any, rows: Rows, sizes: Sizes, repeats: int) -> Section:
-    """A pretraining step over documents with all their signals against a row for each signal."""
-    step = Stepper(model, "pretraining")
-    collate = collator(model)
-    groups = grouped(rows.rich, sizes.rows)
-    seconds = times(signal_runs(step, collate, groups), repeats, model)
-    flops = StepFlops(model)
-    batches = {ALL: collate(groups[0]), ONE: collate(split(groups[0]))}
-    units = {"signals": float(len(batches[ALL]["labels"]))}
-    return Section(
-        "signals",
-        f"Pretraining step: {sizes.rows} documents with {len(batches[ALL]['labels'])} signals",
-        [line(name, values, units) for name, values in seconds.items()],
-        [ratio(f"{ONE} against {ALL}", seconds[ONE], seconds[ALL], NEEDED[ONE])],
+def end_to_end(model: Any, rows: Rows, sizes: Sizes) -> Comparison:
+    """An end-to-end step from stored memories against one that compresses the candidates again."""
+    step = Stepper(model, "end_to_end")
+    candidates = store_candidates(model, rows.questions, None, COMPRESS_BATCH).to(model.device)
+    collate = EndToEndCollator(model.processor, candidates, model.config.retrieval_top_k)
+    groups = grouped(rows.questions, sizes.questions)
+
+    def run(number: int, again: bool) -> float:
+        batch = collate(groups[number % len(groups)])
+        places = batch.pop("candidate_indices")
+        found, places = recompressed(model, candidates, places) if again else (candidates, places)
+        return step({**batch, **found.batch(places, model.config.num_memory_tokens)})
+
+    batch = collate(groups[0])
+    texts = texts_at(candidates, batch["candidate_indices"])
+    tokens = int(model.processor.encode_documents(texts)["attention_mask"].sum())
+    return Comparison(
+        "end_to_end",
+        f"End-to-end step: {sizes.questions} questions, {sizes.candidates} candidates each",
+        {STORED: lambda number: run(number, False), RECOMPRESSED: lambda number: run(number, True)},
+        NEEDED,
+        {"questions": sizes.questions},
         {
             "rows": rows.source,
-            "tokens a step": {name: flops.tokens(batch) for name, batch in batches.items()},
+            "tokens of a candidate, mean": tokens / len(texts),
+            "tokens that train a step": StepFlops(model).tokens(batch),
+            "tokens of all candidates of a step": tokens,
         },
     )
 
 
-def signal_runs(
-    step: Stepper, collate: PretrainingCollator, groups: Sequence[Sequence[Item]]
-) -> dict[str, Callable[[int], float]]:
-    """One step over the same signals in both forms."""
-    return {
-        ALL: lambda number: step(collate(groups[number % len(groups)])),
-        ONE: lambda number: step(collate(split(groups[number % len(groups)]))),
-    }
+def recompressed(model: Any, candidates: Candidates, places: Tensor) -> tuple[Candidates, Tensor]:
+    """The memories at (B, N) places, made again in batches of similar length, and their new places."""
+    texts = texts_at(candidates, places)
+    found = Candidates(*model.compress_texts(texts, COMPRESS_BATCH), {}, texts).to(model.device)
+    return found, torch.arange(len(texts)).view_as(places)
+
+
+def texts_at(candidates: Candidates, places: Tensor) -> list[str]:
+    """The candidates at (B, N) places, row by row."""
+    return [candidates.texts[place] for place in places.flatten().tolist()]
+
+
+def signals(model: Any, rows: Rows, sizes: Sizes) -> Comparison:
+    """A pretraining step over documents with all their signals against a row for each signal."""
+    step, collate = Stepper(model, "pretraining"), collator(model)
+    together = grouped(rows.rich, sizes.rows)
+    apart = [split(group) for group in together]
+    batches = {ALL: collate(together[0]), ONE: collate(apart[0])}
+    count, tokens = len(batches[ALL]["labels"]), StepFlops(model).tokens
+    return Comparison(
+        "signals",
+        f"Pretraining step: {sizes.rows} documents with {count} signals",
+        {
+            name: lambda number, groups=groups: step(collate(groups[number % len(groups)]))
+            for name, groups in ((ALL, together), (ONE, apart))
+        },
+        NEEDED,
+        {"signals": count},
+        {"rows": rows.source, "tokens a step": {name: tokens(batch) for name, batch in batches.items()}},
+    )
 
 
 def split(items: Sequence[Item]) -> list[Item]:
     """Rows with one signal each."""
     records = [record for item in items for record in single_signals(item.record)]
-    return [Item(index, 0, record) for index, record in enumerate(records)]
+    return grouped(records, len(records))[0]
 
 
 def collator(model: Any) -> PretrainingCollator:
@@ -80,27 +115,28 @@ def collator(model: Any) -> PretrainingCollator:
     return PretrainingCollator(model.processor, {"answer": 1.0, "paraphrase": 1.0}, max_answers=1_000)
 
 
-def bench_buckets(model: Any, rows: Rows, sizes: Sizes, repeats: int) -> Section:
+def buckets(model: Any, rows: Rows, sizes: Sizes) -> Comparison:
     """Pretraining over the same rows in length buckets against any order with documents padded to 256."""
-    step = Stepper(model, "pretraining")
-    collate = collator(model)
+    step, collate = Stepper(model, "pretraining"), collator(model)
     batches = bucketed(rows.plain, sizes)
     items = [item for batch in batches for item in batch]
-    seconds = times(bucket_runs(step, collate, batches, sizes), repeats, model)
-    batch = collate(items)
-    lengths = batch["document_attention_mask"].sum(-1)
-    units = {"documents": float(len(items))}
-    return Section(
+    mixed = chunks(random.Random(0).sample(items, len(items)), sizes.bucket_batch)
+
+    def run(batches: Sequence[Sequence[Item]], width: int = 0) -> float:
+        """Mean loss of the steps."""
+        collated = [padded(model, collate(batch), width) for batch in batches]
+        return sum(step(batch) * len(batch["labels"]) for batch in collated) / len(items)
+
+    lengths = collate(items)["document_attention_mask"].sum(-1)
+    spread = f"{int(lengths.min())} to {int(lengths.max())}, mean {float(lengths.float().mean()):.0f}"
+    return Comparison(
         "buckets",
         f"Pretraining steps over {len(items)} documents, {sizes.bucket_batch} a step, "
         f"the first of an epoch of {len(rows.plain)}",
-        [line(name, values, units) for name, values in seconds.items()],
-        [ratio(f"{PADDED} against {BUCKETS}", seconds[PADDED], seconds[BUCKETS], NEEDED[PADDED])],
-        {
-            "rows": rows.source,
-            "tokens of a document": f"{int(lengths.min())} to {int(lengths.max())}, "
-            f"mean {float(lengths.float().mean()):.0f}",
-        },
+        {BUCKETS: lambda _: run(batches), PADDED: lambda _: run(mixed, sizes.padded)},
+        NEEDED,
+        {"documents": len(items)},
+        {"rows": rows.source, "tokens of a document": spread},
     )
 
 
@@ -109,21 +145,6 @@ def bucketed(records: Sequence[PretrainingRecord], sizes: Sizes) -> list[list[It
     dataset = RecordDataset(records)
     order = EpochSampler(dataset, sizes.bucket_batch, bucket_by_length=True, seed=0)
     return chunks([dataset[key] for key in islice(order, sizes.bucket_rows)], sizes.bucket_batch)
-
-
-def bucket_runs(
-    step: Stepper, collate: PretrainingCollator, batches: Sequence[Sequence[Item]], sizes: Sizes
-) -> dict[str, Callable[[int], float]]:
-    """The rows of all batches once, in steps; returns the mean loss of the steps."""
-    items = [item for batch in batches for item in batch]
-    mixed = chunks(random.Random(0).sample(items, len(items)), sizes.bucket_batch)
-
-    def run(batches: Sequence[Sequence[Item]], width: int = 0) -> float:
-        collated = [padded(step.model, collate(batch), width) for batch in batches]
-        losses = [step(batch) * len(batch["labels"]) for batch in collated]
-        return sum(losses) / len(items)
-
-    return {BUCKETS: lambda _: run(batches), PADDED: lambda _: run(mixed, sizes.padded)}
 
 
 def padded(model: Any, batch: Mapping[str, Any], width: int) -> dict[str, Any]:
@@ -139,16 +160,20 @@ def bench_logits(model: Any, rows: Rows, sizes: Sizes) -> Section:
     peaks = {}
     for name, function in {"labelled logits": step, "all logits": step.with_all_logits}.items():
         function(batch)
-        peaks[name] = peak_bytes(lambda function=function: function(batch), model.device)
+        with growth(model.device) as found:
+            function(batch)
+        peaks[name] = found.most / 1e6
     labels = batch["labels"]
-    return Section(
-        "logits",
-        "Peak memory of a pretraining step above what is held between steps",
-        [],
-        [],
-        {
-            "positions of the prompts": labels.numel(),
-            "of these labelled": int((labels != -100).sum()),
-            "peak MB": {name: None if peak is None else peak / 1e6 for name, peak in peaks.items()},
-        },
-    )
+    facts = {"positions of the prompts": labels.numel(), "of these labelled": int((labels != -100).sum())}
+    title = "Peak memory of a pretraining step above what is held between steps"
+    return section("logits", title, facts={**facts, "peak MB": peaks})
+
+
+def grouped(records: Sequence[Any], size: int) -> list[list[Item]]:
+    """Items in batches of `size`."""
+    return chunks([Item(index, 0, record) for index, record in enumerate(records)], size)
+
+
+def chunks(items: Sequence[Any], size: int) -> list[list[Any]]:
+    """Consecutive batches."""
+    return [list(items[start : start + size]) for start in range(0, len(items), size)]

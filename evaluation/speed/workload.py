@@ -1,11 +1,48 @@
-"""The texts that are measured: the sample corpus, cut to the lengths that a benchmark asks for."""
+"""How much each benchmark does, and the texts that it does it on: the sample corpus, cut to lengths."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from clara.data import sample_corpus
+import torch
 from clara.data.sample_corpus import sample_texts
+from clara.memory_clara import CorpusMemory
 from clara.prompts_clara import plain_offsets
 from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Amounts of work: enough to measure on two CPU cores in minutes."""
+
+    passages: int = 32  # compressed in a round
+    batch_size: int = 16  # passages of one pass
+    passage_tokens: tuple[int, int] = (120, 200)  # shortest and longest passage
+    padded: int = 256  # length that the alternative pads to
+    store: int = 40  # documents in the store that is searched
+    document_tokens: int = 200  # length of these documents
+    documents: tuple[int, ...] = (1, 5, 20)  # numbers of documents given to the generator
+    new_tokens: int = 32  # generated, the first one included
+    answers: int = 16  # questions of one batch in generation
+    answer_tokens: int = 64  # tokens of each of these answers
+    alone: int = 2  # questions answered one at a time in a round
+    searched: tuple[int, ...] = (1_000, 10_000)  # passages in the search benchmark
+    candidates: int = 20  # pool of a question in end-to-end training
+    questions: int = 4  # of an end-to-end step
+    rows: int = 4  # documents of a pretraining step
+    signals: int = 6  # of each of these documents
+    bucket_rows: int = 32  # documents of the comparison of length buckets
+    bucket_batch: int = 4  # documents of one of its steps
+
+
+ACCELERATOR = Sizes(
+    passages=96, batch_size=32, alone=4, searched=(10_000, 100_000), questions=8, rows=8, bucket_rows=64
+)
+
+
+def sizes_for(device: torch.device) -> Sizes:
+    """The amounts for a device."""
+    return Sizes() if device.type == "cpu" else ACCELERATOR
 
 
 def cut(tokenizer: PreTrainedTokenizerBase, text: str, tokens: int) -> str:
@@ -29,22 +66,17 @@ def sample_passages(tokenizer: PreTrainedTokenizerBase, count: int, tokens: tupl
     return _first(kept, count, "passages")
 
 
-def sample_documents(tokenizer: PreTrainedTokenizerBase, count: int, tokens: int) -> list[str]:
-    """Documents of nearly `tokens` tokens: a passage of the sample corpus, continued by the next one.
+def sample_memory(model: Any, count: int, sizes: Sizes) -> CorpusMemory:
+    """Memories of nearly equally long documents: a passage of the sample corpus, continued by the next one.
 
     Raises:
         ValueError: If the corpus has fewer than `count` passages.
     """
     texts = sample_texts()
-    following = texts[1:] + texts[:1]
-    joined = [f"{text} {after}" for text, after in zip(texts, following, strict=True)]
-    return [cut(tokenizer, text, tokens) for text in _first(joined, count, "documents")]
-
-
-def sample_questions() -> list[tuple[str, str, tuple[int, ...]]]:
-    """Question, main answer and the lines of the passages that hold it."""
-    rows = sample_corpus.sample_questions()
-    return [(row["question"], row["answers"][0], tuple(row["positives"])) for row in rows]
+    joined = [f"{text} {after}" for text, after in zip(texts, texts[1:] + texts[:1], strict=True)]
+    tokenizer, tokens = model.processor.tokenizer, sizes.document_tokens
+    documents = [cut(tokenizer, text, tokens) for text in _first(joined, count, "documents")]
+    return model.build_memory(documents, batch_size=sizes.batch_size, show_progress=False)
 
 
 def _first(items: Sequence[str], count: int, name: str) -> list[str]:

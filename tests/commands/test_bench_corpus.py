@@ -47,4 +47,4 @@ def test_other_documents_in_the_folder(rows, shared_model, tmp_path):
 def test_some_questions_must_be_left(rows, shared_model, tmp_path, capsys):
     options = argparse.Namespace(questions=rows[1], asked=9, sizes=[30], folder=tmp_path, documents=[rows[0]])
     with pytest.raises(ValueError, match="`--asked` is 9 of 9 questions: leave some"):
-        list(bench_corpus.store_sections(options, shared_model))
+        bench_corpus.store_section(options, shared_model)

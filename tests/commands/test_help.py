@@ -7,7 +7,7 @@ import sys
 
 import clara
 import pytest
-from clara.commands.help import EXAMPLES, GROUPS, HelpFormatter, overview
+from clara.commands.help import EXAMPLES, GROUPS, HelpFormatter
 from clara.commands.main import find_commands, main, make_parser
 
 
@@ -44,11 +44,6 @@ def test_kinds_of_conversion_have_the_same_style(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     text = shown(capsys, "convert", "from-text-generation", "--help")
     assert 80 < max(map(len, text.splitlines())) <= 100
-
-
-def test_a_command_in_no_group_comes_last():
-    text = overview({"ask": "asks", "other": "does more"})
-    assert text == "documents and answers:\n  ask    asks\n\nmore:\n  other  does more"
 
 
 def test_defaults_are_shown_once():

@@ -1,7 +1,9 @@
 """Losses and answers from memories, against the model's own forward and generate."""
 
 import torch
-from clara.evaluation.answer_losses import LOSS, answer_losses, base_of, score_readings, score_text_readings
+from clara.evaluation.answer_losses import answer_losses
+from clara.evaluation.language_models import ClaraModel, base_of
+from clara.evaluation.readers import MemoryReader, TextReader, read_all
 from conftest import DOCUMENTS, QUESTIONS, make_model
 
 ANSWERS = [("1890",), ("Christiaan Huygens", "Huygens"), ("Leipzig",)]
@@ -34,29 +36,16 @@ def test_memories_of_different_lengths_are_read_together(base):
     torch.testing.assert_close(together, apart, atol=1e-4, rtol=1e-4)
 
 
-def test_scores_come_in_the_order_of_the_questions(shared_model):
+def test_answers_come_in_the_order_of_the_questions(shared_model):
     memory = shared_model.build_memory(DOCUMENTS, show_progress=False)
+    reader = MemoryReader(ClaraModel(shared_model), memory)
     chosen = [[0, 1, 2], [2], [1, 0]]
-    said = [
-        shared_model.generate(q, [DOCUMENTS[i] for i in row], retrieval_top_k=len(row), max_new_tokens=4)
-        for q, row in zip(QUESTIONS, chosen, strict=True)
-    ]
-    order = [
-        shared_model.retrieve(q, shared_model.build_memory([DOCUMENTS[i] for i in row]), len(row)).indices
-        for q, row in zip(QUESTIONS, chosen, strict=True)
-    ]
-    ranked = [[row[i] for i in best] for row, best in zip(chosen, order, strict=True)]
-    golds = [[text] for text in said]
-    scores = score_readings(shared_model, memory, QUESTIONS, golds, ranked, max_new_tokens=4, batch_size=2)
-    assert scores["exact_match"] == [1.0, 1.0, 1.0]
-    alone = score_readings(shared_model, memory, QUESTIONS, golds, ranked, max_new_tokens=0, batch_size=1)
-    assert list(alone) == [LOSS]
-    torch.testing.assert_close(alone[LOSS], scores[LOSS], atol=1e-4, rtol=1e-4)
+    alone = [read_all(reader, [q], [row], 4)[0] for q, row in zip(QUESTIONS, chosen, strict=True)]
+    assert read_all(reader, QUESTIONS, chosen, 4, batch_size=2) == alone
+    documents = [DOCUMENTS[2]]
+    assert alone[1] == shared_model.generate(QUESTIONS[1], documents, retrieval_top_k=1, max_new_tokens=4)
 
 
 def test_text_readings_do_not_depend_on_the_batch(shared_model):
-    chosen = [[0, 1], [2], [1, 4, 5]]
-    first = score_text_readings(base_of(shared_model), DOCUMENTS, QUESTIONS, ANSWERS, chosen, 4, 3)
-    second = score_text_readings(base_of(shared_model), DOCUMENTS, QUESTIONS, ANSWERS, chosen, 4, 1)
-    assert first == second
-    assert LOSS not in first
+    reader, chosen = TextReader(base_of(shared_model), DOCUMENTS), [[0, 1], [2], [1, 4, 5]]
+    assert read_all(reader, QUESTIONS, chosen, 4, 3) == read_all(reader, QUESTIONS, chosen, 4, 1)

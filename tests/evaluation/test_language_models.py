@@ -26,6 +26,20 @@ def test_answers_equal_those_of_generate(clara, shared_model):
     assert any(expected)
 
 
+def test_answers_from_single_memories_equal_those_of_generate(clara, shared_model):
+    memory = clara.compress(clara.split(DOCUMENTS))
+    found = shared_model.retrieve(QUESTIONS, memory, retrieval_top_k=2)
+    memories = [memory.gather(row) for row in found.indices]
+    answers = clara.answer_each(QUESTIONS, memories, found.scores.tolist(), max_new_tokens=8)
+    expected = shared_model.generate(QUESTIONS, memory, retrieval_top_k=2, max_new_tokens=8, reading="each")
+    assert [answer for answer, _ in answers] == expected
+    assert expected != [answer for answer, _ in clara.answer(QUESTIONS, memories, max_new_tokens=8)]
+    alone = [
+        clara.answer([q], [[m]], 8)[0][1] for q, row in zip(QUESTIONS, memories, strict=True) for m in row
+    ]
+    assert [tokens for _, tokens in answers] == [sum(alone[i : i + 2]) for i in range(0, len(alone), 2)]
+
+
 def test_different_numbers_of_memories_in_one_batch(clara):
     memory = clara.compress(clara.split(DOCUMENTS))
     rows = [memory.gather([0]), memory.gather([1, 2, 3])]

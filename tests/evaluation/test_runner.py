@@ -4,7 +4,7 @@ import json
 
 import pytest
 from clara.evaluation.benchmarks import Example
-from clara.evaluation.runner import read_predictions, run_fingerprint, run_system
+from clara.evaluation.runner import read_predictions, run_system
 from clara.evaluation.systems import Found, Prediction
 
 EXAMPLES = [Example(str(i), f"question {i}", ("x",), (0,), ()) for i in range(7)]
@@ -29,7 +29,7 @@ class CountingSystem:
 
 
 def run(system, path, settings=SETTINGS, batch_size=2):
-    return run_system(system, EXAMPLES, path, settings, batch_size, show_progress=False)
+    return run_system(system, EXAMPLES, path, settings, batch_size)
 
 
 def test_all_questions_are_answered_and_kept(tmp_path):
@@ -39,7 +39,7 @@ def test_all_questions_are_answered_and_kept(tmp_path):
     head, stored = read_predictions(path)
     assert json.loads(path.read_text().splitlines()[1])["question"] == "question 0"
     assert stored == predictions
-    assert head == {"settings": SETTINGS, "fingerprint": run_fingerprint(SETTINGS)}
+    assert head == SETTINGS
 
 
 def test_an_interrupted_run_continues_without_repeating(tmp_path):
@@ -83,7 +83,7 @@ def test_a_line_cut_short_is_answered_again(tmp_path, cut):
 
 def test_a_head_cut_short_starts_anew(tmp_path):
     path = tmp_path / "clara.jsonl"
-    path.write_text('{"fingerprint": "ab')
+    path.write_text('{"settings": {"ab')
     assert len(run(CountingSystem(), path)) == 7
 
 
@@ -109,8 +109,7 @@ def test_a_damaged_file_is_refused(tmp_path, damage):
 def test_other_questions_are_refused(tmp_path):
     path = tmp_path / "clara.jsonl"
     row = {"id": "9", "answer": "", "documents": [], "scores": [], "tokens_read": 0}
-    head = {"fingerprint": run_fingerprint(SETTINGS), "settings": SETTINGS}
-    path.write_text(json.dumps(head) + "\n" + json.dumps(row) + "\n")
+    path.write_text(json.dumps({"settings": SETTINGS}) + "\n" + json.dumps(row) + "\n")
     with pytest.raises(ValueError, match="other questions"):
         run(CountingSystem(), path)
 

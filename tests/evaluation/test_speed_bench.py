@@ -7,7 +7,7 @@ import pytest
 import torch
 from clara.commands import bench
 from clara.commands.main import main
-from clara.evaluation.speed import models, sizes
+from clara.evaluation.speed import models, workload
 from clara.evaluation.speed.models import PRESETS, random_model
 from conftest import text_config
 from speed_helpers import TINY
@@ -16,7 +16,7 @@ from speed_helpers import TINY
 @pytest.fixture
 def tiny(monkeypatch):
     """Little work."""
-    monkeypatch.setattr(sizes, "sizes_for", lambda device: TINY)
+    monkeypatch.setattr(workload, "sizes_for", lambda device: TINY)
 
 
 def parse(*words):
@@ -143,8 +143,3 @@ def test_the_large_preset_has_seven_billion_weights():
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(PRESETS["mistral-7b"](32_000))
     assert sum(parameter.numel() for parameter in model.parameters()) == 7_241_732_096
-
-
-def test_unknown_presets_are_named():
-    with pytest.raises(ValueError, match="`preset` must be one of smollm2-135m, mistral-7b, got 'x'"):
-        random_model("x", "cpu")

@@ -3,30 +3,26 @@
 import pytest
 import torch
 from clara.data.records import PretrainingRecord
-from clara.evaluation.speed.end_to_end import (
-    BUCKETED,
-    RECOMPRESSED,
-    STORED,
-    compress_buckets,
-    compress_pools,
-    end_to_end_collator,
-    end_to_end_runs,
-    fitted,
-)
 from clara.evaluation.speed.rows import sample_rows
-from clara.evaluation.speed.steps import Stepper, grouped, peak_bytes, resident_peak
+from clara.evaluation.speed.steps import Stepper
 from clara.evaluation.speed.training import (
     ALL,
     BUCKETS,
     ONE,
     PADDED,
+    RECOMPRESSED,
+    STORED,
     bench_training,
-    bucket_runs,
     bucketed,
+    buckets,
     collator,
-    signal_runs,
+    end_to_end,
+    grouped,
+    recompressed,
+    signals,
     split,
 )
+from clara.train.memories import store_candidates
 from conftest import make_model
 from speed_helpers import TINY
 
@@ -44,41 +40,28 @@ def state(model):
 
 
 def test_recompressing_gives_the_stored_memories_and_the_same_loss(still):
-    step = Stepper(still, "end_to_end")
-    records = fitted(still, ROWS.questions)
-    collate, groups = end_to_end_collator(still, records), grouped(records, TINY.questions)
-    assert len(groups) == 2
-    places = collate(groups[1])["candidate_indices"]
-    stored = collate.candidates.batch(places, 4)
-    for compress in (compress_pools, compress_buckets):
-        found = compress(still, groups[1]).batch(torch.arange(places.numel()).view_as(places), 4)
-        torch.testing.assert_close(found, stored, atol=1e-4, rtol=1e-4)
-    runs = end_to_end_runs(step, collate, groups)
+    candidates = store_candidates(still, ROWS.questions, None)
+    places = torch.tensor([[3, 1], [0, 4]])
+    again, new_places = recompressed(still, candidates, places)
+    stored = candidates.batch(places, 4)
+    torch.testing.assert_close(again.batch(new_places, 4), stored, atol=1e-4, rtol=1e-4)
+    runs = end_to_end(still, ROWS, TINY).runs
     losses = {name: run(1) for name, run in runs.items()}
     assert losses[RECOMPRESSED] == pytest.approx(losses[STORED], rel=1e-4)
-    assert losses[BUCKETED] == pytest.approx(losses[STORED], rel=1e-4)
     assert runs[STORED](0) != pytest.approx(losses[STORED], rel=1e-4)
 
 
-def test_candidates_are_cut_to_one_passage(still):
-    records = fitted(still, ROWS.questions)
-    lengths = still.processor.encode_documents(list(records[0].documents))["attention_mask"].sum(-1)
-    assert int(lengths.max()) <= still.config.doc_max_length
-    assert records[0].question == ROWS.questions[0].question
-
-
 def test_signals_together_and_apart_give_the_same_loss(still):
-    step, collate = Stepper(still, "pretraining"), collator(still)
-    groups = grouped(ROWS.rich, TINY.rows)
+    collate, groups = collator(still), grouped(ROWS.rich, TINY.rows)
     together, apart = collate(groups[0]), collate(split(groups[0]))
     assert together["document_input_ids"].shape[0] == 2 and apart["document_input_ids"].shape[0] == 6
     assert len(together["labels"]) == len(apart["labels"]) == 6
-    runs = signal_runs(step, collate, groups)
+    runs = signals(still, ROWS, TINY).runs
     assert runs[ALL](0) == pytest.approx(runs[ONE](0), rel=1e-4)
 
 
 def test_buckets_and_padding_train_on_the_same_rows(still, monkeypatch):
-    step, widths = Stepper(still, "pretraining"), []
+    widths = []
     seen = Stepper.__call__
 
     def noted(self, batch):
@@ -88,7 +71,7 @@ def test_buckets_and_padding_train_on_the_same_rows(still, monkeypatch):
     monkeypatch.setattr(Stepper, "__call__", noted)
     batches = bucketed(ROWS.plain, TINY)
     assert [len(batch) for batch in batches] == [2, 2, 1]
-    runs = bucket_runs(step, collator(still), batches, TINY)
+    runs = buckets(still, ROWS, TINY).runs
     loss = runs[BUCKETS](0)
     assert len(widths) == 3 and max(widths) <= 64
     widths.clear()
@@ -115,40 +98,27 @@ def test_all_logits_give_the_loss_of_the_labelled_ones(still):
 
 @pytest.mark.parametrize("stage", ["end_to_end", "pretraining"])
 def test_a_step_computes_gradients_but_changes_nothing(still, stage, monkeypatch):
-    step = Stepper(still, stage)
+    runs = end_to_end(still, ROWS, TINY).runs if stage == "end_to_end" else signals(still, ROWS, TINY).runs
     before, norms = state(still), []
     clip = torch.nn.utils.clip_grad_norm_
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *call: norms.append(clip(*call)))
-    if stage == "pretraining":
-        step(collator(still)(grouped(ROWS.rich, 2)[0]))
-    else:
-        records = fitted(still, ROWS.questions)
-        end_to_end_runs(step, end_to_end_collator(still, records), grouped(records, 2))[STORED](0)
+    next(iter(runs.values()))(0)
     assert still.training and float(norms[0]) > 0
     assert all(torch.equal(parameter, before[name]) for name, parameter in state(still).items())
     assert all(parameter.grad is None for parameter in still.parameters())
 
 
-def test_sees_memory_that_is_given_back():
-    size = 64 << 20
-    found = peak_bytes(lambda: torch.ones(size, dtype=torch.uint8).max(), torch.device("cpu"))
-    if found is None:
-        pytest.skip("this system does not tell a process's peak")
-    assert 0.8 * size < found < 3 * size
-    assert resident_peak() > size
-    again = peak_bytes(lambda: [torch.ones(1 << 16) for _ in range(256)], torch.device("cpu"))
-    assert again > 0.5 * size, "heap that was used before counts again"
-
-
 def test_reports_all_four_comparisons(still):
     sections = list(bench_training(still, ROWS, TINY, 2))
-    assert [section.name for section in sections] == ["end_to_end", "signals", "buckets", "logits"]
-    needed = [item.needed for section in sections for item in section.ratios]
-    assert needed == [10.0, None, 1.4, 1.3]
-    facts = sections[0].facts
+    assert [section["name"] for section in sections] == ["end_to_end", "signals", "buckets", "logits"]
+    needed = [item["needed"] for section in sections for item in section["ratios"]]
+    assert needed == [10.0, 1.4, 1.3]
+    facts = sections[0]["facts"]
     assert facts["tokens of all candidates of a step"] == pytest.approx(
         TINY.questions * TINY.candidates * facts["tokens of a candidate, mean"]
     )
-    assert sections[1].lines[0].rates["signals"] == pytest.approx(6 / sections[1].lines[0].median)
-    assert 0 < sections[3].facts["of these labelled"] < sections[3].facts["positions of the prompts"]
-    assert set(sections[3].facts["peak MB"]) == {"all logits", "labelled logits"}
+    together = sections[1]["variants"][0]
+    assert together["rates"]["signals"] == pytest.approx(6 / together["median_seconds"])
+    facts = sections[3]["facts"]
+    assert 0 < facts["of these labelled"] < facts["positions of the prompts"]
+    assert set(facts["peak MB"]) == {"all logits", "labelled logits"}

@@ -1,9 +1,12 @@
 """The texts that are measured have the lengths that were asked for."""
 
+from dataclasses import replace
+
 import pytest
-from clara.data.sample_corpus import sample_texts
+import torch
 from clara.evaluation.speed import workload
 from clara.prompts_clara import plain_ids
+from speed_helpers import TINY
 
 
 def lengths(tokenizer, texts):
@@ -24,18 +27,17 @@ def test_passages_lie_between_the_limits(tokenizer):
     assert all(30 <= length <= 40 for length in lengths(tokenizer, found))
 
 
-def test_documents_are_nearly_as_long_as_asked(tokenizer):
-    found = workload.sample_documents(tokenizer, 6, 900)
-    assert all(800 < length <= 900 for length in lengths(tokenizer, found))
+def test_documents_are_nearly_as_long_as_asked(shared_model):
+    found = workload.sample_memory(shared_model, 6, replace(TINY, document_tokens=60)).texts
+    assert all(40 < length <= 60 for length in lengths(shared_model.processor.tokenizer, found))
     assert len(set(found)) == 6
 
 
-def test_asks_for_no_more_than_there_is(tokenizer):
+def test_asks_for_no_more_than_there_is(shared_model):
     with pytest.raises(ValueError, match="`documents` must be at most 106"):
-        workload.sample_documents(tokenizer, 107, 50)
+        workload.sample_memory(shared_model, 107, TINY)
 
 
-def test_questions_name_the_passages_that_hold_their_answers():
-    texts = sample_texts()
-    for _, answer, positives in workload.sample_questions():
-        assert any(answer in texts[index] for index in positives)
+def test_a_device_decides_how_much():
+    amounts = [workload.sizes_for(torch.device(name)).passages for name in ("cpu", "cuda")]
+    assert amounts[0] < amounts[1]

@@ -5,11 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from clara.evaluation.assemble import Workbench
 from clara.evaluation.benchmarks import build_benchmark
 from clara.evaluation.reports import score_predictions
 from clara.evaluation.retrievers import GivenRetriever
-from clara.evaluation.systems import SYSTEMS, System
+from clara.evaluation.systems import SYSTEMS, Recipe, System, Workbench
 from oracle import OracleModel, OracleTextModel, document, question, record
 
 NUM_QUESTIONS = 8
@@ -33,15 +32,21 @@ def make_workbench(tokenizer, setting="normal", k=3, rows=None, pool_size=4):
     return benchmark, model, bench
 
 
+def answers(system, examples):
+    return system.read(system.find(examples))
+
+
 def means(benchmark, bench, name, ks=(1, 3)):
-    scores = score_predictions(benchmark.examples, bench.system(name).answer(benchmark.examples), ks)
+    scores = score_predictions(benchmark.examples, answers(bench.system(name), benchmark.examples), ks)
     return {metric: float(np.mean(values)) for metric, values in scores.items()}
 
 
 # In the setting normal with pools of 4 the positive is in the pool where i % 6 < 4: for 6 of the 8 questions.
 EXPECTED = {
     "clara": {"normal": (0.75, 0.75, 0.75), "oracle": (1, 1, 1)},
+    "clara_each": {"normal": (0.75, 0.75, 0.75), "oracle": (1, 1, 1)},
     "clara_corpus": {"normal": (1, 1, 1), "oracle": (1, 1, 1)},
+    "clara_each_corpus": {"normal": (1, 1, 1), "oracle": (1, 1, 1)},
     # Order of the pool: places 0, 1, 2 for i = 0, 6, 1, 7, 2 (and in oracle 3 is the last place for 3, 4, 5).
     "clara_given": {"normal": (5 / 8, 2 / 8, 5 / 8), "oracle": (5 / 8, 2 / 8, 5 / 8)},
     "clara_shuffled": {"normal": (0, 0.75, 0.75), "oracle": (0, 1, 1)},
@@ -84,7 +89,7 @@ def test_bm25_finds_the_key_word(tokenizer):
 def test_documents_are_compressed_once_for_all_systems(tokenizer):
     benchmark, model, bench = make_workbench(tokenizer)
     for name in ("clara", "clara_corpus", "clara_shuffled", "clara_given", "text_clara"):
-        bench.system(name).answer(benchmark.examples)
+        answers(bench.system(name), benchmark.examples)
     assert model.compressed == len(benchmark.documents)
 
 
@@ -93,7 +98,7 @@ def test_split_documents_are_counted_by_parent(tokenizer):
     rows = [("0", record(1, [document(2, 2), long], [1])), ("1", record(30, [document(2, 2), long], [1]))]
     benchmark, _, bench = make_workbench(tokenizer, k=2, rows=rows)
     assert len(bench.passages.texts) == 3
-    predictions = bench.system("clara").answer(benchmark.examples)
+    predictions = answers(bench.system("clara"), benchmark.examples)
     assert [p.answer for p in predictions] == ["city1", "city30"]
     assert all(p.documents[0] == 1 for p in predictions)
     assert means(benchmark, bench, "clara", ks=(1, 2))["recall@1"] == 1
@@ -103,7 +108,7 @@ def test_pools_smaller_than_k_read_what_there_is(tokenizer):
     rows = [("0", record(1, [document(1, 1)], [0])), ("1", record(2, [document(3, 3), document(2, 2)], [1]))]
     benchmark, _, bench = make_workbench(tokenizer, k=5, rows=rows)
     for name in ("clara", "clara_given", "text"):
-        predictions = bench.system(name).answer(benchmark.examples)
+        predictions = answers(bench.system(name), benchmark.examples)
         assert [p.answer for p in predictions] == ["city1", "city2"]
         assert [len(p.documents) for p in predictions] == [1, 2]
 
@@ -135,7 +140,7 @@ def test_stored_bytes(tokenizer):
 def test_tokens_read_are_those_of_the_prompt(tokenizer):
     benchmark, _, bench = make_workbench(tokenizer, k=3)
     clara, text, cut, closed = (
-        bench.system(name).answer(benchmark.examples)[0].tokens_read
+        answers(bench.system(name), benchmark.examples)[0].tokens_read
         for name in ("clara", "text", "cut", "closed_book")
     )
     assert clara == 6
@@ -151,10 +156,10 @@ def test_the_control_reads_passages_from_outside_the_pool(tokenizer):
     read = []
     model.answer = lambda questions, memories, _: [read.append(memory) or ("", 0) for memory in memories]
     system = bench.system("clara_shuffled")
-    system.answer(benchmark.examples)
+    answers(system, benchmark.examples)
     together, read[:] = list(read), []
     for example in benchmark.examples:
-        system.answer([example])
+        answers(system, [example])
     assert all(map(same, together, read))
     for example, memory in zip(benchmark.examples, read, strict=True):
         own = bench.memory.gather(example.pool)
@@ -166,7 +171,7 @@ def test_the_control_needs_other_passages(tokenizer):
     rows = [("0", record(1, [document(1, 1), document(2, 2)], [0]))]
     benchmark, _, bench = make_workbench(tokenizer, rows=rows)
     with pytest.raises(ValueError, match="only 0 passages lie outside its pool, 2 are needed"):
-        bench.system("clara_shuffled").answer(benchmark.examples)
+        answers(bench.system("clara_shuffled"), benchmark.examples)
 
 
 def test_unknown_system_and_given_order_of_a_corpus(tokenizer):
@@ -190,7 +195,9 @@ def test_strangers_are_drawn_from_outside_by_seed_and_question():
 
     def strangers(seed, name):
         example = SimpleNamespace(id=name, pool=(0, 1), positives=(3,))
-        return System(None, None, passages, stranger_seed=seed)._to_read(example, [0, 1])
+        bench = Workbench(None, None, None, seed=seed)
+        bench.passages = passages
+        return System(bench, Recipe("clara", "strangers"), None, None)._to_read(example, [0, 1])
 
     drawn = {(seed, name): strangers(seed, name) for seed in range(5) for name in "abcde"}
     assert {passage for found in drawn.values() for passage in found} == {4, 5, 8, 9}
