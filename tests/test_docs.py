@@ -31,7 +31,7 @@ def test_options_and_fields_exist():
     assert not sorted(set(re.findall(r"--([a-z_]+)", text.replace("attn-i", "attn_i"))) - known)
     table = text.split("## Options that the paper")[1]
     fields = re.findall(r"^\| `([a-z_]+)(?:: [^`]*)?` \|", table, re.MULTILINE)
-    assert len(fields) == 8
+    assert len(fields) == 10
     assert set(fields) <= known
 
 

@@ -105,11 +105,10 @@ class ClaraTrainer(SavingMixin):
         self._own_collator = data_collator is None
         collator = data_collator or checked_collator(model, args, every_dataset(train, held_out), corpus)
         self._candidates = getattr(collator, "candidates", None)
-        self._teacher, self._teacher_vectors = None, None
+        self._teacher, self._teacher_vectors, self._answering = None, None, False
         self._means = {"train": RunningMeans(), "eval": RunningMeans()}
         self._throughput, self._epochs = Throughput(model), EpochCallback()
-        self._rows, self._group, self._answering = [], Group({}), False
-        self._past = PastPassages(args.past_passages)
+        self._rows, self._group, self._past = [], Group({}), PastPassages(args.past_passages)
         with adapters_known(model):
             super().__init__(
                 model=model,

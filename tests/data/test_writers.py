@@ -31,8 +31,9 @@ def test_round_trip(tmp_path, read, records, rows, write, name):
 def test_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.jsonl"
     write_jsonl([CorpusRecord("1", "old")], path)
-    with pytest.raises(TypeError, match="must be a PretrainingRecord"):
+    with pytest.raises(TypeError, match="must be one of PretrainingRecord, .*, got str"):
         write_jsonl([CorpusRecord("2", "new"), "not a record"], path)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.jsonl"]
     assert [record.text for record in read_corpus(path)] == ["old"]
 
 
