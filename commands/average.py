@@ -1,7 +1,8 @@
-"""Average adapters of two checkpoints that share a compressor, which keeps most of what each does well.
+"""Average adapters of two checkpoints that come from one start, which keeps most of what each does well.
 
 `clara average CHECKPOINT OTHER --weight 0.3 --output FOLDER` writes CHECKPOINT with a query reasoner that is
-0.7 its own and 0.3 the other's. Measure it (`clara evaluate`) on questions that did not choose the weight.
+0.7 its own and 0.3 the other's. Averaging the compressor too makes other memories: build them again. Measure
+the mean (`clara evaluate`) on questions that did not choose the weight.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-ADAPTERS = ("query_reasoner", "generator")
+ADAPTERS = ("compressor", "query_reasoner", "generator")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

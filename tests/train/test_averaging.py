@@ -37,16 +37,38 @@ def test_only_the_named_adapters_move(base):
     assert values(model, "query_reasoner") == values(model, "generator") == {3.0}
 
 
+def test_with_the_compressor_memory_tokens_and_connector_move_too(base):
+    model, other = filled(base, 1.0, connector="rms"), filled(base, 3.0, connector="rms")
+    with torch.no_grad():
+        for one, value in ((model, 1.0), (other, 5.0)):
+            for parameter in [
+                *adapter_parameters(one.decoder, ["compressor"]),
+                *one.own_parameters().values(),
+            ]:
+                parameter.fill_(value)
+    before = model.memory_fingerprint()
+    average_adapters(model, other, 0.25, ["compressor", "query_reasoner", "generator"])
+    assert values(model, "compressor") == {2.0} and values(model, "generator") == {1.5}
+    assert [p.unique().tolist() for p in model.own_parameters().values()] == [[2.0], [2.0]]
+    assert model.memory_fingerprint() != before
+
+
 def test_what_is_refused_changes_nothing(base):
     model, other = filled(base, 1.0), filled(base, 3.0)
     for weight in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match="`weight` must be from 0 to 1"):
             average_adapters(model, other, weight)
-    for names in (["compressor"], []):
-        with pytest.raises(ValueError, match="`names` must be of query_reasoner, generator"):
+    for names in (["decoder"], []):
+        with pytest.raises(ValueError, match="`names` must be of compressor, query_reasoner, generator"):
             average_adapters(model, other, 0.5, names)
-    with pytest.raises(ValueError, match="another compressor or base"):
-        average_adapters(model, filled(base, 3.0, compression_rate=8), 0.5)
+    for names in (["generator"], ["compressor", "generator"]):
+        with pytest.raises(ValueError, match="`other` differs in num_memory_tokens"):
+            average_adapters(model, filled(base, 3.0, compression_rate=8), 0.5, names)
+    stranger = filled(base, 3.0)
+    with torch.no_grad():
+        stranger.memory_tokens.add_(1.0)
+    with pytest.raises(ValueError, match="another compressor or base, .* average all three"):
+        average_adapters(model, stranger, 0.5, ["generator"])
     wider = filled(base, 3.0, lora_r=8)
     wider.memory_fingerprint = model.memory_fingerprint
     with pytest.raises(ValueError, match="'query_reasoner' does not fit that of `other`: .* misshapen"):
