@@ -43,8 +43,8 @@ class ClaraOutput(CausalLMOutputWithPast):
         indices: (B, K) chosen documents, when questions are given.
         alignment_loss: Scalar squared distance of mean state and mean memory, when documents are given.
         match_scores: (Q, D) cosines of the questions to match and the documents, when both are given.
-        query_vectors: Search vectors of the questions, (B, D), or (Q, D) of those to match.
-        document_vectors: (D, D) search vectors of the documents, when there are questions to match.
+        query_vectors: Search vectors of the questions, (B, width), or (Q, width) of those to match.
+        document_vectors: (D, width) search vectors of the documents, when there are questions to match.
     """
 
     scores: Tensor | None = None

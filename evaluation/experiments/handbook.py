@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from clara.configuration_clara import READINGS
 from clara.data.documents import find_files, read_documents
 from clara.data.readers import read_rows
 from clara.data.skipped import Skipped
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--folder", type=Path, default=FOLDER, help="with `files/` and questions.jsonl")
     add("--limit", type=int, metavar="N", help="questions of each kind (default: all)")
     add("--max-new-tokens", type=int, default=24, metavar="N", help="longest answer")
-    add("--reading", default="together", choices=["together", "each"], help="of the memories")
+    add("--reading", choices=READINGS, help="of the memories (default: the checkpoint's)")
     add("--seed", type=int, default=0, help="of the intervals")
 
 
@@ -60,7 +61,7 @@ def measure(arguments: argparse.Namespace, model: ClaraForRetrievalGeneration) -
         "passages": len(memory),
         "questions": len(asked),
         "unanswerable": len(unanswerable),
-        "reading": arguments.reading,
+        "reading": arguments.reading or model.config.reading,
         "seed": arguments.seed,
         "recall": {name: find(model, memory, asked, hybrid, interval) for name, hybrid in SEARCHES.items()},
         "answers": {name: interval(values) for name, values in scores.items() if values},

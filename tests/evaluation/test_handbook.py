@@ -38,9 +38,7 @@ def test_answers_stand_in_the_document_that_is_named_and_nowhere_where_there_is_
 
 
 def test_the_experiment_on_a_tiny_model(shared_model, tmp_path):
-    arguments = argparse.Namespace(
-        folder=handbook.FOLDER, limit=3, max_new_tokens=2, seed=0, reading="together"
-    )
+    arguments = argparse.Namespace(folder=handbook.FOLDER, limit=3, max_new_tokens=2, seed=0, reading=None)
     result = handbook.measure(arguments, shared_model)
     assert (result["files"], result["questions"], result["unanswerable"]) == (30, 3, 3)
     recall = {name: values["recall@5"]["mean"] for name, values in result["recall"].items()}
