@@ -23,8 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--adapters",
         nargs="+",
         choices=ADAPTERS,
+        metavar="NAME",
         default=["query_reasoner"],
-        help="to average; the others stay CHECKPOINT's (default: query_reasoner)",
+        help=f"of {', '.join(ADAPTERS)}: to average; the others stay CHECKPOINT's (default: query_reasoner)",
     )
     add("--output", required=True, type=Path, metavar="FOLDER", help="folder to make")
 
