@@ -1,9 +1,12 @@
 """Passages of past batches as negatives: cross-batch memory (arXiv 1912.06798)."""
 
+import json
 import os
 from collections.abc import Sequence
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ..retrieval_clara import cosine_scores
@@ -51,13 +54,14 @@ class PastPassages:
 
     def save(self, folder: str, process: int = 0) -> None:
         """Writes the passages of one process into a checkpoint's folder."""
-        torch.save({"texts": self.texts, "vectors": self.vectors.cpu()}, self._file(folder, process))
+        metadata = {"texts": json.dumps(self.texts)}
+        save_file({"vectors": self.vectors.cpu()}, self._file(folder, process), metadata)
 
     def load(self, folder: str, process: int = 0) -> None:
         """Reads what `save` wrote."""
-        state = torch.load(self._file(folder, process), weights_only=True)
-        self.texts, self.vectors = state["texts"], state["vectors"]
+        with safe_open(self._file(folder, process), "pt") as file:
+            self.texts, self.vectors = json.loads(file.metadata()["texts"]), file.get_tensor("vectors")
 
     @staticmethod
     def _file(folder: str, process: int) -> str:
-        return os.path.join(folder, f"past_passages_{process}.pt")
+        return os.path.join(folder, f"past_passages_{process}.safetensors")
