@@ -38,6 +38,10 @@ def test_json_holds_everything_and_the_picture_the_panels_that_have_values(tmp_p
     }
 
 
-def test_without_values_there_is_no_picture(tmp_path):
+def test_without_values_or_matplotlib_there_is_no_picture(tmp_path, monkeypatch, caplog):
     write_curves([], str(tmp_path / "empty"))
     assert [path.name for path in (tmp_path / "empty").iterdir()] == ["curves.json"]
+    monkeypatch.setattr(curves.importlib.util, "find_spec", lambda name: None)
+    write_curves(HISTORY, str(tmp_path / "plain"))
+    assert [path.name for path in (tmp_path / "plain").iterdir()] == ["curves.json"]
+    assert "matplotlib is not installed" in caplog.text
