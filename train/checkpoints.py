@@ -20,6 +20,7 @@ from ..adapters_clara import (
     save_adapter,
 )
 from ..checkpoint_clara import OWN_NAMES, own_names, read_own_tensors
+from ..data.writers import whole_file
 
 MARKER = "complete.json"
 
@@ -29,10 +30,9 @@ def mark_complete(folder: str | os.PathLike, step: int) -> None:
     for path in Path(folder).rglob("*"):
         if path.is_file():
             _sync(path)
-    temporary = Path(folder, MARKER + ".tmp")
-    temporary.write_text(json.dumps({"step": step}), encoding="utf-8")
-    _sync(temporary)
-    os.replace(temporary, Path(folder, MARKER))
+    with whole_file(Path(folder, MARKER)) as partial:
+        partial.write_text(json.dumps({"step": step}), encoding="utf-8")
+        _sync(partial)
 
 
 def _sync(path: Path) -> None:

@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..data.collation import Item, draw_rate
 from ..data.records import QuestionRecord
+from ..data.writers import whole_file
 from ..processing_clara import ClaraProcessor
 from ..retrieval_clara import ragged
 
@@ -89,9 +90,8 @@ def store_candidates(
     file = os.path.join(folder, "candidates.safetensors")
     identity = {"fingerprint": model.memory_fingerprint(), "texts": text_digest(texts)}
     if not os.path.isfile(file):
-        os.makedirs(folder, exist_ok=True)
-        save_file(compressed(model, texts, batch_size), file + ".tmp", identity)
-        os.replace(file + ".tmp", file)
+        with whole_file(file) as partial:
+            save_file(compressed(model, texts, batch_size), partial, identity)
     with safe_open(file, "pt") as opened:
         found = opened.metadata()
         tensors = {name: opened.get_tensor(name) for name in list(opened.keys())}

@@ -47,9 +47,11 @@ def load_model(script: ScriptArguments) -> ClaraForRetrievalGeneration:
     kwargs = {name: value for name, value in chosen.items() if value is not None}
     if script.load_in_4bit or script.load_in_8bit:
         kwargs |= quantized(script)
-    start = "from_base" if script.model is None else "from_pretrained"
-    name = os.path.expanduser(script.base if script.model is None else script.model)
-    model = getattr(ClaraForRetrievalGeneration, start)(name, **fields, **kwargs)
+    if script.model is None:
+        model = ClaraForRetrievalGeneration.from_base(os.path.expanduser(script.base), **fields, **kwargs)
+    else:
+        folder = os.path.expanduser(script.model)
+        model = ClaraForRetrievalGeneration.from_pretrained(folder, **fields, **kwargs)
     if script.load_in_4bit or script.load_in_8bit:
         cast_adapters(model, kwargs["dtype"])
     return model

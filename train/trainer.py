@@ -286,7 +286,7 @@ class ClaraTrainer(SavingMixin):
     def _save_rng_state(self, output_dir: str) -> None:
         """As in `Trainer`; each process saves its passages of past batches beside."""
         super()._save_rng_state(output_dir)
-        if len(self._past):
+        if self.args.past_passages:  # also none yet: a resume reads them back
             self._past.save(output_dir, self.args.process_index)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:

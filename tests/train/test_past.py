@@ -3,7 +3,8 @@
 import pytest
 import torch
 from clara.train.past import PastPassages
-from training_helpers import make_args
+from conftest import make_model
+from training_helpers import make_args, make_trainer
 
 
 def test_the_newest_are_kept():
@@ -30,6 +31,17 @@ def test_each_process_finds_its_own_again(tmp_path):
     again = PastPassages(2)
     again.load(tmp_path, 1)
     assert again.texts == ["of 1"] and again.vectors.tolist() == [[1.0, 1.0]]
+
+
+def test_none_yet_go_into_a_checkpoint_too(base, tmp_path):
+    """A run in which no question could be matched yet is gone on with all the same."""
+    fields = {"contrastive_weight": 1.0, "past_passages": 4}
+    trainer = make_trainer(make_model(base), tmp_path, **fields)
+    trainer._save_rng_state(str(tmp_path))
+    trainer._load_rng_state(str(tmp_path))
+    assert len(trainer._past) == 0
+    trainer._past.push(["a"], torch.ones(1, 2))
+    assert trainer._past.vectors.shape == (1, 2)
 
 
 @pytest.mark.parametrize(
