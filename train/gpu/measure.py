@@ -25,6 +25,7 @@ from ..teachers import RetrievalTeacher
 
 SETS = ("nq", "hotpotqa", "2wiki", "musique")
 DEPTH = 20
+ANSWER_TOKENS = 20
 
 
 class Corpus(NamedTuple):
@@ -109,15 +110,34 @@ class Measurement:
         strangers = self.gold[1:] + self.gold[:1]
         for factor in (1, 2, 4):
             yield self._from_memories(f"gold {4 * factor}x", self.gold, factor)
-            yield self._from_memories(f"five of pool {4 * factor}x", [row[:5] for row in own], factor)
-        yield self._from_memories("one of pool 4x", [row[:1] for row in own], 1)
-        yield self._from_memories("two of pool 4x", [row[:2] for row in own], 1)
-        yield self._from_memories("three of pool 4x", [row[:3] for row in own], 1)
-        yield self._from_memories("strangers 4x", strangers, 1)
-        yield self._from_memories("five of corpus 4x", wide, 1)
-        yield self._from_text("text gold", self.gold)
+        yield self._each("each of five of pool 4x", [row[:5] for row in own])
+        yield self._each("each of five of corpus 4x", wide)
         yield self._from_text("text five of minilm pool", [row[:5] for row in dense])
+        yield self._from_memories("five of pool 4x", [row[:5] for row in own], 1)
+        yield self._from_memories("one of pool 4x", [row[:1] for row in own], 1)
+        yield self._from_text("text gold", self.gold)
+        yield self._from_memories("strangers 4x", strangers, 1)
         yield self._from_text("text one of minilm pool", [row[:1] for row in dense])
+
+    def _each(self, system: str, chosen: Sequence[Sequence[int]]) -> dict:
+        """Each memory read alone, the likeliest answer taken."""
+        model, texts, start = self.model, [], time.perf_counter()
+        for rows, part in _batches(chosen, self.batch_size // 2):
+            scores = torch.stack(
+                [
+                    self.scores["memory"][row, places]
+                    for row, places in zip(_range(rows, part), part, strict=True)
+                ]
+            )
+            flat = [[self._memory(place) for place in places] for places in part]
+            questions = [record.question for record in self.records[rows]]
+            found = model.read_memories(questions, flat, scores, "each", max_new_tokens=ANSWER_TOKENS)
+            texts += model._decode(found.sequences, len(questions))
+        return {"system": system, "answers": texts, "seconds": time.perf_counter() - start}
+
+    def _memory(self, place: int) -> Tensor:
+        begin, end = self.corpus.offsets[place : place + 2].tolist()
+        return self.corpus.values[begin:end]
 
     def _from_memories(self, system: str, chosen: Sequence[Sequence[int]], factor: int) -> dict:
         model, texts = self.model, []
@@ -134,7 +154,7 @@ class Measurement:
         model, questions = self.model, [record.question for record in self.records[rows]]
         prompts = model.processor.encode_prompts(questions, slots).to(model.device)
         embeds = model.fill_slots(prompts["input_ids"], found.rows())
-        generation = model._generate_from(embeds, prompts["attention_mask"], max_new_tokens=32)
+        generation = model._generate_from(embeds, prompts["attention_mask"], max_new_tokens=ANSWER_TOKENS)
         return model._decode(generation.sequences, len(questions))
 
     def _from_text(self, system: str, chosen: Sequence[Sequence[int]]) -> dict:
@@ -145,7 +165,10 @@ class Measurement:
             batch = model.processor.pad(ids).to(model.device)
             with wearing(model.decoder):
                 out = model.decoder.generate(
-                    **batch, max_new_tokens=32, do_sample=False, pad_token_id=tokenizer.eos_token_id
+                    **batch,
+                    max_new_tokens=ANSWER_TOKENS,
+                    do_sample=False,
+                    pad_token_id=tokenizer.eos_token_id,
                 )
             found = tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
             texts += [text.strip() for text in found]
@@ -162,6 +185,10 @@ def _batches(rows: Sequence[Any], size: int) -> Iterator[tuple[slice, Sequence[A
     for start in range(0, len(rows), size):
         part = slice(start, start + size)
         yield part, rows[part]
+
+
+def _range(rows: slice, part: Sequence[Any]) -> range:
+    return range(rows.start, rows.start + len(part))
 
 
 def _short(values: Tensor) -> list[list[float]]:
@@ -204,6 +231,7 @@ def main() -> None:
     model = ClaraForRetrievalGeneration.from_pretrained(given.model, dtype=torch.bfloat16).to(device).eval()
     if given.before_end_to_end:
         copy_adapter(model.decoder, "compressor", "query_reasoner")
+    model.merge_adapters()
     with given.output.open("w", encoding="utf-8") as file:
         for line in measure(model, RetrievalTeacher(given.teacher, device), given):
             file.write(json.dumps(line) + "\n")
