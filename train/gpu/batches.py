@@ -1,4 +1,4 @@
-"""Batches of fixed shape out of the arrays of rows.py: near passages, their questions, prompts in full rows."""
+"""Batches of fixed shape from the arrays of rows.py: near passages, their questions, packed prompts."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -285,7 +285,7 @@ class Builder:
         """Questions to search with, their gold passages and those that the teacher ranks first."""
         data, rng, shape = self.data, self.rng, self.shape
         own = [q for number in learnt for q in data.row("own", number).tolist() if data.findable(q)]
-        asked = [q for q in asked if not self._learnt(data.row("gold", q).tolist()) == set()]
+        asked = [q for q in asked if self._learnt(data.row("gold", q).tolist())]
         for question in [*asked, *rng.permutation(own).astype(int).tolist()]:
             index, ids = self.used["asked"], data.row("plain", question)
             if index == shape.questions or not len(ids):
@@ -333,7 +333,7 @@ class Batches(IterableDataset):
 def packed_passages(
     data: Data, rows: int, width: int, most: int = 1024
 ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-    """All passages in packed rows, with their numbers: ids, texts, places and the weights of a mean memory."""
+    """All passages in packed rows, with their numbers: ids, texts, places, weights of a mean memory."""
     order = np.argsort(np.diff(data.arrays["passages_ends"]), kind="stable")
     waiting = [int(number) for number in order if len(data.row("passages", number))]
     while waiting:

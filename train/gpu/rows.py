@@ -238,7 +238,7 @@ def _frame(processor: ClaraProcessor) -> tuple[list[int], list[int]]:
 
 
 def _ends(processor: ClaraProcessor, texts: list[str], longest: int, whole: bool = False) -> list[list[int]]:
-    """Ids of targets with the end-of-text token; too long ones are cut, or left out where they must be whole."""
+    """Ids of targets with the end-of-text token; too long ones are cut, or left out if they must be whole."""
     ids = plain_ids(processor.tokenizer, [text.strip() or "x" for text in texts])
     end = processor.tokenizer.eos_token_id
     found = []

@@ -1,7 +1,7 @@
 """One training step of all three adapters in fixed shapes, so that a GPU replays it as one captured graph.
 
-The base's layers (Llama's) and the adapters' products are written out here; everything is bfloat16 but the
-adapters themselves. Shapes: R rows of L tokens, H hidden width, P passages, D documents of a step, Q questions.
+The base's layers (Llama's) and the adapters' products are written out here; all is bfloat16 but the adapters.
+Shapes: R rows of L tokens, H hidden width, P passages, D documents of a step, Q questions.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,12 +23,12 @@ class Shape(NamedTuple):
 
     width: int = 512  # tokens of a row
     document_rows: int = 12
-    prompt_rows: int = 28
-    question_rows: int = 3
+    prompt_rows: int = 16
+    question_rows: int = 2
     documents: int = 48
-    questions: int = 112
+    questions: int = 64
     vectors: int = 1600  # at the compression rate; half and a quarter of them at twice and four times
-    labels: int = 2048
+    labels: int = 1280
     targets: int = 20  # passages that a question's search should find
 
 
@@ -235,7 +235,7 @@ class Model(nn.Module):
         return (losses * weight).sum() / weight.sum().clamp(min=1), losses
 
     def search_loss(self, batch: dict[str, Tensor], vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of the search over all passages with the wanted shares, and what is found first (Q,)."""
+        """Cross-entropy of the search over all passages with the wanted shares, and the first found (Q,)."""
         states = self.encode("query_reasoner", batch["ask_ids"], batch["ask_texts"], batch["ask_places"])
         owners = batch["ask_texts"].flatten()
         asked = text_vectors(states, owners, batch["ask_weights"].flatten(), self.shape.questions)

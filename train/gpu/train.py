@@ -4,8 +4,8 @@
 python -m clara.train.gpu.train --data rows.npz --base BASE --start CHECKPOINT --output OUT --minutes 9
 ```
 
-Everything is limited by time: the learning rate falls to 0 at its end. `OUT/final` is a checkpoint of the last
-adapters, `OUT/mean` one of their running mean.
+The learning rate falls to 0 as the time ends. `OUT/final` is a checkpoint of the last adapters, `OUT/mean`
+one of their running mean.
 """
 
 import argparse
@@ -260,7 +260,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for the checkpoints")
     parser.add_argument("--minutes", type=float, required=True, help="how long to train")
     parser.add_argument("--direction", choices=("causal", "bidirectional"), default="bidirectional")
-    parser.add_argument("--learning-rate", type=float, default=8e-4)
+    parser.add_argument("--learning-rate", type=float, default=7e-4)
     parser.add_argument("--warmup", type=int, default=150)
     parser.add_argument("--search-weight", type=float, default=0.5)
     parser.add_argument("--mean-decay", type=float, default=0.998)
