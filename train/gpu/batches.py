@@ -19,6 +19,7 @@ FOREIGN_SHARE, SHARED_FOREIGN_SHARE = 0.6, 0.4  # prompts with a question that t
 COPY_SHARE, COPY_TOKENS, COPY_WEIGHT = 0.05, 96, 0.2
 GOLD_SHARE, TEACHER_TEMPERATURE = 0.5, 0.05
 RATE = 4
+SHORTEST = 16  # tokens of room that a passage takes at least
 
 
 class Data:
@@ -31,7 +32,8 @@ class Data:
             setattr(self, name, self.arrays[name])
         self.fixed = {name: self.row("fixed", i).tolist() for i, name in enumerate(FIXED)}
         self.passages = len(self.near)
-        self.seed_weights = self.arrays["weights"]
+        parts = {kept: self.arrays["weights"] * (self.held_out == kept) for kept in (False, True)}
+        self.seed_sums = {kept: np.cumsum(part) for kept, part in parts.items()}
         gold = [self.row("gold", i) for i in self.pool_questions]
         self.pool_held_out = np.array([bool(self.held_out[row].any()) for row in gold], bool)
 
@@ -116,13 +118,8 @@ class Builder:
     def _near_group(self) -> tuple[int | None, list[int], set[int]]:
         """No question, a passage with some near it, and those of them that are learnt from."""
         data = self.data
-        weights = data.seed_weights * (data.held_out if self.validation else ~data.held_out)
-        if not hasattr(data, "_sums"):
-            data._sums = {}
-        if self.validation not in data._sums:
-            data._sums[self.validation] = np.cumsum(weights / weights.sum())
-        sums = data._sums[self.validation]
-        seed = int(min(np.searchsorted(sums, self.rng.random()), len(sums) - 1))
+        sums = data.seed_sums[self.validation]
+        seed = int(np.searchsorted(sums, self.rng.random() * sums[-1], side="right"))
         others = self.rng.permutation(data.near[seed])[: MEMBERS - 1].tolist()
         return None, [seed, *others], self._learnt([seed, *others])
 
@@ -253,7 +250,7 @@ class Builder:
         gold = set() if asked is None else set(data.row("gold", asked).tolist())
         if gold - set(numbers):
             asked = None
-        count = int(rng.integers(max(2, len(gold)), READ + 1))
+        count = int(rng.integers(min(max(2, len(gold)), READ), READ + 1))
         others = [n for n in rng.permutation(numbers).tolist() if n not in gold]
         others += rng.permutation(strangers).tolist()[:READ] if len(strangers) else []
         read = [*(gold & set(numbers)), *others][:count]
@@ -330,23 +327,33 @@ class Batches(IterableDataset):
             yield Builder(self.data, self.shape, rng, self.validation).build()
 
 
-def packed_passages(
-    data: Data, rows: int, width: int, most: int = 1024
-) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+def packed_passages(data: Data, rows: int, width: int) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
     """All passages in packed rows, with their numbers: ids, texts, places, weights of a mean memory."""
-    order = np.argsort(np.diff(data.arrays["passages_ends"]), kind="stable")
-    waiting = [int(number) for number in order if len(data.row("passages", number))]
-    while waiting:
+    ends = data.arrays["passages_ends"].astype(np.int64)
+    lengths = np.diff(ends)
+    order = np.argsort(-lengths, kind="stable")
+    order = order[lengths[order] > 0]
+    starts = [0]  # where in this order each row begins; a row's passages have the room of its first
+    while starts[-1] < len(order):
+        starts.append(starts[-1] + width // max(int(lengths[order[starts[-1]]]), SHORTEST))
+    firsts = np.array(starts)
+    for begin in range(0, len(starts) - 1, rows):
+        numbers = order[firsts[begin] : firsts[min(begin + rows, len(starts) - 1)]]
+        index = firsts[begin] + np.arange(len(numbers))
+        row = np.searchsorted(firsts, index, side="right") - 1
+        room = np.maximum(lengths[order[firsts[row]]], SHORTEST)
+        place = (row - begin) * width + (index - firsts[row]) * room
+        size = lengths[numbers]
+        text, inside = np.repeat(np.arange(len(numbers)), size), np.concatenate([np.arange(n) for n in size])
         out = _filled((rows, width), ids=0, texts=-1, places=0)
         out["weights"] = np.zeros((rows, width), np.float32)
-        flat, rack, numbers = {name: value.reshape(-1) for name, value in out.items()}, Rack(rows, width), []
-        while waiting and len(numbers) < most:
-            ids = data.row("passages", waiting[-1])
-            place = rack.place(len(ids))
-            if place is None:
-                break
-            part, places = slice(place, place + len(ids)), np.arange(len(ids))
-            flat["ids"][part], flat["texts"][part], flat["places"][part] = ids, len(numbers), places
-            flat["weights"][part] = 1 / np.minimum(RATE, len(ids) - places // RATE * RATE)
-            numbers.append(waiting.pop())
-        yield {name: torch.from_numpy(value) for name, value in out.items()}, torch.tensor(numbers)
+        at = place[text] + inside
+        found = {
+            "ids": data.arrays["passages"][ends[numbers][text] + inside],
+            "texts": text,
+            "places": inside,
+        }
+        found["weights"] = 1 / np.minimum(RATE, size[text] - inside // RATE * RATE)
+        for name, value in found.items():
+            out[name].reshape(-1)[at] = value
+        yield {name: torch.from_numpy(value) for name, value in out.items()}, torch.from_numpy(numbers)

@@ -156,9 +156,9 @@ def arrays(rows: Rows, processor: ClaraProcessor, embed: Any) -> dict[str, np.nd
     ranked, scores = near(vectors, embed([questions[i].text for i in asked]), RANKED)
     neighbours = near(vectors, vectors, NEAR + 1)[0]
     neighbours = np.stack([row[row != place][:NEAR] for place, row in enumerate(neighbours)])
-    own = defaultdict(list)
+    own, pooled = defaultdict(list), {i for i, _ in rows.pools}
     for i in kept:
-        if len(questions[i].gold) == 1 and not _in_pool(rows, i):
+        if len(questions[i].gold) == 1 and i not in pooled:
             own[questions[i].gold[0]].append(i)
     foreign = _foreign(texts, neighbours, own, questions, found)
     held = np.array([zlib.crc32(text.encode()) % HELD_OUT == 0 for text in texts])
@@ -186,12 +186,6 @@ def arrays(rows: Rows, processor: ClaraProcessor, embed: Any) -> dict[str, np.nd
 
 
 TOKENS = ("passages", "prompts", "plain", "answers", "paraphrases", "fixed")
-
-
-def _in_pool(rows: Rows, question: int) -> bool:
-    if not hasattr(rows, "_asked_of_pools"):
-        rows._asked_of_pools = {i for i, _ in rows.pools}
-    return question in rows._asked_of_pools
 
 
 def _passages(processor: ClaraProcessor, texts: list[str]) -> tuple[list[list[int]], list[str]]:

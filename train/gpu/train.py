@@ -102,14 +102,16 @@ class Step:
         for parameter in self.model.parameters():
             parameter.grad = None
         out = self.model(self.batch)
-        out["loss"].backward()
+        out.pop("loss").backward()  # what is kept must hold no graph: its nodes belong to another stream
         return out
 
     def _capture(self) -> None:
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with torch.cuda.graph(
+                graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"
+            ):
                 self.out = self._run()
         except RuntimeError:
             logger.exception("no graph: going on without one")
@@ -276,6 +278,10 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(given.seed)
+    if device.type == "cuda":
+        torch.cuda.set_stream(
+            torch.cuda.Stream()
+        )  # a graph cannot be captured beside work of the default one
     torch.set_float32_matmul_precision("high")
     torch.backends.cuda.enable_cudnn_sdp(False)  # what is left takes masks, and a graph captures it
     train(given, Shape(**given.shape), device)
