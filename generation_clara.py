@@ -7,12 +7,13 @@ width, D width of a search vector, L tokens, V vocabulary.
 import importlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers.utils import ModelOutput
 
@@ -31,34 +32,22 @@ from .processing_clara import (
     reading_order,
     to_passages,
 )
-from .prompts_clara import paraphrase_prompt
+from .prompts_clara import NOT_FOUND, length_buckets, paraphrase_prompt, plain_ids
 from .retrieval_clara import (
     FLOATS,
     ClaraGenerateOutput,
-    Memories,
     RetrievalOutput,
-    best_answers,
+    best_memories,
     first,
     format_name,
 )
 
-
-def length_buckets(texts: Sequence[str], batch_size: int) -> Iterator[list[int]]:
-    """Indices of the texts in batches of similar length, so that little is padded."""
-    order = sorted(range(len(texts)), key=lambda index: len(texts[index]), reverse=True)
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
-
-
-NOT_FOUND = "Not found in these documents."
-READING_TEMPERATURE = 0.1  # of the cosines, beside the mean log probability of an answer's tokens
+READING_TEMPERATURE = 0.1  # of the cosines, beside what the generator makes of each memory
 Memory = Any  # a corpus memory (the protocol of memory_clara), a folder of one, texts, or a list a question
 
 
 class TextInterface:
     """The text interface of [`ClaraForRetrievalGeneration`]; nothing here builds an autograd graph."""
-
-    # Memories
 
     def memory_fingerprint(self) -> str:
         """Identity of what makes memories: base, compressor, memory tokens, pooling (no other adapter)."""
@@ -167,23 +156,17 @@ class TextInterface:
         store = importlib.import_module("clara.store").CorpusStore
         return store.open(path, self.memory_fingerprint(), create=False, **kwargs)
 
-    # Retrieval
-
     @torch.no_grad()
     def question_vectors(self, questions: Sequence[str], batch_size: int = 32) -> Tensor:
         """Search vectors (B, D) of questions, float32 on the CPU, in batches of similar length."""
         found: list[Tensor] = [torch.empty(0)] * len(questions)
         for batch in length_buckets(questions, batch_size):
-            memories = self._reason_texts([questions[row] for row in batch])
+            encoded = self._processor().encode_questions([questions[row] for row in batch]).to(self.device)
+            with self.lock, evaluating(self):
+                memories = self.reason(**encoded)
             for row, vector in zip(batch, self.search_vectors(memories).cpu(), strict=True):
                 found[row] = vector
         return torch.stack(found)
-
-    def _reason_texts(self, questions: list[str]) -> Memories:
-        """Questions to their memories (B, M, H) in one pass, on the model's device and in its dtype."""
-        batch = self._processor().encode_questions(questions).to(self.device)
-        with self.lock, evaluating(self):
-            return self.reason(**batch)
 
     @torch.no_grad()
     def retrieve(
@@ -234,8 +217,6 @@ class TextInterface:
         scores, indices = memory.search(vectors, k, questions=questions, **options)
         return scores.cpu(), indices.cpu()
 
-    # Answering
-
     @torch.no_grad()
     def generate(
         self,
@@ -261,8 +242,8 @@ class TextInterface:
             hybrid: As of `retrieve`.
             reading: "together": the generator reads the K memories in one prompt (the paper). "each": it
                 answers from each alone, greedily, and the answer stays that is likeliest with its passage;
-                `NOT_FOUND` stays where no memory gives another. Default: `config.reading`, or "together" with
-                beams or sampling. A streamer gets the answer of "each" in one piece.
+                `NOT_FOUND` where none holds one (`config.reading_min_score`). Default: `config.reading`, or
+                "together" with beams or sampling. A streamer gets the answer of "each" in one piece.
             min_score: A question whose best passage has a lower cosine is answered with `NOT_FOUND`;
                 `config.retrieval_min_score` by default.
             **kwargs: Ordinary generation arguments (max_new_tokens, num_beams, streamer, …);
@@ -327,23 +308,41 @@ class TextInterface:
         """Generates from B questions' memories (m, H), chosen with scores (B, K); see `generate`."""
         if reading == "together":
             return self._generate_from(*self.embed_answers(texts, chosen), **options)
-        counts = [len(row) for row in chosen]
+        counts, refusal = [len(row) for row in chosen], plain_ids(self._processor().tokenizer, [NOT_FOUND])[0]
         asked = [text for text, count in zip(texts, counts, strict=True) for _ in range(count)]
         streamer = options.pop("streamer", None)
         embeds, mask = self.embed_answers(asked, [[memory] for row in chosen for memory in row])
-        generation = self._generate_from(embeds, mask, output_scores=True, **options)
-        sequences = generation.sequences
-        taken = self.decoder.compute_transition_scores(sequences, generation.scores, normalize_logits=True)
-        ends = torch.isin(sequences, torch.tensor(self.generation_config.eos_token_id).to(sequences)).long()
-        own = ends.cumsum(dim=1) - ends == 0  # up to the end of the answer
-        likely = taken.float().where(own, 0).sum(dim=1) / own.sum(dim=1)
-        found = [text != NOT_FOUND for text in self._decode(sequences, len(asked))]
-        best = best_answers(likely, found, counts, scores, READING_TEMPERATURE)
-        sequences = sequences[[sum(counts[:row]) + place for row, place in enumerate(best)]]
+        if self.config.reading_min_score is not None:
+            options["begin_suppress_tokens"] = [*(options.get("begin_suppress_tokens") or []), refusal[0]]
+        generation = self._generate_from(embeds, mask, output_logits=True, **options)
+        sequences = self._likeliest(generation.sequences, generation.logits, counts, scores, refusal)
         if streamer is not None:
             streamer.put(sequences.cpu())
             streamer.end()
         return ModelOutput(sequences=sequences)
+
+    def _likeliest(
+        self, sequences: Tensor, logits: tuple, counts: list[int], scores: Tensor, refusal: list[int]
+    ) -> Tensor:
+        """Of each question's answers, one a memory, the likeliest with its passage, or the `refusal`."""
+        least, end = self.config.reading_min_score, self._processor().tokenizer.eos_token_id
+        taken = self.decoder.compute_transition_scores(sequences, logits, normalize_logits=True)
+        ends = torch.tensor(self.generation_config.eos_token_id).to(sequences)
+        after = torch.isin(sequences, ends).long()
+        own = after.cumsum(dim=1) - after == 0  # up to the end of the answer
+        likely = taken.float().where(own, 0).sum(dim=1) / own.sum(dim=1)
+        if least is None:
+            refused = [text == NOT_FOUND for text in self._decode(sequences, len(sequences))]
+            likely = likely.masked_fill(torch.tensor(refused, device=likely.device), -1e4)
+        odds = -logits[0].float().softmax(dim=-1)[:, refusal[0]].logit(eps=1e-6)
+        best = best_memories(likely, counts, scores, READING_TEMPERATURE)
+        held = best_memories(odds, counts, scores, READING_TEMPERATURE)
+        none, answers = torch.tensor([*refusal, end]).to(sequences), sequences.split(counts)
+        rows = [
+            row[place] if least is None or score >= least else none
+            for row, (place, _), (_, score) in zip(answers, best, held, strict=True)
+        ]
+        return pad_sequence(rows, batch_first=True, padding_value=end)
 
     def embed_answers(
         self, questions: Sequence[str], memories: Sequence[Sequence[Tensor]]
@@ -403,7 +402,7 @@ class TextInterface:
                 [pool.document_ids[i] for i in row] for pool, row in zip(pools, indices, strict=True)
             ],
             indices=indices,
-            scores=torch.nn.utils.rnn.pad_sequence(scores, batch_first=True, padding_value=float("-inf")),
+            scores=pad_sequence(scores, batch_first=True, padding_value=float("-inf")),
         )
         return found, chosen
 

@@ -7,7 +7,7 @@ text. Marks are found before the user's text is put in, so no text can forge one
 import logging
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,13 @@ def _read(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], plain: bool,
     settings = {"add_special_tokens": False, "split_special_tokens": plain, "verbose": False}
     with _reading:
         return tokenizer(list(texts), **{**settings, **options})
+
+
+def length_buckets(texts: Sequence[str], batch_size: int) -> Iterator[list[int]]:
+    """Indices of the texts in batches of similar length, so that little is padded."""
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]), reverse=True)
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
 
 
 def plain_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
@@ -98,6 +105,7 @@ BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 
+NOT_FOUND = "Not found in these documents."
 SLOTS = "\ue000memories\ue000"
 TEXT = "\ue000text\ue000"
 ANSWER_SYSTEM = (

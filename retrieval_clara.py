@@ -90,24 +90,23 @@ def first(output: ModelOutput) -> ModelOutput:
     return type(output)(**{key: value[0] if key in batched else value for key, value in output.items()})
 
 
-def best_answers(
-    log_probs: Tensor, found: Sequence[bool], counts: list[int], scores: Tensor, temperature: float
-) -> list[int]:
-    """Which of each question's answers, read from one memory each, is the likeliest with its passage.
+def best_memories(
+    values: Tensor, counts: list[int], scores: Tensor, temperature: float
+) -> list[tuple[int, float]]:
+    """The memory of each question whose value and cosine are largest together.
 
     Args:
-        log_probs: (all answers,) mean log probability of each answer's tokens.
-        found: For each answer whether it is one; those that say that nothing was found come last.
-        counts: B numbers of answers.
+        values: (all memories,) such as the mean log probability of the answer read from each.
+        counts: B numbers of memories.
         scores: (B, K) cosines of the passages.
         temperature: Divides the cosines.
 
     Returns:
-        B places in the questions' lists.
+        B places in the questions' lists, each with its sum.
     """
-    log_probs = log_probs.masked_fill(~torch.tensor(found, device=log_probs.device), -1e4)
-    pairs = zip(log_probs.split(counts), scores, counts, strict=True)
-    return [int((own + row[:count].to(own) / temperature).argmax()) for own, row, count in pairs]
+    pairs = zip(values.split(counts), scores, counts, strict=True)
+    sums = [own + row[:count].to(own) / temperature for own, row, count in pairs]
+    return [(int(row.argmax()), float(row.max())) for row in sums]
 
 
 def ragged(values: Tensor, offsets: Tensor, indices: Tensor, length: int | None = None) -> Memories:

@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--retrieval-top-k", type=int, default=5, metavar="K", help="documents read (default: 5)")
     add("--max-new-tokens", type=int, default=64, metavar="N", help="longest answer (default: 64)")
     add("--batch-size", type=int, default=16, metavar="N", help="questions at once (default: 16)")
+    add("--compression-rate", type=int, metavar="R", help="text tokens a memory token (default: the model's)")
     add("--seed", type=int, default=0, help="of intervals, tests and the shuffled control")
     add("--fill-pools", action="store_true", help="fill smaller pools by BM25 from all documents")
     add(
@@ -79,7 +80,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.fill_pools,
         arguments.limit,
     )
-    model, trained = load_model(arguments.model, arguments.device)
+    model, trained = load_model(arguments.model, arguments.device, arguments.compression_rate)
     warn_untrained(trained)
     store = None if arguments.corpus is None else open_memory(model, arguments.corpus)
     if store is not None:

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import torch
 
-from ..generation_clara import NOT_FOUND, READING_TEMPERATURE
-from ..retrieval_clara import best_answers
+from ..generation_clara import READING_TEMPERATURE
+from ..prompts_clara import NOT_FOUND
+from ..retrieval_clara import best_memories
 from .requests import DONE, FAILED, PIECE, EngineRequest, Event, Finished
 
 
@@ -16,10 +17,11 @@ class Candidates:
         request: What was asked, with `reading` "each". It is told the likeliest answer when all K are
             there, in one piece; and the failure of any of them, which ends them all.
         scores: K cosines of the passages.
+        least: `config.reading_min_score`.
     """
 
-    def __init__(self, request: EngineRequest, scores: list[float]) -> None:
-        self._request, self._scores = request, scores
+    def __init__(self, request: EngineRequest, scores: list[float], least: float | None = None) -> None:
+        self._request, self._scores, self._least = request, scores, least
         self._done: dict[int, Finished] = {}
 
     def requests(self) -> list[EngineRequest]:
@@ -35,10 +37,20 @@ class Candidates:
         if event.kind != DONE:
             return
         self._done[row] = event.value
-        count = len(self._scores)
-        if len(self._done) == count:
-            likely = torch.tensor([self._done[place].log_prob for place in range(count)])
-            found = [self._done[place].answer != NOT_FOUND for place in range(count)]
-            (best,) = best_answers(likely, found, [count], torch.tensor([self._scores]), READING_TEMPERATURE)
-            self._request.tell(PIECE, self._done[best].answer)
-            self._request.tell(DONE, self._done[best])
+        if len(self._done) == len(self._scores):
+            chosen = self._chosen([self._done[place] for place in range(len(self._scores))])
+            self._request.tell(PIECE, chosen.answer)
+            self._request.tell(DONE, chosen)
+
+    def _chosen(self, done: list[Finished]) -> Finished:
+        """The likeliest answer with its passage, or that nothing was found."""
+        likely = torch.tensor([answer.log_prob for answer in done])
+        if self._least is None:
+            likely[[answer.answer == NOT_FOUND for answer in done]] = -1e4
+        sums = [
+            best_memories(values, [len(done)], torch.tensor([self._scores]), READING_TEMPERATURE)[0]
+            for values in (likely, torch.tensor([answer.odds for answer in done]))
+        ]
+        if self._least is not None and sums[1][1] < self._least:
+            return Finished(NOT_FOUND, "stop", 0)
+        return done[sums[0][0]]

@@ -51,6 +51,7 @@ class Answer:
         config: The model's generation settings: end tokens and repetition penalty.
         tokenizer: Turns ids into text.
         strip: Whether white space around the answer goes (`config.strip_answers`).
+        refusal: The first token of the text that nothing was found, which this answer is not to begin with.
         device: Where the logits lie.
     """
 
@@ -61,6 +62,7 @@ class Answer:
         tokenizer: PreTrainedTokenizerBase,
         strip: bool,
         device: torch.device,
+        refusal: int | None = None,
     ) -> None:
         self.request = request
         self.ids: list[int] = []
@@ -69,7 +71,7 @@ class Answer:
         self._ends = set(end_tokens(config))
         self.processors = make_processors(request, config, device)
         self.plain = not self.processors and request.options.temperature == 0 and request.reading != "each"
-        self._log_prob = 0.0
+        self._log_prob, self._odds, self._refusal = 0.0, 0.0, refusal
         self.generator = torch.Generator(device)
         if request.options.seed is None:
             self.generator.seed()
@@ -82,9 +84,12 @@ class Answer:
         """The next token out of (1, V) logits, by this answer's own settings."""
         written = torch.tensor([self.ids], dtype=torch.long, device=logits.device)
         scores = self.processors(written, logits.float())
+        if self._refusal is not None and not self.ids:
+            self._odds = -float(logits.float().softmax(dim=-1)[0, self._refusal].logit(eps=1e-6))
+            scores = scores.index_fill(1, torch.tensor([self._refusal], device=scores.device), float("-inf"))
         if self.request.options.temperature == 0:
             token = int(scores.argmax())
-            self._log_prob += float(scores.log_softmax(dim=-1)[0, token])
+            self._log_prob += float(logits.float().log_softmax(dim=-1)[0, token])
             return token
         shares = scores.softmax(dim=-1)
         if not torch.isfinite(shares).all():  # on CUDA, drawing from these would end the process
@@ -104,7 +109,7 @@ class Answer:
             self._sent = stable
         if self.finished:
             reason, count = "stop" if stopped else "length", len(self.ids)
-            self.request.tell(DONE, Finished(text, reason, count, self._log_prob / count))
+            self.request.tell(DONE, Finished(text, reason, count, self._log_prob / count, self._odds))
 
     def _text(self) -> tuple[str, bool]:
         """The text up to the first stop text, and whether there is one."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..generation_clara import NOT_FOUND
+from ..prompts_clara import NOT_FOUND, plain_ids
 from .batch import RunningBatch
 from .candidates import Candidates
 from .decoding import Answer
@@ -181,7 +181,8 @@ class Engine:
                 request.cancel()  # its row leaves before the next step
         self._batch.change(list(range(len(self._answers))), mask, cache)
         if each:
-            requests = Candidates(requests[0], found.scores[0].tolist()).requests()
+            worth = self.model.config.reading_min_score
+            requests = Candidates(requests[0], found.scores[0].tolist(), worth).requests()
         answers = [self._answer(request) for request in requests]
         self._write(logits, answers)
         self._answers = [*self._answers, *answers]
@@ -204,7 +205,9 @@ class Engine:
     def _answer(self, request: EngineRequest) -> Answer:
         model = self.model
         tokenizer, strip = model.processor.tokenizer, model.config.strip_answers
-        return Answer(request, model.generation_config, tokenizer, strip, model.device)
+        guarded = request.reading == "each" and model.config.reading_min_score is not None
+        refusal = plain_ids(tokenizer, [NOT_FOUND])[0][0] if guarded else None
+        return Answer(request, model.generation_config, tokenizer, strip, model.device, refusal)
 
     def _step(self) -> None:
         """One more token for every answer."""

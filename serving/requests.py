@@ -58,13 +58,15 @@ class Found:
 class Finished:
     """A whole answer: its text, why it ended ("stop" or "length"), how many tokens were made.
 
-    `log_prob` is their mean log probability, where the request reads each memory alone.
+    Where the request reads each memory alone, `log_prob` is their mean log probability, and `odds` the log
+    odds that the memory holds an answer at all.
     """
 
     answer: str
     reason: str
     tokens: int
     log_prob: float = 0.0
+    odds: float = 0.0
 
 
 @dataclass(eq=False)

@@ -16,8 +16,8 @@ from clara.data.documents import find_files, read_documents
 from clara.data.readers import read_rows
 from clara.data.skipped import Skipped
 from clara.data.sources import is_supported
-from clara.generation_clara import NOT_FOUND
 from clara.modeling_clara import ClaraForRetrievalGeneration
+from clara.prompts_clara import NOT_FOUND
 
 from ..language_models import base_of
 from ..metrics import cover_exact_match

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from clara.generation_clara import length_buckets
+from clara.prompts_clara import length_buckets
 from clara.retrieval_clara import Memories
 from torch import Tensor, nn
 from torch.nn import functional

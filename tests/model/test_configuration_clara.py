@@ -148,3 +148,9 @@ def test_presets_refuse_other_names_and_rates():
 def test_the_least_score_is_a_cosine(value):
     with pytest.raises(ValueError, match="`retrieval_min_score` must be a cosine from -1 to 1"):
         ClaraConfig(text_config={"model_type": "llama"}, retrieval_min_score=value)
+
+
+@pytest.mark.parametrize("value", ["6", True])
+def test_the_least_score_of_a_memory_is_a_number(value):
+    with pytest.raises(TypeError, match="`reading_min_score` must be a number, or None"):
+        ClaraConfig(text_config={"model_type": "llama"}, reading_min_score=value)

@@ -1,5 +1,6 @@
 """Text in, text out: building, retrieving, answering, paraphrasing; threads, streaming, hostile texts."""
 
+import math
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -8,10 +9,9 @@ import pytest
 import torch
 from clara.adapters_clara import wearing, worn_adapters
 from clara.evaluation.lens import logit_lens
-from clara.generation_clara import NOT_FOUND
 from clara.memory_clara import CorpusMemory
 from clara.modeling_clara import ClaraForRetrievalGeneration
-from clara.prompts_clara import SLOTS, TEXT
+from clara.prompts_clara import NOT_FOUND, SLOTS, TEXT, plain_ids
 from clara.retrieval_clara import cosine_scores
 from conftest import DOCUMENTS, QUESTIONS, make_model, save_base, slots_of
 from transformers import AutoModelForCausalLM, GenerationConfig
@@ -544,6 +544,31 @@ def test_reading_each_memory_alone_keeps_the_likeliest_answer(shared_model, memo
             assert shared_model.generate(question, memory, 3, reading="each", max_new_tokens=5) == left
     one = shared_model.generate(QUESTIONS[0], memory, 1, reading="each", max_new_tokens=5)
     assert one == shared_model.generate(QUESTIONS[0], memory, 1, max_new_tokens=5)
+
+
+def test_a_question_to_which_no_memory_holds_an_answer_is_refused(shared_model, memory, monkeypatch):
+    refusal = plain_ids(shared_model.processor.tokenizer, [NOT_FOUND])[0][0]
+    asked = {"questions": QUESTIONS, "memory": memory, "retrieval_top_k": 3, "max_new_tokens": 5}
+    found = shared_model.retrieve(QUESTIONS, memory, 3)
+    held = []
+    for question, indices, scores in zip(QUESTIONS, found.indices, found.scores.tolist(), strict=True):
+        memories = [[part] for part in memory.gather(indices)]
+        out = shared_model._generate_from(
+            *shared_model.embed_answers([question] * 3, memories), max_new_tokens=1, output_logits=True
+        )
+        shares = out.logits[0].float().softmax(-1)[:, refusal].tolist()
+        held.append(max(math.log((1 - p) / p) + score / 0.1 for p, score in zip(shares, scores, strict=True)))
+    plain = shared_model.generate(**asked, reading="each")
+    between = sum(sorted(held)[:2]) / 2
+    monkeypatch.setattr(shared_model.config, "reading_min_score", between)
+    answers = shared_model.generate(**asked, reading="each")
+    assert answers == [NOT_FOUND if s < between else a for a, s in zip(plain, held, strict=True)]
+    assert answers.count(NOT_FOUND) == 1
+    assert shared_model.generate(**asked) != answers  # read together, the generator alone decides
+    first = shared_model.processor.tokenizer(plain[0])["input_ids"][0]
+    monkeypatch.setattr("clara.generation_clara.plain_ids", lambda tokenizer, texts: [[first]])
+    monkeypatch.setattr(shared_model.config, "reading_min_score", -1e9)
+    assert not shared_model.generate(**asked, reading="each")[0].startswith(plain[0])  # a refusal's token
 
 
 def test_the_configuration_says_how_memories_are_read(shared_model, memory, monkeypatch):

@@ -6,8 +6,8 @@ import pickle
 import pytest
 import torch
 from clara.adapters_clara import ModelLock, evaluating, every_module
-from clara.generation_clara import length_buckets
 from clara.modeling_clara import alignment_loss, length_groups, positions
+from clara.prompts_clara import length_buckets
 from torch import nn, tensor
 
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 import torch
-from clara.generation_clara import NOT_FOUND
+from clara.prompts_clara import NOT_FOUND
 from clara.serving.batch import RunningBatch
 from clara.serving.candidates import Candidates
 from clara.serving.engine import ClosingError, Engine, QueueFullError
@@ -98,6 +98,20 @@ def test_each_memory_is_read_alone_beside_others_and_the_likeliest_answer_stays(
     assert gone.events.get(timeout=60).kind == FOUND
     gone.request.cancel()
     assert ask(engine, QUESTIONS[:1], memory)[0].done() and engine.running <= 1
+
+
+@pytest.mark.parametrize("least", [-1e9, 12.0, 14.0, 1e9])
+def test_a_question_to_which_no_memory_holds_an_answer_is_refused_as_by_the_model(
+    engine, shared_model, memory, monkeypatch, least
+):
+    monkeypatch.setattr(shared_model.config, "reading_min_score", least)
+    asked = [Asked(question, memory, 3, reading="each") for question in MANY[:5]]
+    for one in asked:
+        engine.submit(one.request)
+    answers = [one.done().answer for one in asked]
+    assert answers == shared_model.generate(MANY[:5], memory, 3, reading="each", max_new_tokens=5)
+    assert least != 1e9 or set(answers) == {NOT_FOUND}
+    assert least != -1e9 or NOT_FOUND not in answers
 
 
 def test_the_likeliest_answer_is_that_of_probability_and_cosine():

@@ -14,9 +14,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...evaluation.metrics import normalize_answer
-from ...generation_clara import NOT_FOUND
 from ...processing_clara import ClaraProcessor
-from ...prompts_clara import answer_prompt, paraphrase_prompt, plain_ids, prompt_ids, reconstruction_prompt
+from ...prompts_clara import (
+    NOT_FOUND,
+    answer_prompt,
+    paraphrase_prompt,
+    plain_ids,
+    prompt_ids,
+    reconstruction_prompt,
+)
 
 SINGLE = ("qa_wikipedia", "qa_other_domains", "pretraining_qa", "qa_false_contexts", "rules_single")
 POOLS = ("nq", "hotpotqa", "2wiki", "retrieval_traces", "rules_two_passages")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One training on a lent GPU, from the parts of train/gpu/prepare.py that lie in $CLARA_WORK/parts: `unpack train` (once),
-# then `train --minutes 9` (and what else clara.train.gpu.train takes), `unpack measure` and `measure NAME` (final or mean).
-# Needs torch, safetensors and numpy; to unpack and to measure also transformers, peft, gguf and sentence-transformers.
+# then `train --minutes 9` (and what else clara.train.gpu.train takes), `unpack measure` and `measure NAME` (final or mean), `clara evaluate` on the
+# four sets. Needs torch, safetensors and numpy; to unpack and to measure also transformers, peft, gguf, bm25s, sentence-transformers.
 set -euo pipefail
 work=${CLARA_WORK:?the folder that holds the parts and takes the results}
 out=${OUT:-$work/out}
@@ -32,7 +32,10 @@ train)
         --output "$work/runs" "${@:2}" 2>&1 | tee -a "$work/train.log"
     ;;
 measure)
-    python3 -m clara.train.gpu.measure --model "$work/runs/$2" --teacher "$work/teacher" \
-        --data "$work/rows" --output "$out/measured-$2.jsonl" "${@:3}" 2>&1 | tee "$out/measure-$2.log"
+    for set in nq hotpotqa 2wiki musique; do
+        python3 -m clara evaluate --benchmark $set --file "$work/rows/dev/$set.jsonl" --model "$work/runs/$2" --pool-size 20 \
+            --encoder "$work/teacher" --systems clara_each,clara,text_dense,text_bm25,clara_shuffled,clara_each_corpus,text_dense_corpus \
+            --max-new-tokens 20 --batch-size 256 --output "$out/$set" "${@:3}"
+    done 2>&1 | tee "$out/measure.log"
     ;;
 esac
