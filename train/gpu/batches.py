@@ -198,8 +198,7 @@ class Builder:
             ids += tail + target
             segments += [segment] * size
             positions += range(length, length + size)
-        used = self.used["labels"]
-        if not labels or used + len(labels) > self.shape.labels:
+        if not labels or self.used["labels"] + len(labels) > self.shape.labels:
             return False
         place = self.racks[""].place(len(ids))
         if place is None:
@@ -207,14 +206,17 @@ class Builder:
         slots += [-1] * (len(ids) - len(slots))
         values = {"ids": ids, "segments": segments, "places": positions, "slots": slots}
         self._fill(place, **{k: np.array(v) for k, v in values.items()}, prompts=self.used["prompts"])
-        own = np.array([(place + at - 1, token, kind) for at, token, _, kind in labels])
-        rows = slice(used, used + len(labels))
-        self.out["label_places"][rows], self.out["labels"][rows] = own[:, 0], own[:, 1]
-        self.out["label_weights"][rows] = [weight for _, _, weight, _ in labels]
-        self.out["label_kinds"][rows] = own[:, 2]
-        self.used["labels"] += len(labels)
+        self._label([(place + at - 1, token, weight, kind) for at, token, weight, kind in labels])
         self.used["prompts"] += 1
         return True
+
+    def _label(self, labels: list[tuple[int, int, float, int]]) -> None:
+        """Takes labels: the flat place whose state foretells each, its token, weight and kind."""
+        begin = self.used["labels"]
+        columns = ("label_places", "labels", "label_weights", "label_kinds")
+        for name, values in zip(columns, zip(*labels, strict=True), strict=True):
+            self.out[name][begin : begin + len(labels)] = values
+        self.used["labels"] += len(labels)
 
     def _asked(self, question: int, answered: bool, kind: int) -> tuple[list[int], list[int], float, int]:
         data, fixed = self.data, self.data.fixed

@@ -39,6 +39,7 @@ PASSAGE_TOKENS, QUESTION_TOKENS, ANSWER_TOKENS = 256, 48, 24
 NEAR, RANKED, FOREIGN = 8, 16, 4  # near passages of a passage, ranked ones of a question, foreign questions
 HELD_OUT = 50  # every so many-th passage is kept for validation
 SHORT_QUESTION = 35  # characters under which a question without a mark may not name its subject
+TOKENS = ("passages", "prompts", "plain", "answers", "paraphrases", "fixed")  # arrays of token ids
 UNNAMED = ("Fill", "What or whom is this")
 
 
@@ -160,8 +161,8 @@ def arrays(rows: Rows, processor: ClaraProcessor, embed: Any) -> dict[str, np.nd
     vectors = embed(list(rows.passages))
     asked = sorted(found)
     ranked, scores = near(vectors, embed([questions[i].text for i in asked]), RANKED)
-    neighbours = near(vectors, vectors, NEAR + 1)[0]
-    neighbours = np.stack([row[row != place][:NEAR] for place, row in enumerate(neighbours)])
+    others = enumerate(near(vectors, vectors, NEAR + 1)[0])
+    neighbours = np.stack([row[row != place][:NEAR] for place, row in others])
     own, pooled = defaultdict(list), {i for i, _ in rows.pools}
     for i in kept:
         if len(questions[i].gold) == 1 and i not in pooled:
@@ -186,12 +187,13 @@ def arrays(rows: Rows, processor: ClaraProcessor, embed: Any) -> dict[str, np.nd
     out["pool_questions"] = np.array([i for i, _ in rows.pools if prompts[i] and answers[i]], np.int32)
     out |= {"near": neighbours.astype(np.int32), "asked": np.array(asked, np.int32)}
     out |= {"ranked": ranked, "scores": scores, "held_out": held}
-    kinds = [[WEIGHTS.get(questions[i].source, OTHER_WEIGHT) for i in row] for row in named["own"]]
-    out["weights"] = np.array([max(row, default=0.0) for row in kinds], np.float32)
-    return out
+    return out | {"weights": _weights(named["own"], questions)}
 
 
-TOKENS = ("passages", "prompts", "plain", "answers", "paraphrases", "fixed")
+def _weights(own: list[list[int]], questions: list[Question | None]) -> np.ndarray:
+    """How often each passage begins a group: as often as the source of its best question asks."""
+    kinds = [[WEIGHTS.get(questions[i].source, OTHER_WEIGHT) for i in row] for row in own]
+    return np.array([max(row, default=0.0) for row in kinds], np.float32)
 
 
 def _passages(processor: ClaraProcessor, texts: list[str]) -> tuple[list[list[int]], list[str]]:

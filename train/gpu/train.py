@@ -15,6 +15,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from .step import ADAPTERS, Adapter, Base, Model, Shape
 
 logger = logging.getLogger(__name__)
 WEIGHTS = "adapter_model.safetensors"
+AHEAD, SAVE_SHARE = 4, 0.25  # steps of the host before the GPU; share of the time between two checkpoints
 KINDS = ("one", "several", "missing", "copy")
 
 
@@ -182,75 +184,91 @@ def train(given: argparse.Namespace, shape: Shape, device: torch.device) -> None
     held = [Builder(data, shape, rng, validation=True).build() for _ in range(given.validation)]
     held = [tensors(batch, device) for batch in held]
     clock = Clock(given.minutes, given.learning_rate, given.warmup)
-    refresh(model, data, given.refresh_rows, device)
-    run(model, batches, held, clock, given, lambda: refresh(model, data, given.refresh_rows, device))
+    renew = partial(refresh, model, data, given.refresh_rows, device)
+    renew()
+    Run(model, held, given).all_steps(batches, clock, renew)
 
 
-def run(
-    model: Model,
-    batches: Iterator[dict[str, np.ndarray]],
-    held: list[dict[str, Tensor]],
-    clock: Clock,
-    given: argparse.Namespace,
-    renew: Callable[[], None],
-) -> None:
-    """Steps until the time is over, then the two checkpoints."""
-    parameters = list(model.parameters())
-    names = [name for name, _ in model.named_parameters()]
-    device = parameters[0].device
-    optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
-    mean = [p.detach().clone() for p in parameters]
-    step, number, log, refreshes = Step(model, device), 0, [], list(given.refresh)
-    waiting: deque = deque()
-    logger.info("before: %s", json.dumps(validate(model, held)))
-    last_time, saved = time.perf_counter(), clock.passed()
-    while clock.passed() < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = clock.rate_now(number)
-        out = step(next(batches))
-        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
-        optimizer.found_inf = (~norm.isfinite()).float()
-        optimizer.step()
-        torch._foreach_lerp_(mean, parameters, max(1 - given.mean_decay, 1 / (number + 1)))
-        log.append(torch.stack([out["answer"], out["search"], norm]))
-        number += 1
-        _wait(waiting, device)
-        if number % given.log_every == 0:
-            found = torch.stack(log).mean(0).tolist()
-            now = time.perf_counter()
-            logger.info(
-                "step %d: answer %.4f search %.4f norm %.3f lr %.2e, %.1f ms a step",
-                number,
-                *found,
-                clock.rate_now(number),
-                1000 * (now - last_time) / len(log),
-            )
-            log, last_time = [], now
-        if number % given.validate_every == 0:
-            logger.info("step %d held out: %s", number, json.dumps(validate(model, held)))
-            last_time = time.perf_counter()
-        if refreshes and clock.passed() > refreshes[0]:
-            refreshes.pop(0)
-            renew()
-            last_time = time.perf_counter()
-        if clock.passed() - saved > 0.25:
-            saved = clock.passed()
-            current = {name: p.detach().clone() for name, p in model.named_parameters()}
-            save(model, current, given.start, given.output / "last", given.direction)
-    current = {name: p.detach().clone() for name, p in model.named_parameters()}
-    logger.info("step %d, the last, held out: %s", number, json.dumps(validate(model, held)))
-    save(model, current, given.start, given.output / "final", given.direction)
-    save(model, dict(zip(names, mean, strict=True)), given.start, given.output / "mean", given.direction)
+class Run:
+    """The steps of a run: optimizer, running mean, what is logged and kept on the way.
 
+    Args:
+        model: On its device.
+        held: Held-out batches on the device.
+        given: The command's arguments.
+    """
 
-def _wait(waiting: deque, device: torch.device) -> None:
-    """Keeps the host at most four steps ahead of the GPU."""
-    if device.type == "cuda":
-        event = torch.cuda.Event()
-        event.record()
-        waiting.append(event)
-        if len(waiting) > 4:
-            waiting.popleft().synchronize()
+    def __init__(self, model: Model, held: list[dict[str, Tensor]], given: argparse.Namespace) -> None:
+        self.model, self.held, self.given = model, held, given
+        self.parameters = list(model.parameters())
+        self.step = Step(model, self.parameters[0].device)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0, fused=True
+        )
+        self.mean = [parameter.detach().clone() for parameter in self.parameters]
+        self.number, self.since = 0, time.perf_counter()
+        self.log: list[Tensor] = []
+        self.waiting: deque = deque()
+
+    def all_steps(
+        self, batches: Iterator[dict[str, np.ndarray]], clock: Clock, renew: Callable[[], None]
+    ) -> None:
+        """Steps until the time is over; `renew` makes the bank anew at the shares of it that are given."""
+        refreshes, saved = list(self.given.refresh), clock.passed()
+        self.validate("before")
+        while clock.passed() < 1:
+            self.one_step(next(batches), clock.rate_now(self.number))
+            if self.number % self.given.log_every == 0:
+                self.tell(clock.rate_now(self.number))
+            if self.number % self.given.validate_every == 0:
+                self.validate("held out")
+            if refreshes and clock.passed() > refreshes[0]:
+                refreshes.pop(0)
+                renew()
+                self.since = time.perf_counter()
+            if clock.passed() - saved > SAVE_SHARE:
+                saved = clock.passed()
+                self.keep("last", self.parameters)
+        self.validate("the last, held out")
+        self.keep("final", self.parameters)
+        self.keep("mean", self.mean)
+
+    def one_step(self, batch: dict[str, np.ndarray], rate: float) -> None:
+        """A step of AdamW, left out where a gradient is not finite, and of the running mean."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        out = self.step(batch)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, 1.0, foreach=True)
+        self.optimizer.found_inf = (~norm.isfinite()).float()
+        self.optimizer.step()
+        share = max(1 - self.given.mean_decay, 1 / (self.number + 1))
+        torch._foreach_lerp_(self.mean, self.parameters, share)
+        self.log.append(torch.stack([out["answer"], out["search"], norm]))
+        self.number += 1
+        if norm.is_cuda:  # the host stays at most four steps ahead
+            self.waiting.append(torch.cuda.Event())
+            self.waiting[-1].record()
+            if len(self.waiting) > AHEAD:
+                self.waiting.popleft().synchronize()
+
+    def tell(self, rate: float) -> None:
+        """Logs the means since the last line, and how long a step took."""
+        found = torch.stack(self.log).mean(0).tolist()
+        took = 1000 * (time.perf_counter() - self.since) / len(self.log)
+        line = "step %d: answer %.4f search %.4f norm %.3f lr %.2e, %.1f ms a step"
+        logger.info(line, self.number, *found, rate, took)
+        self.log, self.since = [], time.perf_counter()
+
+    def validate(self, what: str) -> None:
+        """Logs the held-out losses."""
+        logger.info("step %d, %s: %s", self.number, what, json.dumps(validate(self.model, self.held)))
+        self.since = time.perf_counter()
+
+    def keep(self, name: str, values: list[Tensor]) -> None:
+        """Writes a checkpoint."""
+        names = [key for key, _ in self.model.named_parameters()]
+        kept = {key: value.detach().clone() for key, value in zip(names, values, strict=True)}
+        save(self.model, kept, self.given.start, self.given.output / name, self.given.direction)
 
 
 def main() -> None:
