@@ -11,6 +11,7 @@ import gradio as gr
 from clara.evaluation.lens import logit_lens
 
 from ...data.sources import is_supported, likely_span
+from ...prompts_clara import NOT_FOUND
 from .page import (
     CSS,
     answer,
@@ -53,7 +54,7 @@ SMALL = (
     "against the passages."
 )
 SMALL_PARAMETERS = 1e9
-NOT_FOUND = (
+UNSUPPORTED = (
     "Not found: the words of this answer stand in none of the passages, so the documents probably do not "
     "say it."
 )
@@ -148,8 +149,8 @@ class Page:
             ):
                 yield answer(text, True) + bars, gr.skip()
             least = self.model.config.retrieval_min_score
-            near = least is None or hits.scores.max().item() >= least
-            unsure = "" if near and is_supported(text, texts) else notice(NOT_FOUND)
+            text = text if least is None or hits.scores.max().item() >= least else NOT_FOUND
+            unsure = "" if text == NOT_FOUND or is_supported(text, texts) else notice(UNSUPPORTED)
             yield unsure + answer(text) + bars, chosen(text)
         except (ValueError, TimeoutError) as error:
             yield notice(str(error), error=True), empty(NO_PASSAGES)

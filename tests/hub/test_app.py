@@ -57,6 +57,13 @@ def test_an_answer_that_stands_in_no_passage_is_told(page, memory, monkeypatch):
         assert ("Not found" in list(page.ask(QUESTIONS[0], 2, memory))[-1][0]) is not supported
 
 
+def test_a_question_that_is_refused_is_told_once(page, shared_model, memory, monkeypatch):
+    monkeypatch.setattr(shared_model.config, "retrieval_min_score", 0.9999)
+    told = list(page.ask(QUESTIONS[0], 2, memory))[-1][0]
+    assert told.count("Not found") == 1 and "Not found in these documents." in told
+    assert shared_model.generate(QUESTIONS[0], memory, 2) == "Not found in these documents."
+
+
 def test_the_sample_comes_with_questions_to_click(shared_model, tmp_path, monkeypatch):
     rows = [{"id": str(number), "text": text} for number, text in enumerate(DOCUMENTS)]
     monkeypatch.setattr("clara.hub.space.visit.sample_documents", lambda: rows)
