@@ -27,8 +27,11 @@ FIELDS = (
     "num_memory_tokens",
     "doc_max_length",
     "pooling",
+    "encoder_attention",
     "connector",
     "retrieval_top_k",
+    "reading",
+    "reading_min_score",
     "lora_r",
     "lora_alpha",
     "lora_target_modules",
@@ -130,7 +133,8 @@ def render_model_card(
     head = {key: value for key, value in card.data.to_dict().items() if key != "model-index"}
     head |= {"base_model": facts["base_model"], "base_model_relation": "finetune"}
     head |= {"datasets": list(datasets) or before.datasets, "widget": list(map(_widget, examples.shown))}
-    results = model_index(reports) or before.eval_results
+    each = facts["config"]["reading"] == "each" and all("clara_each" in r["systems"] for r in reports)
+    results = model_index(reports, "clara_each" if each else "clara") or before.eval_results
     if results:
         head |= {"model_name": repo_id.partition("/")[2], "eval_results": results}
     if facts["base_model"] is None:

@@ -92,7 +92,7 @@ def _systems(report: Report) -> Iterable[list[str]]:
 
 
 def model_index(reports: Sequence[Report], system: str = "clara") -> list[EvalResult]:
-    """The results of `system` for the head of the card."""
+    """The results of `system`, the way in which the model reads, for the head of the card."""
     return [
         EvalResult(
             task_type="question-answering",

@@ -2,6 +2,7 @@
 
 import pytest
 from clara.hub.card import (
+    FIELDS,
     SECTIONS,
     Examples,
     base_id,
@@ -16,17 +17,7 @@ FACTS = {
     "base_name": "smollm2-135m",
     "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct",
     "config": dict.fromkeys(
-        [
-            "compression_rate",
-            "num_memory_tokens",
-            "doc_max_length",
-            "pooling",
-            "connector",
-            "retrieval_top_k",
-            "lora_r",
-            "lora_alpha",
-            "lora_target_modules",
-        ],
+        FIELDS,
         16,
     ),
     "trained": ["compressor", "query_reasoner", "generator"],
@@ -82,9 +73,14 @@ clara train pretraining --config /home/someone/runs/a.yaml --url https://host/pa
 """
 
 
-def render(**changes):
+def render(reports=(), **changes):
     template = TEMPLATE.read_text(encoding="utf-8")
-    arguments = {"reports": (), "examples": EXAMPLES, "training_cards": [TRAINING], "datasets": ["org/rows"]}
+    arguments = {
+        "reports": reports,
+        "examples": EXAMPLES,
+        "training_cards": [TRAINING],
+        "datasets": ["org/rows"],
+    }
     return render_model_card(template, "org/tiny", {**FACTS, **changes}, **arguments)
 
 
@@ -232,3 +228,25 @@ def test_a_text_with_backslashes_is_put_in_as_it_is():
 )
 def test_datasets_are_read_from_the_head(card, expected):
     assert read_datasets(card) == expected
+
+
+@pytest.mark.parametrize(
+    ("reading", "systems", "shown"),
+    [
+        ("each", ("clara", "clara_each"), 40.0),
+        ("together", ("clara", "clara_each"), 30.0),
+        ("each", ("clara",), 30.0),
+    ],
+)
+def test_the_head_holds_what_was_measured_as_the_model_reads(reading, systems, shown):
+    means = {"clara": 0.3, "clara_each": 0.4}
+    kept = {"low": 0.2, "high": 0.5, "questions": 100}
+    names = ("exact_match", "token_f1", "cover_exact_match")
+    found = {
+        name: {"tokens_read": 9, "metrics": {metric: {"mean": means[name], **kept} for metric in names}}
+        for name in systems
+    }
+    report = {"benchmark": "nq", "setting": "normal", "questions": 100, "systems": found}
+    config = {**FACTS["config"], "reading": reading}
+    data = ModelCard(render(reports=[report], config=config)).data
+    assert {row.metric_value for row in data.eval_results} == {shown}
