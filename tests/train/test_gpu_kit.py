@@ -237,6 +237,25 @@ def test_a_run_of_a_few_steps_leaves_checkpoints_that_load(base, checkpoint, dat
         assert any(not torch.equal(before[key].bfloat16(), after[key]) for key in before)
 
 
+def test_vectors_of_the_teacher_are_made_once(tmp_path, monkeypatch):
+    asked = []
+
+    class Teacher:
+        def __init__(self, path, device):
+            pass
+
+        def embed(self, texts, batch_size):
+            asked.extend(texts)
+            return torch.tensor([[len(text), 1.0] for text in texts])
+
+    monkeypatch.setattr(prepare, "RetrievalTeacher", Teacher)
+    file = tmp_path / "vectors.npz"
+    first = prepare.Vectors(file)(["Zürich", "b"])
+    again = prepare.Vectors(file)(["b", "new one", "Zürich"])
+    assert first.tolist() == [[6, 1], [1, 1]] and again.tolist() == [[1, 1], [7, 1], [6, 1]]
+    assert asked == ["Zürich", "b", "new one"]
+
+
 def test_parts_hold_rows_start_and_wheels(rows, checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(prepare, "Vectors", lambda file: embed)
     wheels = tmp_path / "wheels"

@@ -35,7 +35,8 @@ class Vectors:
         self.file, self.known = file, {}
         if file.exists():
             with np.load(file) as found:
-                self.known = dict(zip(json.loads(str(found["texts"])), found["vectors"], strict=True))
+                texts = json.loads(found["texts"].tobytes())
+                self.known = dict(zip(texts, found["vectors"], strict=True))
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """(N, D) float16 unit vectors."""
@@ -44,7 +45,8 @@ class Vectors:
             vectors = RetrievalTeacher("minilm", "cpu").embed(missing, batch_size=64)
             self.known |= dict(zip(missing, vectors.numpy().astype(np.float16), strict=True))
             kept = np.stack(list(self.known.values()))
-            np.savez(self.file, texts=json.dumps(list(self.known)), vectors=kept)
+            names = np.frombuffer(json.dumps(list(self.known)).encode(), np.uint8)
+            np.savez(self.file, texts=names, vectors=kept)
         return np.stack([self.known[text] for text in texts])
 
 
