@@ -5,6 +5,8 @@ import re
 
 from clara.commands import average, bench
 from clara.train.arguments import ClaraTrainingConfig
+from clara.train.gpu import prepare
+from clara.train.gpu import train as gpu_train
 from clara.train.recipe import ScriptArguments
 from clara.train.stages import STAGES
 from conftest import ROOT
@@ -26,6 +28,7 @@ def test_options_and_fields_exist():
     for command in (average, bench):
         parsers.append(argparse.ArgumentParser())
         command.add_arguments(parsers[-1])
+    parsers += [prepare.make_parser(), gpu_train.make_parser()]
     known = {action.dest for parser in parsers for action in parser._actions} | LAUNCHING
     text = PAGE.read_text(encoding="utf-8")
     assert not sorted(set(re.findall(r"--([a-z_]+)", text.replace("attn-i", "attn_i"))) - known)

@@ -66,4 +66,4 @@ def test_the_template_claims_nothing(text):
 @pytest.mark.skipif(not SHIPPED.is_dir(), reason="no checkpoint is shipped")
 def test_the_shipped_checkpoint_has_its_card():
     text = (SHIPPED / "README.md").read_text(encoding="utf-8")
-    assert "**State: trained**" in text and len(text.splitlines()) <= 150
+    assert "**State: trained**" in text and len(text.splitlines()) <= 200

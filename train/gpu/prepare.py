@@ -102,8 +102,8 @@ def write_parts(name: str, files: Iterator[tuple[str, bytes]], output: Path, par
     return parts
 
 
-def main() -> None:
-    """Packs, and logs what each part weighs."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with train/ and dev/")
     parser.add_argument("--wheels", type=Path, required=True, help="folder of wheels, the base's among them")
@@ -111,7 +111,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for the parts")
     parser.add_argument("--vectors", type=Path, default=Path("vectors.npz"), help="the teacher's, kept")
     parser.add_argument("--part-mib", type=float, default=56.0, help="largest part in MiB")
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Packs, and logs what each part weighs."""
+    given = make_parser().parse_args()
     logging.basicConfig(level=logging.INFO)
     for name, files in (("train", training(given)), ("measure", measuring(given))):
         for part in write_parts(name, files, given.output, int(given.part_mib * 2**20)):

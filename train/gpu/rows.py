@@ -5,6 +5,7 @@ names its subject. Rows are of the released schema; those held out for validatio
 """
 
 import json
+import re
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...evaluation.metrics import normalize_answer
 from ...processing_clara import ClaraProcessor
 from ...prompts_clara import (
     NOT_FOUND,
@@ -115,8 +115,13 @@ def lines(file: Path) -> Iterator[dict]:
 
 def holds(text: str, answer: str) -> bool:
     """Whether an answer's words stand side by side in a text; those that name nothing (yes, no) never do."""
-    words = normalize_answer(answer)
-    return bool(words) and words not in ("yes", "no") and f" {words} " in f" {normalize_answer(text)} "
+    words = folded(answer)
+    return bool(words) and words not in ("yes", "no") and f" {words} " in f" {folded(text)} "
+
+
+def folded(text: str) -> str:
+    """The words of a text in lower case, without punctuation."""
+    return " ".join(re.findall(r"\w+", text.lower()))
 
 
 def _first(answers: Any) -> str:
@@ -211,7 +216,7 @@ def _fits(question: Question, texts: list[str]) -> bool:
     if len(question.gold) != 1 or len(texts[question.gold[0]]) < 700:
         return True
     text = texts[question.gold[0]]
-    return holds(text, question.answer) or normalize_answer(question.answer) in ("yes", "no", "true", "false")
+    return holds(text, question.answer) or folded(question.answer) in ("yes", "no", "true", "false")
 
 
 def _question_ids(processor: ClaraProcessor, questions: list[Question | None]) -> tuple[list[list[int]], ...]:

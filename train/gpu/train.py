@@ -271,8 +271,8 @@ class Run:
         save(self.model, kept, self.given.start, self.given.output / name, self.given.direction)
 
 
-def main() -> None:
-    """Parses and trains."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="arrays of rows.py, NPZ")
     parser.add_argument("--base", type=Path, required=True, help="folder of the base")
@@ -292,7 +292,12 @@ def main() -> None:
     parser.add_argument("--log-every", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shape", type=json.loads, default={}, help="other sizes of a step, JSON")
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Parses and trains."""
+    given = make_parser().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(given.seed)
