@@ -114,6 +114,16 @@ def test_a_question_to_which_no_memory_holds_an_answer_is_refused_as_by_the_mode
     assert least != -1e9 or NOT_FOUND not in answers
 
 
+@pytest.mark.parametrize(("least", "told"), [(None, "far"), (6.0, "near"), (6.6, NOT_FOUND)])
+def test_an_answer_that_nothing_was_found_comes_last_or_is_decided_by_the_odds(least, told):
+    asked = Asked("Why?", None, reading="each")
+    near, far = Candidates(asked.request, [0.9, 0.5], least).requests()
+    far.tell(DONE, Finished("far", "stop", 3, -1.0, 1.5))
+    answer = NOT_FOUND if least is None else "near"
+    near.tell(DONE, Finished(answer, "stop", 2, -2.0, -2.5))  # -2.5 + 0.9 / 0.1 against 1.5 + 0.5 / 0.1
+    assert [event.value for event in asked.all()][0] == told
+
+
 def test_the_likeliest_answer_is_that_of_probability_and_cosine():
     asked = Asked("Why?", None, reading="each")
     near, far = Candidates(asked.request, [0.9, 0.5]).requests()
