@@ -32,17 +32,22 @@ from .processing_clara import (
     reading_order,
     to_passages,
 )
-from .prompts_clara import NOT_FOUND, length_buckets, paraphrase_prompt, plain_ids
+from .prompts_clara import (
+    NOT_FOUND,
+    answer_odds,
+    choose_answers,
+    length_buckets,
+    paraphrase_prompt,
+    plain_ids,
+)
 from .retrieval_clara import (
     FLOATS,
     ClaraGenerateOutput,
     RetrievalOutput,
-    best_memories,
     first,
     format_name,
 )
 
-READING_TEMPERATURE = 0.1  # of the cosines, beside what the generator makes of each memory
 Memory = Any  # a corpus memory (the protocol of memory_clara), a folder of one, texts, or a list a question
 
 
@@ -331,17 +336,11 @@ class TextInterface:
         after = torch.isin(sequences, ends).long()
         own = after.cumsum(dim=1) - after == 0  # up to the end of the answer
         likely = taken.float().where(own, 0).sum(dim=1) / own.sum(dim=1)
-        if least is None:
-            refused = [text == NOT_FOUND for text in self._decode(sequences, len(sequences))]
-            likely = likely.masked_fill(torch.tensor(refused, device=likely.device), -1e4)
-        odds = -logits[0].float().softmax(dim=-1)[:, refusal[0]].logit(eps=1e-6)
-        best = best_memories(likely, counts, scores, READING_TEMPERATURE)
-        held = best_memories(odds, counts, scores, READING_TEMPERATURE)
+        texts = self._decode(sequences, len(sequences)) if least is None else []
+        odds = answer_odds(logits[0], refusal[0])
+        chosen = choose_answers(likely, odds, texts, counts, scores, least)
         none, answers = torch.tensor([*refusal, end]).to(sequences), sequences.split(counts)
-        rows = [
-            row[place] if least is None or score >= least else none
-            for row, (place, _), (_, score) in zip(answers, best, held, strict=True)
-        ]
+        rows = [none if place is None else row[place] for row, place in zip(answers, chosen, strict=True)]
         return pad_sequence(rows, batch_first=True, padding_value=end)
 
     def embed_answers(

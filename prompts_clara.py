@@ -1,4 +1,4 @@
-"""Text to token ids, cutting long texts, and every prompt: answering, paraphrase, those of pretraining.
+"""Text to token ids, cutting long texts, every prompt, and which answer to it is told.
 
 A prompt is a list of chat messages in which `SLOTS` marks the place of the memories and `TEXT` the user's
 text. Marks are found before the user's text is put in, so no text can forge one.
@@ -11,8 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jinja2 import TemplateError
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+
+from .retrieval_clara import best_memories
 
 _reading = threading.Lock()
 
@@ -106,6 +110,7 @@ BLOCK = re.compile(
 )
 
 NOT_FOUND = "Not found in these documents."
+READING_TEMPERATURE = 0.1  # of the cosines, beside what the generator makes of each memory
 SLOTS = "\ue000memories\ue000"
 TEXT = "\ue000text\ue000"
 ANSWER_SYSTEM = (
@@ -288,6 +293,25 @@ def _pieces(
         head, mark, tail = piece.partition(TEXT)
         parts.extend([head, (text,), tail] if mark else [piece])
     return [part for part in parts if part]
+
+
+def answer_odds(logits: Tensor, refusal: int) -> Tensor:
+    """(B,) log odds, from the first token's logits (B, V), that an answer does not begin with `refusal`."""
+    return -logits.float().softmax(dim=-1)[:, refusal].logit(eps=1e-6)
+
+
+def choose_answers(
+    likely: Tensor, odds: Tensor, texts: Sequence[str], counts: list[int], scores: Tensor, least: float | None
+) -> list[int | None]:
+    """Which of each question's answers, one a memory, is told; None where nothing was found."""
+    if least is None:  # an answer that nothing was found comes last
+        refused = torch.tensor([text == NOT_FOUND for text in texts], device=likely.device)
+        likely = likely.masked_fill(refused, -1e4)
+    best = [place for place, _ in best_memories(likely, counts, scores, READING_TEMPERATURE)]
+    if least is None:
+        return list(best)
+    held = best_memories(odds, counts, scores, READING_TEMPERATURE)
+    return [place if score >= least else None for place, (_, score) in zip(best, held, strict=True)]
 
 
 def split_texts(

@@ -4,9 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from ..generation_clara import READING_TEMPERATURE
-from ..prompts_clara import NOT_FOUND
-from ..retrieval_clara import best_memories
+from ..prompts_clara import NOT_FOUND, choose_answers
 from .requests import DONE, FAILED, PIECE, EngineRequest, Event, Finished
 
 
@@ -44,13 +42,7 @@ class Candidates:
 
     def _chosen(self, done: list[Finished]) -> Finished:
         """The likeliest answer with its passage, or that nothing was found."""
-        likely = torch.tensor([answer.log_prob for answer in done])
-        if self._least is None:
-            likely[[answer.answer == NOT_FOUND for answer in done]] = -1e4
-        sums = [
-            best_memories(values, [len(done)], torch.tensor([self._scores]), READING_TEMPERATURE)[0]
-            for values in (likely, torch.tensor([answer.odds for answer in done]))
-        ]
-        if self._least is not None and sums[1][1] < self._least:
-            return Finished(NOT_FOUND, "stop", 0)
-        return done[sums[0][0]]
+        likely, odds = torch.tensor([[answer.log_prob, answer.odds] for answer in done]).T
+        texts = [answer.answer for answer in done]
+        (place,) = choose_answers(likely, odds, texts, [len(done)], torch.tensor([self._scores]), self._least)
+        return Finished(NOT_FOUND, "stop", 0) if place is None else done[place]

@@ -15,6 +15,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from ..prompts_clara import answer_odds
 from .requests import DONE, PIECE, EngineRequest, Finished
 
 UNFINISHED = "\ufffd"
@@ -85,7 +86,7 @@ class Answer:
         written = torch.tensor([self.ids], dtype=torch.long, device=logits.device)
         scores = self.processors(written, logits.float())
         if self._refusal is not None and not self.ids:
-            self._odds = -float(logits.float().softmax(dim=-1)[0, self._refusal].logit(eps=1e-6))
+            self._odds = float(answer_odds(logits, self._refusal))
             scores = scores.index_fill(1, torch.tensor([self._refusal], device=scores.device), float("-inf"))
         if self.request.options.temperature == 0:
             token = int(scores.argmax())

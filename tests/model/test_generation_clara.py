@@ -539,7 +539,7 @@ def test_reading_each_memory_alone_keeps_the_likeliest_answer(shared_model, memo
             alone.append((float(sum(logs) / len(logs)) + score / 0.1, text))
         assert answer == max(alone)[1]
         with monkeypatch.context() as patch:  # an answer that says that nothing was found comes last
-            patch.setattr("clara.generation_clara.NOT_FOUND", answer)
+            patch.setattr("clara.prompts_clara.NOT_FOUND", answer)
             left = max([pair for pair in alone if pair[1] != answer], default=(0, answer))[1]
             assert shared_model.generate(question, memory, 3, reading="each", max_new_tokens=5) == left
     one = shared_model.generate(QUESTIONS[0], memory, 1, reading="each", max_new_tokens=5)

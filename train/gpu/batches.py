@@ -93,7 +93,7 @@ class Builder:
             "": Rack(s.prompt_rows, s.width),
             "ask": Rack(s.question_rows, s.width),
         }
-        self.documents: dict[int, tuple[int, int]] = {}  # number to first vector and their count
+        self.documents: dict[int, tuple[int, int]] = {}  # number to place in the step, and count of vectors
         self.starts, self.used = {1: 0, 2: 0, 4: 0}, {"labels": 0, "asked": 0, "prompts": 0}
         self.slot_places: dict[int, dict[int, range]] = {}
 

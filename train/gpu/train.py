@@ -302,9 +302,8 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(given.seed)
     if device.type == "cuda":
-        torch.cuda.set_stream(
-            torch.cuda.Stream()
-        )  # a graph cannot be captured beside work of the default one
+        # a graph cannot be captured beside work of the default stream
+        torch.cuda.set_stream(torch.cuda.Stream())
     torch.set_float32_matmul_precision("high")
     torch.backends.cuda.enable_cudnn_sdp(False)  # what is left takes masks, and a graph captures it
     train(given, Shape(**given.shape), device)
