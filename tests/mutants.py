@@ -16,6 +16,7 @@ class Mutant(NamedTuple):
 
 COLLATION, LOSSES, TRAINER = "data/collation.py", "train/losses.py", "train/trainer.py"
 GROUPS, MEMORIES, COLLATORS = "train/groups.py", "train/memories.py", "train/collators.py"
+SYSTEMS, STATISTICS, RUN = "evaluation/systems.py", "evaluation/statistics.py", "train/run.py"
 STORE, SCHEMA, SEARCH, COMMITS = "store/store.py", "store/schema.py", "store/search.py", "store/commits.py"
 
 MUTANTS = [
@@ -185,7 +186,11 @@ MUTANTS = [
             "index = key % len(self.records); epoch = 0",
         ),
         (MEMORIES, "usable &= ~same.tril(-1).any(dim=-1)", "usable &= ~same.tril(0).any(dim=-1)"),
-        (COLLATORS, "match_questions=bool(args.contrastive_weight),", "match_questions=False,"),
+        (
+            COLLATORS,
+            "match_questions=args.matched_questions if args.contrastive_weight else 0,",
+            "match_questions=0,",
+        ),
         # trainer
         (
             TRAINER,
@@ -221,5 +226,53 @@ MUTANTS = [
             'indices[np.lexsort((indices, -rows["_score"].to_numpy()))]',
             'indices[np.lexsort((indices, rows["_score"].to_numpy()))]',
         ),
+        # what no test noticed in November 2026, where the line is now
+        ("root", "return mask, positions(mask)", "return mask, None"),
+        (
+            "root",
+            "return nullcontext(), wearing(self.decoder, *worn_adapters(self.decoder))",
+            "return nullcontext(), nullcontext()",
+        ),
+        ("root", "return model.eval()", "return model"),
+        ("root", "        model.eval()\n        info = {", "        info = {"),
+        (
+            "root",
+            "head + _slots(processor, slots), True, processor.memory_suffix",
+            'head + _slots(processor, slots), True, ""',
+        ),
+        ("root", "        os.fsync(number)\n", "        number\n"),
+        ("root", "head = (config.pooling, config.num_memory_tokens,", "head = (config.num_memory_tokens,"),
+        (TRAINER, "outputs.loss * (self.args.world_size if everywhere else 1)", "outputs.loss"),
+        (
+            TRAINER,
+            'inputs.get("memory_mask"), self.model.config.retrieval_temperature',
+            'inputs.get("memory_mask"), 1.0',
+        ),
+        (TRAINER, 'mask, temperature = inputs.get("memory_mask"),', "mask, temperature = None,"),
+        (TRAINER, "found[2], args.contrastive_positives)", 'found[2], "any")'),
+        (TRAINER, "if args.positives_are_read:", "if not args.positives_are_read:"),
+        ("train/checkpoints.py", "os.fsync(file.fileno())", "file.fileno()"),
+        (RUN, "args.resume_from_checkpoint or True", "args.resume_from_checkpoint"),
+        (
+            "train/text_baseline.py",
+            "trainer.train(resume_from_checkpoint=True)",
+            "trainer.train()",
+        ),
+        (
+            COLLATION,
+            'draws = [random.Random(f"{self.seed}-{item.epoch}-{item.index}")',
+            'draws = [random.Random(f"{self.seed}-{item.index}")',
+        ),
+        ("evaluation/ranking.py", "min(len(set(positives)), k)", "min(len(positives), k)"),
+        (STATISTICS, "default_rng(seed)\n    draws", "default_rng(0)\n    draws"),
+        (STATISTICS, "default_rng(seed)\n    reached", "default_rng(0)\n    reached"),
+        (
+            STATISTICS,
+            "paired_permutation(first, second, resamples, seed)",
+            "paired_permutation(first, second, resamples, 0)",
+        ),
+        (SYSTEMS, "in (*example.pool, *example.positives) for part", "in example.pool for part"),
+        (SYSTEMS, "zlib.crc32(example.id.encode())", "0"),
+        ("serving/engine.py", "setdefault((id(request.memory), ", "setdefault(("),
     )
 ]

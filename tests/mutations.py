@@ -23,31 +23,39 @@ HEAVY = (
 )  # fmt: skip
 # Tests by the file that holds a change, those nearest to it first.
 COVER = {
-    "retrieval_clara.py": ["root/test_retrieval_clara", "root/test_ragged_memories"],
+    "retrieval_clara.py": ["model/test_retrieval_clara", "model/test_ragged_memories"],
     "adapters_clara.py": [
-        "root/test_adapters_fingerprint",
-        "root/test_adapters_merging",
-        "root/test_adapters_clara",
+        "model/test_adapters_fingerprint",
+        "model/test_adapters_merging",
+        "model/test_adapters_clara",
     ],
     "modeling_clara.py": [
-        "root/test_modeling_maths",
-        "root/test_ragged_memories",
+        "model/test_modeling_maths",
+        "model/test_ragged_memories",
         "train/test_training_equivalences",
-        "root/test_modeling_clara",
+        "model/test_modeling_clara",
     ],
     "processing_clara.py": [
-        "root/test_processing_documents",
-        "root/test_processing_clara",
-        "root/test_ragged_memories",
+        "model/test_processing_documents",
+        "model/test_processing_clara",
+        "model/test_ragged_memories",
     ],
     "prompts_clara.py": [
-        "root/test_prompts_tokens",
-        "root/test_prompts_splitting",
-        "root/test_prompts_clara",
-        "root/test_processing_clara",
+        "model/test_prompts_tokens",
+        "model/test_prompts_splitting",
+        "model/test_prompts_clara",
+        "model/test_processing_clara",
     ],
-    "memory_clara.py": ["root/test_memory_clara"],
+    "memory_clara.py": ["model/test_memory_clara", "model/test_memory_packing"],
+    "checkpoint_clara.py": ["model/test_checkpoint_loading", "model/test_checkpoint_clara"],
     "data/collation.py": ["data/test_collation"],
+    "evaluation/ranking.py": ["evaluation/test_ranking"],
+    "evaluation/statistics.py": ["evaluation/test_statistics"],
+    "evaluation/systems.py": ["evaluation/test_systems"],
+    "serving/engine.py": ["serving/test_serving_engine"],
+    "train/checkpoints.py": ["train/test_checkpoints"],
+    "train/run.py": ["train/test_run", "train/test_resuming"],
+    "train/text_baseline.py": ["train/test_text_baseline"],
     "train/losses.py": ["train/test_losses"],
     "train/groups.py": ["train/test_groups", "train/test_trainer"],
     "train/memories.py": ["train/test_memories"],
@@ -57,7 +65,7 @@ COVER = {
     "store/schema.py": ["store/test_schema", "store/test_store"],
     "store/search.py": ["store/test_search"],
     "store/commits.py": ["store/test_store"],
-    "store/ranking.py": ["root/test_memory_clara"],
+    "store/ranking.py": ["model/test_memory_clara"],
 }
 SECONDS = 1800  # for the tests of one change
 

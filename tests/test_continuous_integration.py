@@ -3,7 +3,9 @@
 import re
 from pathlib import Path
 
+import mutations
 import yaml
+from mutants import MUTANTS
 
 ROOT = Path(__file__).resolve().parents[1]
 CI = ROOT / ".github" / "workflows" / "ci.yml"
@@ -38,3 +40,12 @@ def test_the_image_installs_extras_that_there_are():
     (extras,) = re.findall(r"'\.\[(.+?)\]'", (ROOT / "Dockerfile").read_text(encoding="utf-8"))
     setup = (ROOT / "setup.py").read_text(encoding="utf-8")
     assert all(f'"{extra}": ' in setup for extra in extras.split(","))
+
+
+def test_every_change_of_make_mutations_has_its_place_and_its_tests():
+    for mutant in MUTANTS:
+        name = str(mutations.find(mutant.place, mutant.old).relative_to(ROOT))
+        assert mutant.new != mutant.old
+        assert mutations.COVER[name] and all(
+            (ROOT / "tests" / f"{file}.py").exists() for file in mutations.COVER[name]
+        )
