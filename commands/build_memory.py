@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .display import quiet_executor, show_sizes, show_skipped, watching
+from .display import show_sizes, show_skipped, watching
 from .models import add_model_arguments, load_model, warn_untrained
 from .search_options import add_milvus_argument, check_milvus, fill_milvus, need_store, question_texts
 
@@ -201,8 +201,7 @@ def _build_here(
         else:
             from ..data.bulk.pipeline import build_pipeline
 
-            with quiet_executor():
-                build_pipeline(build.uri, open_model, "local", workers)[0].run()
+            build_pipeline(build.uri, open_model, "local", workers)[0].run()
     store = build.commit()
     documents = plan.source["corpus"]["documents"]
     print(f"{documents} documents ({len(store)} passages) are in {build.uri}.")

@@ -141,18 +141,6 @@ def show_sizes(corpus: Any, count: Any, sizes: Iterable[Any]) -> None:
 
 
 @contextmanager
-def quiet_executor() -> Iterator[None]:
-    """Keeps the log of a datatrove executor off the terminal."""
-    from loguru import logger
-
-    logger.disable("datatrove")
-    try:
-        yield
-    finally:
-        logger.enable("datatrove")
-
-
-@contextmanager
 def watching(look: Callable[[bool], None], seconds: float = 0.5) -> Iterator[None]:
     """Calls `look` every so many seconds while the block runs, with False, and once at its end, with True."""
     ended = threading.Event()

@@ -9,7 +9,7 @@ from textwrap import fill, indent
 
 GROUPS = {
     "documents and answers": ("demo", "build-memory", "ask", "chat", "memory", "serve", "app"),
-    "models": ("train", "synthesize", "average", "convert", "export", "publish"),
+    "models": ("train", "synthesize", "convert", "export", "publish"),
     "measurements": ("evaluate", "experiment", "bench", "bench-serve"),
 }
 EXIT_CODES = """exit codes:
@@ -47,7 +47,6 @@ EXAMPLES = {
         "clara train end_to_end --model outputs/tiny/final --train_files rows.jsonl --output_dir out",
     ),
     "synthesize": ("clara synthesize documents/ --teacher http://localhost:8000/v1 --output my_rows",),
-    "average": ("clara average runs/a/final runs/b/final --output averaged",),
     "convert": (
         "clara convert official org/clara-7b --output converted --base org/base-7b",
         "clara convert to-text-generation my_model --output plain",

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import pkgutil
 import sys
 from collections.abc import Sequence
@@ -69,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parsed = make_parser().parse_args(arguments)
     quiet_kernels()
+    os.environ.setdefault("LOGURU_LEVEL", "WARNING")  # datatrove's log files hold all
     try:
         parsed.run(parsed)
     except KeyboardInterrupt:

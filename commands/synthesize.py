@@ -9,12 +9,12 @@ was cut off goes on where it was when the same command is given again; no finish
 import argparse
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from .display import quiet_executor, watching
+from .display import watching
 
 STAGES = ("pretraining", "instruction_tuning", "end_to_end")
 
@@ -81,7 +81,6 @@ def _add_machine(group: Any) -> None:
     add("--executor", choices=("local", "slurm", "ray"), default="local")
     add("--tasks", type=int, default=1, help="shares of the work; fixed for an output folder")
     add("--executor-options", type=json.loads, default={}, metavar="JSON", help="arguments of the executor")
-    add("--verbose", action="store_true", help="show the executor's log")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -148,10 +147,7 @@ def _run_pipeline(arguments: argparse.Namespace) -> None:
         return
     total = sum(1 for _ in islice(_items(arguments), arguments.limit))
     prices = (arguments.input_price, arguments.output_price)
-    with (
-        _progress(Path(arguments.output), total, prices),
-        nullcontext() if arguments.verbose else quiet_executor(),
-    ):
+    with _progress(Path(arguments.output), total, prices):
         executor.run()
     text = (Path(arguments.output) / "report.md").read_text(encoding="utf-8")
     print(text.split("\n## ")[0].strip())

@@ -3,7 +3,7 @@
 import argparse
 import re
 
-from clara.commands import average, bench
+from clara.commands import bench
 from clara.train.arguments import ClaraTrainingConfig
 from clara.train.gpu import prepare
 from clara.train.gpu import train as gpu_train
@@ -25,9 +25,8 @@ def test_files_exist():
 
 def test_options_and_fields_exist():
     parsers = [HfArgumentParser((ScriptArguments, ClaraTrainingConfig))]
-    for command in (average, bench):
-        parsers.append(argparse.ArgumentParser())
-        command.add_arguments(parsers[-1])
+    parsers.append(argparse.ArgumentParser())
+    bench.add_arguments(parsers[-1])
     parsers += [prepare.make_parser(), gpu_train.make_parser()]
     known = {action.dest for parser in parsers for action in parser._actions} | LAUNCHING
     text = PAGE.read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -12,11 +13,21 @@ from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, Slurm
 
 
 class LocalExecutor(LocalPipelineExecutor):
-    """datatrove's executor of this machine, whose workers end with the process that started them."""
+    """datatrove's executor of this machine, whose workers end with the process that started them.
+
+    What its tasks log is in files; only their errors reach the terminal.
+    """
+
+    def run(self) -> Any:
+        """Runs all tasks that are not completed, and those of the executor that it depends on."""
+        with warnings.catch_warnings():
+            # The process that is forked here keeps a queue, and does not touch Lance.
+            warnings.filterwarnings("ignore", message="lance is not fork-safe")
+            return super().run()
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
         end_with_parent()
-        return super()._run_for_rank(rank, local_rank, node_rank)
+        return super()._run_for_rank(rank, local_rank or 1, node_rank)  # rank 0 would log to the terminal
 
 
 @cache

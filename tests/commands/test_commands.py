@@ -146,6 +146,16 @@ def test_build_memory_in_parts(files, store, tmp_path, checkpoint):
         assert (found - wanted).abs().max() < 0.02 * wanted.abs().max()
 
 
+@pytest.mark.slow
+def test_the_log_of_the_workers_stays_off_the_terminal(files, tmp_path, checkpoint):
+    words = ["build-memory", str(files), "--output", str(tmp_path / "two"), "--model", checkpoint]
+    command = [sys.executable, "-m", "clara", *words, "--shard-size", "2", "--workers", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "5/5" in done.stderr
+    assert not [word for word in ("INFO", "SUCCESS", "fork-safe", "datatrove") if word in done.stderr]
+    assert len(CorpusStore.open(tmp_path / "two")._dataset.get_fragments()) == 3
+
+
 @pytest.mark.parametrize("option", ["--batch-size", "--workers", "--shard-size", "--threads", "--tasks"])
 def test_build_memory_refuses_numbers_below_one(files, tmp_path, checkpoint, capsys, option):
     words = ["build-memory", str(files), "--output", str(tmp_path / "a"), "--model", checkpoint, option, "0"]
