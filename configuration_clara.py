@@ -70,6 +70,9 @@ class ClaraConfig(PreTrainedConfig):
         reading_min_score: With `reading` "each" a question is answered where for some memory the log odds
             that it holds an answer (by the generator's first token) and its cosine / 0.1 together reach this;
             else that nothing was found. None: where the generator writes so for no memory.
+        reading_joint: With `reading` "each" several memories are read together too, for answers that need two
+            passages: this is added to that answer's mean log probability, and the best cosine / 0.1. None:
+            they are read alone only.
         retrieval_temperature: Temperature of the soft top-k (0.02 in the reference implementation).
         retrieval_estimator: "straight_through" (paper algorithm 1) or "gumbel" (noise in training).
         pooling: "memory_tokens" (the paper: states at appended memory tokens) or "mean" (the mean state of
@@ -130,6 +133,7 @@ class ClaraConfig(PreTrainedConfig):
     retrieval_min_score: float | None = None
     reading: str = "together"
     reading_min_score: float | None = None
+    reading_joint: float | None = None
     retrieval_temperature: float = 0.02
     retrieval_estimator: str = "straight_through"
     pooling: str = "memory_tokens"
@@ -190,9 +194,9 @@ class ClaraConfig(PreTrainedConfig):
         least = self.retrieval_min_score
         if least is not None and (type(least) not in (int, float) or not -1 <= least <= 1):
             raise ValueError(f"`retrieval_min_score` must be a cosine from -1 to 1, or None, got {least!r}.")
-        least = self.reading_min_score
-        if least is not None and type(least) not in (int, float):
-            raise TypeError(f"`reading_min_score` must be a number, or None, got {least!r}.")
+        for name in ("reading_min_score", "reading_joint"):
+            if type(getattr(self, name)) not in (int, float, type(None)):
+                raise TypeError(f"`{name}` must be a number, or None, got {getattr(self, name)!r}.")
         if not self.retrieval_temperature > 0:
             raise ValueError(f"`retrieval_temperature` must be above 0, got {self.retrieval_temperature}.")
         if not 0 <= self.lora_dropout < 1:

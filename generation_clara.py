@@ -34,6 +34,7 @@ from .processing_clara import (
 )
 from .prompts_clara import (
     NOT_FOUND,
+    alone_and_together,
     answer_odds,
     choose_answers,
     length_buckets,
@@ -246,9 +247,10 @@ class TextInterface:
             exact: As of `retrieve`.
             hybrid: As of `retrieve`.
             reading: "together": the generator reads the K memories in one prompt (the paper). "each": it
-                answers from each alone, greedily, and the answer stays that is likeliest with its passage;
-                `NOT_FOUND` where none holds one (`config.reading_min_score`). Default: `config.reading`, or
-                "together" with beams or sampling. A streamer gets the answer of "each" in one piece.
+                answers from each alone, greedily, and from all of them where `config.reading_joint` is set;
+                the answer stays that is likeliest with its passage, or `NOT_FOUND` where no memory holds one
+                (`config.reading_min_score`). Default: `config.reading`, or "together" with beams or
+                sampling. A streamer gets the answer of "each" in one piece.
             min_score: A question whose best passage has a lower cosine is answered with `NOT_FOUND`;
                 `config.retrieval_min_score` by default.
             **kwargs: Ordinary generation arguments (max_new_tokens, num_beams, streamer, …);
@@ -313,13 +315,15 @@ class TextInterface:
         """Generates from B questions' memories (m, H), chosen with scores (B, K); see `generate`."""
         if reading == "together":
             return self._generate_from(*self.embed_answers(texts, chosen), **options)
-        counts, refusal = [len(row) for row in chosen], plain_ids(self._processor().tokenizer, [NOT_FOUND])[0]
-        asked = [text for text, count in zip(texts, counts, strict=True) for _ in range(count)]
+        refusal = plain_ids(self._processor().tokenizer, [NOT_FOUND])[0]
+        readings = [alone_and_together(row, self.config.reading_joint) for row in chosen]
+        asked = [text for text, row in zip(texts, readings, strict=True) for _ in row]
         streamer = options.pop("streamer", None)
-        embeds, mask = self.embed_answers(asked, [[memory] for row in chosen for memory in row])
+        embeds, mask = self.embed_answers(asked, [memories for row in readings for memories in row])
         if self.config.reading_min_score is not None:
             options["begin_suppress_tokens"] = [*(options.get("begin_suppress_tokens") or []), refusal[0]]
         generation = self._generate_from(embeds, mask, output_logits=True, **options)
+        counts = [len(row) for row in readings]
         sequences = self._likeliest(generation.sequences, generation.logits, counts, scores, refusal)
         if streamer is not None:
             streamer.put(sequences.cpu())
@@ -329,7 +333,7 @@ class TextInterface:
     def _likeliest(
         self, sequences: Tensor, logits: tuple, counts: list[int], scores: Tensor, refusal: list[int]
     ) -> Tensor:
-        """Of each question's answers, one a memory, the likeliest with its passage, or the `refusal`."""
+        """Of each question's answers the likeliest with its passage, or the `refusal`."""
         least, end = self.config.reading_min_score, self._processor().tokenizer.eos_token_id
         taken = self.decoder.compute_transition_scores(sequences, logits, normalize_logits=True)
         ends = torch.tensor(self.generation_config.eos_token_id).to(sequences)
@@ -338,7 +342,7 @@ class TextInterface:
         likely = taken.float().where(own, 0).sum(dim=1) / own.sum(dim=1)
         texts = self._decode(sequences, len(sequences)) if least is None else []
         odds = answer_odds(logits[0], refusal[0])
-        chosen = choose_answers(likely, odds, texts, counts, scores, least)
+        chosen = choose_answers(likely, odds, texts, counts, scores, least, self.config.reading_joint)
         none, answers = torch.tensor([*refusal, end]).to(sequences), sequences.split(counts)
         rows = [none if place is None else row[place] for row, place in zip(answers, chosen, strict=True)]
         return pad_sequence(rows, batch_first=True, padding_value=end)

@@ -16,8 +16,6 @@ from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from .retrieval_clara import best_memories
-
 _reading = threading.Lock()
 
 
@@ -300,18 +298,43 @@ def answer_odds(logits: Tensor, refusal: int) -> Tensor:
     return -logits.float().softmax(dim=-1)[:, refusal].logit(eps=1e-6)
 
 
+def alone_and_together(memories: Sequence[Any], joint: float | None) -> list[list[Any]]:
+    """What "each" reads: every memory alone; where `joint` is given, all of several together too, last."""
+    alone = [[memory] for memory in memories]
+    return alone if joint is None or len(alone) < 2 else [*alone, list(memories)]
+
+
 def choose_answers(
-    likely: Tensor, odds: Tensor, texts: Sequence[str], counts: list[int], scores: Tensor, least: float | None
+    likely: Tensor,
+    odds: Tensor,
+    texts: Sequence[str],
+    counts: list[int],
+    scores: Tensor,
+    least: float | None,
+    joint: float | None,
 ) -> list[int | None]:
-    """Which of each question's answers, one a memory, is told; None where nothing was found."""
+    """Which of each question's answers is told; None where nothing was found.
+
+    Args:
+        likely: (answers,) mean log probability of each, question by question.
+        odds: (answers,) as `answer_odds` gives them.
+        texts: The answers; without `least` they say which of them found nothing.
+        counts: B numbers of answers, one for each reading of `alone_and_together`.
+        scores: (B, K) cosines of the passages.
+        least: `config.reading_min_score`.
+        joint: `config.reading_joint`.
+    """
     if least is None:  # an answer that nothing was found comes last
         refused = torch.tensor([text == NOT_FOUND for text in texts], device=likely.device)
         likely = likely.masked_fill(refused, -1e4)
-    best = [place for place, _ in best_memories(likely, counts, scores, READING_TEMPERATURE)]
-    if least is None:
-        return list(best)
-    held = best_memories(odds, counts, scores, READING_TEMPERATURE)
-    return [place if score >= least else None for place, (_, score) in zip(best, held, strict=True)]
+    chosen: list[int | None] = []
+    for own, held, cosines in zip(likely.split(counts), odds.split(counts), scores.to(likely), strict=True):
+        together = joint is not None and len(own) > 1
+        near = cosines[: len(own) - together] / READING_TEMPERATURE
+        enough = least is None or bool((held[: len(near)] + near).max() >= least)
+        near = torch.cat([near, near.max().unsqueeze(0) + joint]) if together else near
+        chosen.append(int((own + near).argmax()) if enough else None)
+    return chosen
 
 
 def split_texts(

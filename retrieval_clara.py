@@ -90,25 +90,6 @@ def first(output: ModelOutput) -> ModelOutput:
     return type(output)(**{key: value[0] if key in batched else value for key, value in output.items()})
 
 
-def best_memories(
-    values: Tensor, counts: list[int], scores: Tensor, temperature: float
-) -> list[tuple[int, float]]:
-    """The memory of each question whose value and cosine are largest together.
-
-    Args:
-        values: (all memories,) such as the mean log probability of the answer read from each.
-        counts: B numbers of memories.
-        scores: (B, K) cosines of the passages.
-        temperature: Divides the cosines.
-
-    Returns:
-        B places in the questions' lists, each with its sum.
-    """
-    pairs = zip(values.split(counts), scores, counts, strict=True)
-    sums = [own + row[:count].to(own) / temperature for own, row, count in pairs]
-    return [(int(row.argmax()), float(row.max())) for row in sums]
-
-
 def ragged(values: Tensor, offsets: Tensor, indices: Tensor, length: int | None = None) -> Memories:
     """Memories at indices out of all vectors in one row.
 

@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=int, metavar="N", help="only the first N questions")
     add("--pool-size", type=int, default=20, metavar="N", help="candidates (default: %(default)s)")
     add("--retrieval-top-k", type=int, default=5, metavar="K", help="documents read (default: 5)")
+    add("--search-only", action="store_true", help="answer nothing: the table says what is found")
     add("--max-new-tokens", type=int, default=64, metavar="N", help="longest answer (default: 64)")
     add("--batch-size", type=int, default=16, metavar="N", help="questions at once (default: 16)")
     add("--compression-rate", type=int, metavar="R", help="text tokens a memory token (default: the model's)")
@@ -97,6 +98,7 @@ def run(arguments: argparse.Namespace) -> None:
         encoder=arguments.encoder,
         memory_folder=folder,
         seed=arguments.seed,
+        search_only=arguments.search_only,
         open_corpus=arguments.milvus and partial(in_milvus, folder.with_suffix(".store"), arguments.milvus),
     )
     report(arguments, benchmark, workbench, names)
@@ -179,7 +181,8 @@ def report(
     scored["source"] = Path(arguments.file).name if arguments.file else HUB_DATA
     page = to_markdown(scored, shlex.join(["clara", *sys.argv[1:]]))
     write_report(arguments.output / "report", scored, page)
-    for cost, file in (("tokens_read", "tokens.png"), ("bytes_per_passage", "bytes.png")):
+    plots = {} if arguments.search_only else {"tokens_read": "tokens.png", "bytes_per_passage": "bytes.png"}
+    for cost, file in plots.items():
         plot_quality(scored, cost, arguments.output / file)
     print(page)
 

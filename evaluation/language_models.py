@@ -17,6 +17,7 @@ from clara.checkpoint_clara import greedy_generation_config
 from clara.memory_clara import CorpusMemory
 from clara.modeling_clara import ClaraForRetrievalGeneration
 from clara.processing_clara import Passages, to_passages
+from clara.prompts_clara import alone_and_together
 from clara.retrieval_clara import format_name
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -120,7 +121,7 @@ class ClaraModel:
         scores: Sequence[Sequence[float]],
         max_new_tokens: int,
     ) -> list[tuple[str, int]]:
-        """As `answer`, but each memory is read alone; `scores` are the cosines of the memories."""
+        """As `answer`, with `reading` "each"; `scores` are the cosines of the memories."""
         model, processor = self._model, self._model.processor
         padded = [torch.tensor(row) for row in scores]
         padded = torch.nn.utils.rnn.pad_sequence(padded, batch_first=True, padding_value=float("-inf"))
@@ -129,14 +130,11 @@ class ClaraModel:
                 list(questions), list(map(list, memories)), padded, "each", max_new_tokens=max_new_tokens
             )
         texts = processor.tokenizer.batch_decode(out.sequences, skip_special_tokens=True)
-        sizes = [
-            int(
-                processor.encode_prompts([question] * len(row), [[len(m)] for m in row])[
-                    "attention_mask"
-                ].sum()
-            )
-            for question, row in zip(questions, memories, strict=True)
-        ]
+        sizes = []
+        for question, row in zip(questions, memories, strict=True):
+            slots = alone_and_together([len(memory) for memory in row], model.config.reading_joint)
+            prompts = processor.encode_prompts([question] * len(slots), slots)
+            sizes.append(int(prompts["attention_mask"].sum()))
         return list(zip(map(str.strip, texts), sizes, strict=True))
 
 

@@ -32,6 +32,22 @@ class Reader(Protocol):
         """B questions and for each its passages in reading order, with scores -> answer and tokens read."""
 
 
+class NoReader:
+    """Reads nothing and answers nothing, where only the search is measured."""
+
+    bytes_per_passage = 0.0
+
+    def size(self, question: str, chosen: Sequence[int]) -> int:
+        """See `Reader.size`."""
+        return 0
+
+    def answer(
+        self, questions: Sequence[str], chosen: Chosen, max_new_tokens: int, scores: Scores = ()
+    ) -> list[tuple[str, int]]:
+        """See `Reader.answer`."""
+        return [("", 0)] * len(questions)
+
+
 class MemoryReader:
     """Reads the memories of the chosen passages.
 

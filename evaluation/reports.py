@@ -19,7 +19,7 @@ TITLES = {
     "cover_bag_of_tokens": "cover tokens (paper)",
     "mrr": "MRR",
 }
-COMPARED = ("exact_match", "token_f1", "cover_exact_match")
+COMPARED = ("exact_match", "token_f1", "cover_exact_match", "recall@1", "recall@5")
 METHOD = (
     "Percent, with 95 % bootstrap intervals over questions (10,000 resamples, seed {seed}). Recall counts "
     "documents, over the questions that name positives. Differences: paired bootstrap; p: two-sided paired "
@@ -38,15 +38,17 @@ def score_predictions(
         ks: cut-offs of the ranking metrics.
 
     Returns:
-        Metric name -> values. Ranking metrics are there if the system retrieves, with one value for each
-        question that names positives.
+        Metric name -> values. Those of answers are there if the system read anything, ranking metrics if it
+        retrieves, with one value for each question that names positives.
 
     Raises:
         ValueError: predictions and examples differ in number or order.
     """
     if [example.id for example in examples] != [prediction.id for prediction in predictions]:
         raise ValueError("`predictions` are not those of `examples`: their ids differ.")
-    scores = score_answers([p.answer for p in predictions], [example.answers for example in examples])
+    scores = {}
+    if any(prediction.tokens_read for prediction in predictions):
+        scores = score_answers([p.answer for p in predictions], [example.answers for example in examples])
     pairs = [(p.documents, e.positives) for p, e in zip(predictions, examples, strict=True) if e.positives]
     if pairs and any(prediction.documents for prediction in predictions):
         ranked, positives = zip(*pairs, strict=True)
@@ -122,6 +124,7 @@ def _comparisons(scores: Mapping[str, Scores], seed: int) -> list[dict[str, Any]
         }
         for name in others
         for metric in COMPARED
+        if metric in scores[name] and metric in scores[reference]
     ]
 
 
@@ -147,7 +150,7 @@ def _comparisons_table(report: Mapping[str, Any]) -> str:
         [
             row["system"],
             row["reference"],
-            TITLES[row["metric"]],
+            TITLES.get(row["metric"], row["metric"]),
             f"{100 * row['difference']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]",
             f"{row['p_value']:.4f}",
         ]

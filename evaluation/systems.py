@@ -21,7 +21,7 @@ from clara.processing_clara import Passages, reading_order
 
 from .benchmarks import Benchmark, Example, check_choice
 from .language_models import ClaraModel, TextModel
-from .readers import MemoryReader, Reader, TextReader
+from .readers import MemoryReader, NoReader, Reader, TextReader
 from .retrievers import (
     GivenRetriever,
     HybridRetriever,
@@ -139,6 +139,7 @@ class Workbench:
         memory_folder: where the memories are kept between runs; None: nowhere.
         seed: of the reader `strangers`.
         tuned_model: answers from text after being tuned on it, for the reader `tuned`; None: it is not there.
+        search_only: find passages, and answer nothing.
         open_corpus: opens the memories in another back end, to search the whole corpus; None: they are
             searched as they are.
     """
@@ -153,6 +154,7 @@ class Workbench:
     memory_folder: Path | None = None
     seed: int = 0
     tuned_model: TextModel | None = None
+    search_only: bool = False
     open_corpus: Callable[[CorpusMemory], Any] | None = None
     _readers: dict[str, Reader] = field(default_factory=dict, init=False, repr=False)
 
@@ -209,6 +211,8 @@ class Workbench:
         for part in (*DEPENDS_ON.get(recipe.retriever, ()), *DEPENDS_ON.get(recipe.reader, ())):
             value = getattr(self, part)
             settings[part] = value.fingerprint() if part.endswith("_model") else value
+        if self.search_only:
+            settings["search_only"] = True
         if self.open_corpus is not None and recipe.searches_corpus_memories:
             settings["back_end"] = "another"
         return settings
@@ -242,6 +246,8 @@ class Workbench:
 
     def _reader(self, name: str) -> Reader:
         texts = self.passages.texts
+        if self.search_only:
+            return NoReader()
         makers = {
             "none": lambda: TextReader(self.text_model),
             "memory": lambda: MemoryReader(self.model, self.memory),

@@ -105,12 +105,13 @@ class Dispatch:
         if body.reading == "each":
             self._check_each(k, options)
         asked = self._asked(body, name, k)
-        self._check_lengths(asked.question, 1 if asked.reading == "each" else k, options)
+        together = asked.reading == "together" or self.engine.model.config.reading_joint is not None
+        self._check_lengths(asked.question, k if together else 1, options)
         return asked
 
     def _reading(self, body: ChatRequest, k: int) -> str:
         """How the memories are read: as asked, else as the model does it, where that is possible."""
-        each = body.options().temperature == 0 and k <= self.engine.max_batch
+        each = body.options().temperature == 0 and self.engine.readings(k) <= self.engine.max_batch
         return body.reading or (self.engine.model.config.reading if each else "together")
 
     def _asked(self, body: ChatRequest, name: str, k: int) -> Asked:
@@ -123,11 +124,11 @@ class Dispatch:
     def _check_each(self, k: int, options: Options) -> None:
         if options.temperature > 0:
             raise ApiError(400, "`reading` 'each' answers greedily: leave `temperature` out.", "temperature")
-        if k > self.engine.max_batch:
+        if (count := self.engine.readings(k)) > self.engine.max_batch:
             raise ApiError(
                 400,
-                f"`reading` 'each' writes {k} answers at once, this server at most {self.engine.max_batch}: "
-                "ask with a smaller `retrieval_top_k`.",
+                f"`reading` 'each' writes {count} answers at once, this server at most "
+                f"{self.engine.max_batch}: ask with a smaller `retrieval_top_k`.",
                 "retrieval_top_k",
             )
 

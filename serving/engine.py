@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..prompts_clara import NOT_FOUND, plain_ids
+from ..prompts_clara import NOT_FOUND, alone_and_together, plain_ids
 from .batch import RunningBatch
 from .candidates import Candidates
 from .decoding import Answer
@@ -145,10 +145,15 @@ class Engine:
             over = self._closing and not (taken or self._waiting or self._answers)
             return None if over else taken
 
+    def readings(self, k: int) -> int:
+        """How many answers to a question with K memories are written with `reading` "each"."""
+        return len(alone_and_together(range(k), self.model.config.reading_joint))
+
     def rows(self, request: EngineRequest) -> int:
-        """Rows of the batch that a request takes: K where each memory is read alone, and all rows at most."""
+        """Rows of the batch that a request takes; all of them at most."""
         k = self.model.config.retrieval_top_k if request.retrieval_top_k is None else request.retrieval_top_k
-        return 1 if request.reading == "together" else min(k, len(request.memory), self.max_batch)
+        several = min(self.readings(min(k, len(request.memory))), self.max_batch)
+        return 1 if request.reading == "together" else several
 
     def _leave(self) -> None:
         """Lets cancelled answers leave the batch."""
@@ -181,8 +186,9 @@ class Engine:
                 request.cancel()  # its row leaves before the next step
         self._batch.change(list(range(len(self._answers))), mask, cache)
         if each:
-            worth = self.model.config.reading_min_score
-            requests = Candidates(requests[0], found.scores[0].tolist(), worth).requests()
+            config = self.model.config
+            limits = (config.reading_min_score, config.reading_joint)
+            requests = Candidates(requests[0], found.scores[0].tolist(), len(mask), *limits).requests()
         answers = [self._answer(request) for request in requests]
         self._write(logits, answers)
         self._answers = [*self._answers, *answers]
@@ -190,7 +196,7 @@ class Engine:
 
     @torch.no_grad()
     def _prompts(self, requests: list[EngineRequest]) -> tuple[Any, torch.Tensor, torch.Tensor]:
-        """What was found, embeddings and mask: a row a question, or of one question a row for each memory."""
+        """What was found, embeddings and mask: a row a question, or of one question a row a reading."""
         first, model = requests[0], self.model
         questions = [request.question for request in requests]
         if first.reading == "together":
@@ -198,7 +204,7 @@ class Engine:
         found = model.retrieve(questions, first.memory, first.retrieval_top_k, **first.search)
         if not found.indices[0]:
             raise ValueError(f"`where` {first.search['where']!r} lets no passage through.")
-        memories = [[memory] for memory in first.memory.gather(found.indices[0])]
+        memories = alone_and_together(first.memory.gather(found.indices[0]), model.config.reading_joint)
         with model.lock:
             return found, *model.embed_answers(questions * len(memories), memories)
 

@@ -58,8 +58,8 @@ class Found:
 class Finished:
     """A whole answer: its text, why it ended ("stop" or "length"), how many tokens were made.
 
-    Where the request reads each memory alone, `log_prob` is their mean log probability, and `odds` the log
-    odds that the memory holds an answer at all.
+    With `reading` "each", `log_prob` is their mean log probability, and `odds` the log odds that what was
+    read holds an answer at all.
     """
 
     answer: str
@@ -80,8 +80,8 @@ class EngineRequest:
         retrieval_top_k: K passages; `min(config.retrieval_top_k, N)` by default.
         options: How the answer is written.
         search: `where` and `hybrid`, as of `model.retrieve`.
-        reading: As of `model.generate`; "each" writes K answers at once, greedily.
-        row: Which of K memories this answer is read from, where each is read alone.
+        reading: As of `model.generate`; "each" writes several answers at once, greedily.
+        row: Which of them this one is.
         submitted: When it came, in seconds of `time.perf_counter`.
     """
 

@@ -61,6 +61,23 @@ def test_writes_predictions_tables_and_plots(checkpoint, rows, tmp_path, capsys)
         run(checkpoint, rows, output, "--systems", systems, "--pool-size", "3")
 
 
+def test_only_the_search_is_measured(checkpoint, rows, tmp_path, capsys):
+    pytest.importorskip("bm25s")
+    both, searched = tmp_path / "both", tmp_path / "searched"
+    systems = ("--systems", "clara,text_bm25")
+    run(checkpoint, rows, both, *systems)
+    run(checkpoint, rows, searched, *systems, "--search-only")
+    whole, found = (json.loads((folder / "report.json").read_text()) for folder in (both, searched))
+    for name in ("clara", "text_bm25"):
+        metrics = found["systems"][name]["metrics"]
+        assert metrics.items() <= whole["systems"][name]["metrics"].items()
+        assert {"recall@1", "mrr"} <= metrics.keys() and "exact_match" not in metrics
+    assert [row["metric"] for row in found["comparisons"]] == ["recall@1"]
+    assert not list(searched.glob("*.png"))
+    with pytest.raises(ValueError, match="it differs in search_only"):
+        run(checkpoint, rows, searched, *systems)
+
+
 def test_unknown_names_fail_before_any_work(checkpoint, rows, tmp_path):
     with pytest.raises(ValueError, match="`--systems` must be one of clara"):
         run(checkpoint, rows, tmp_path / "out", "--systems", "clara,gpt")

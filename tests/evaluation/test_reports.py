@@ -1,6 +1,7 @@
 """The report of predictions whose scores are known by hand, and its page and pictures."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from clara.evaluation.benchmarks import Benchmark, Example
@@ -50,6 +51,14 @@ def test_report_values(report):
     assert rows["cover_exact_match"]["difference"] == -1
     assert rows["exact_match"]["difference"] == pytest.approx(-2 / 3)
     assert rows["exact_match"]["reference"] == "clara"
+    assert "recall@1" not in rows  # the other finds nothing
+
+
+def test_what_two_systems_find_is_compared_question_by_question():
+    turned = [replace(said, documents=said.documents[::-1]) for said in RIGHT]
+    rows = make_report(BENCHMARK, {"clara": RIGHT, "other": turned}, {"clara": 1, "other": 1}, ks=(1, 2))
+    (row,) = (row for row in rows["comparisons"] if row["metric"] == "recall@1")
+    assert row["difference"] == -0.5  # the first question's passage comes second now
 
 
 def test_page(report):

@@ -150,7 +150,8 @@ def test_the_least_score_is_a_cosine(value):
         ClaraConfig(text_config={"model_type": "llama"}, retrieval_min_score=value)
 
 
+@pytest.mark.parametrize("name", ["reading_min_score", "reading_joint"])
 @pytest.mark.parametrize("value", ["6", True])
-def test_the_least_score_of_a_memory_is_a_number(value):
-    with pytest.raises(TypeError, match="`reading_min_score` must be a number, or None"):
-        ClaraConfig(text_config={"model_type": "llama"}, reading_min_score=value)
+def test_what_weighs_readings_is_a_number(name, value):
+    with pytest.raises(TypeError, match=f"`{name}` must be a number, or None"):
+        ClaraConfig(text_config={"model_type": "llama"}, **{name: value})

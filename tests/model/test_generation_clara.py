@@ -571,6 +571,16 @@ def test_a_question_to_which_no_memory_holds_an_answer_is_refused(shared_model, 
     assert not shared_model.generate(**asked, reading="each")[0].startswith(plain[0])  # a refusal's token
 
 
+def test_memories_read_together_give_one_more_answer(shared_model, memory, monkeypatch):
+    asked = {"questions": QUESTIONS, "memory": memory, "retrieval_top_k": 3, "max_new_tokens": 5}
+    plain = {how: shared_model.generate(**asked, reading=how) for how in ("each", "together")}
+    assert plain["each"] != plain["together"]
+    for joint, told in ((1e6, "together"), (-1e6, "each")):
+        monkeypatch.setattr(shared_model.config, "reading_joint", joint)
+        assert shared_model.generate(**asked, reading="each") == plain[told]
+        assert shared_model.generate(**asked, reading="together") == plain["together"]
+
+
 def test_the_configuration_says_how_memories_are_read(shared_model, memory, monkeypatch):
     asked = {"questions": QUESTIONS[0], "memory": memory, "retrieval_top_k": 3, "max_new_tokens": 5}
     answers = {how: shared_model.generate(**asked, reading=how) for how in ("together", "each")}

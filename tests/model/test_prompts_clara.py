@@ -1,14 +1,18 @@
 """Prompts: one place for each, chat templates with a system role, without one, and none at all."""
 
 import pytest
+import torch
 from clara.processing_clara import ClaraProcessor
 from clara.prompts_clara import (
     ANSWER_SYSTEM,
+    NOT_FOUND,
     SLOT_ID,
     SLOTS,
     STYLES,
     TEXT,
+    alone_and_together,
     answer_prompt,
+    choose_answers,
     paraphrase_prompt,
     questions_and_answers_prompt,
     questions_and_answers_target,
@@ -95,3 +99,29 @@ def test_memories_stand_in_the_prompt_as_documents_would(style, between):
     words = STYLES[style]
     turn = words.answer_user.format(slots=slots, question="Who?")
     assert read == f"{words.answer_system}\n\n{turn}\n\nAnswer: "
+
+
+def test_the_readings_of_each_are_the_memories_alone_and_perhaps_all_of_them():
+    assert alone_and_together("abc", None) == [["a"], ["b"], ["c"]]
+    assert alone_and_together("abc", -0.5) == [["a"], ["b"], ["c"], ["a", "b", "c"]]
+    assert alone_and_together("a", -0.5) == [["a"]]
+
+
+def test_the_answer_that_is_likeliest_with_its_passage_is_told():
+    scores = torch.tensor([[0.3, 0.2], [0.5, float("-inf")]])
+
+    def chosen(likely, odds, counts=(2, 1), least=None, joint=None, texts=None):
+        values = (torch.tensor(likely), torch.tensor(odds), texts or ["yes"] * len(likely))
+        return choose_answers(*values, [*counts], scores, least, joint)
+
+    some = [0.0] * 3
+    assert chosen([-1.0, -0.5, -9.0], some) == [0, 0]  # -1 + 3 against -0.5 + 2
+    assert chosen([-2.0, -0.5, -9.0], some) == [1, 0]
+    assert chosen([-1.0, -0.5, -9.0], some, texts=[NOT_FOUND, "b", "c"]) == [1, 0]
+    assert chosen([-1.0, -0.5, -9.0], [-4.0, -0.5, 1.0], least=2.0) == [None, 0]  # -1 and 1.5; 6
+    assert chosen([-1.0, -0.5, -9.0], [-4.0, 0.5, 1.0], least=2.5) == [0, 0]
+    # with both passages together: its own log probability, the best cosine, and what is added
+    both, odds = [-1.0, -0.5, -0.4, -9.0], [-4.0, -0.5, 99.0, 1.0]
+    assert chosen(both, odds, (3, 1), joint=-0.5) == [2, 0]  # -0.4 + 3 - 0.5 against -1 + 3
+    assert chosen(both, odds, (3, 1), joint=-0.7) == [0, 0]
+    assert chosen(both, odds, (3, 1), least=2.0, joint=-0.5) == [None, 0]  # its odds do not count

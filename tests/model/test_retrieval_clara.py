@@ -5,7 +5,7 @@ from itertools import permutations
 
 import pytest
 import torch
-from clara.retrieval_clara import Memories, best_memories, cosine_scores, select, soft_topk, span_means
+from clara.retrieval_clara import Memories, cosine_scores, select, soft_topk, span_means
 from torch import tensor
 
 
@@ -230,16 +230,3 @@ def test_products_keep_their_dtype_under_autocast():
         cast = list(products())
     for found, expected in zip(cast, plain, strict=True):
         assert found.dtype == torch.float32 and torch.equal(found, expected)
-
-
-def test_the_best_memory_weighs_its_passage():
-    logs = torch.tensor([-1.0, -0.5, -0.1, -2.0])
-    scores = torch.tensor([[0.3, 0.2], [0.5, 0.4]])
-
-    def best(values, counts, temperature):
-        return [place for place, _ in best_memories(values, counts, scores, temperature)]
-
-    assert best(logs, [2, 2], 1e9) == [1, 0]  # by the values alone
-    assert best(logs, [2, 2], 0.1) == [0, 0]  # -1 + 3 against -0.5 + 2
-    assert best(logs[:3], [1, 2], 0.5) == [0, 1]
-    assert best_memories(logs, [2, 2], scores, 0.1)[0][1] == pytest.approx(2.0)

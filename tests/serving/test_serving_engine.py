@@ -114,10 +114,25 @@ def test_a_question_to_which_no_memory_holds_an_answer_is_refused_as_by_the_mode
     assert least != -1e9 or NOT_FOUND not in answers
 
 
+@pytest.mark.parametrize("joint", [-1e6, 0.0, 1e6])
+def test_memories_are_read_together_as_one_more_answer_as_by_the_model(
+    engine, shared_model, memory, monkeypatch, joint
+):
+    monkeypatch.setattr(shared_model.config, "reading_joint", joint)
+    asked = [Asked(question, memory, 3, reading="each") for question in MANY[:5]]
+    assert engine.rows(asked[0].request) == 4 == engine.readings(3) and engine.readings(1) == 1
+    for one in asked:
+        engine.submit(one.request)
+    answers = [one.done().answer for one in asked]
+    assert answers == shared_model.generate(MANY[:5], memory, 3, reading="each", max_new_tokens=5)
+    together = shared_model.generate(MANY[:5], memory, 3, reading="together", max_new_tokens=5)
+    assert (answers == together) == (joint == 1e6)
+
+
 @pytest.mark.parametrize(("least", "told"), [(None, "far"), (6.0, "near"), (6.6, NOT_FOUND)])
 def test_an_answer_that_nothing_was_found_comes_last_or_is_decided_by_the_odds(least, told):
     asked = Asked("Why?", None, reading="each")
-    near, far = Candidates(asked.request, [0.9, 0.5], least).requests()
+    near, far = Candidates(asked.request, [0.9, 0.5], 2, least).requests()
     far.tell(DONE, Finished("far", "stop", 3, -1.0, 1.5))
     answer = NOT_FOUND if least is None else "near"
     near.tell(DONE, Finished(answer, "stop", 2, -2.0, -2.5))  # -2.5 + 0.9 / 0.1 against 1.5 + 0.5 / 0.1
@@ -126,7 +141,7 @@ def test_an_answer_that_nothing_was_found_comes_last_or_is_decided_by_the_odds(l
 
 def test_the_likeliest_answer_is_that_of_probability_and_cosine():
     asked = Asked("Why?", None, reading="each")
-    near, far = Candidates(asked.request, [0.9, 0.5]).requests()
+    near, far = Candidates(asked.request, [0.9, 0.5], 2).requests()
     far.tell(DONE, Finished("far", "stop", 3, -1.0))
     assert asked.events.empty()
     near.tell(DONE, Finished("near", "stop", 2, -2.0))
