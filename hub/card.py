@@ -32,6 +32,7 @@ FIELDS = (
     "retrieval_top_k",
     "reading",
     "reading_min_score",
+    "reading_joint",
     "lora_r",
     "lora_alpha",
     "lora_target_modules",

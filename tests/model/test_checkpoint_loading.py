@@ -48,6 +48,11 @@ def edit(file, change):
 # from_base
 
 
+def test_models_come_in_eval_mode(base, checkpoint, baseless):
+    for model in (Model.from_base(base), Model.from_pretrained(checkpoint), Model.from_pretrained(baseless)):
+        assert not [name for name, module in model.named_modules() if module.training]
+
+
 def test_an_untrained_model_is_its_base(base):
     model = Model.from_base(base, doc_max_length=64)
     plain = AutoModelForCausalLM.from_pretrained(base)

@@ -371,6 +371,19 @@ def test_a_writer_that_stops_anywhere_leaves_old_or_new(tmp_path, monkeypatch, c
     assert sorted(path.name for path in tmp_path.iterdir() if path.name[0] != ".") == sorted(FILES)
 
 
+def test_files_are_on_the_disk_before_they_have_their_names(tmp_path, monkeypatch):
+    synced, replace = [], os.replace
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.readlink(f"/proc/self/fd/{number}")))
+
+    def named(source, target):
+        assert {str(tmp_path / f"{name}.new") for name in FILES} <= set(synced)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", named)
+    make_memory().save_pretrained(tmp_path)
+    assert synced[-1] == str(tmp_path)  # and the folder, that it has them
+
+
 def test_a_second_writer_is_told(tmp_path):
     make_memory().save_pretrained(tmp_path)
     with (

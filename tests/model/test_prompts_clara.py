@@ -18,8 +18,10 @@ from clara.prompts_clara import (
     questions_and_answers_target,
     reconstruction_prompt,
     render_chat,
+    template_ids,
 )
 from conftest import CHATML, NO_SYSTEM, make_tokenizer
+from tokenizers.pre_tokenizers import Metaspace
 
 DROPS_SYSTEM = (
     "{% for message in messages %}{% if message['role'] != 'system' %}{{ message['content'] | trim }}"
@@ -125,3 +127,16 @@ def test_the_answer_that_is_likeliest_with_its_passage_is_told():
     assert chosen(both, odds, (3, 1), joint=-0.5) == [2, 0]  # -0.4 + 3 - 0.5 against -1 + 3
     assert chosen(both, odds, (3, 1), joint=-0.7) == [0, 0]
     assert chosen(both, odds, (3, 1), least=2.0, joint=-0.5) == [None, 0]  # its odds do not count
+
+
+def test_what_stands_behind_the_suffix_of_a_memory_is_read_in_its_place():
+    tokenizer = make_tokenizer(None)
+    tokenizer.backend_tokenizer.pre_tokenizer = Metaspace("Ġ", "first")  # as of SentencePiece
+    rest = STYLES["released"].answer_user.partition("{slots}")[2].format(question="Who?") + "\n\nAnswer: "
+    expected = template_ids(tokenizer, "<|im_end|>" + rest)
+    assert expected[1:] != template_ids(tokenizer, rest)
+    processor = ClaraProcessor(
+        tokenizer, num_memory_tokens=4, prompt_style="released", memory_suffix="<|im_end|>"
+    )
+    ids = processor.encode_prompts(["Who?"], [[2]])["input_ids"][0].tolist()
+    assert ids[ids.index(SLOT_ID) + 2 :] == expected

@@ -384,6 +384,13 @@ def test_a_broken_loss_stops_and_names_the_rows(model, tmp_path):
     assert load_file(last / "model.safetensors")["memory_tokens"].isfinite().all()
 
 
+def test_an_infinite_loss_stops_too(model, tmp_path, monkeypatch):
+    trainer = make_trainer(model, tmp_path)
+    monkeypatch.setattr(trainer, "_answer_loss", lambda *_: torch.tensor(float("inf")))
+    with pytest.raises(FloatingPointError, match="loss is inf"):
+        trainer.compute_loss(model, dict(batch_of(trainer)))
+
+
 def test_a_broken_gradient_stops_before_the_step_that_would_spoil_the_weights(model, tmp_path):
     trainer = make_trainer(
         model, tmp_path, save_strategy="steps", save_steps=1, max_steps=4, max_grad_norm=0.0
@@ -634,6 +641,20 @@ def test_the_contrastive_loss_has_the_models_temperature_mask_and_kind_of_positi
             found[temperature, wanted] = trainer.compute_loss(model, dict(batch))
             torch.testing.assert_close(found[temperature, wanted], expected)
     assert len({round(float(loss.detach()), 4) for loss in found.values()}) >= 3
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_the_generator_reads_the_positives_only_if_told(base, tmp_path, told):
+    model = plain(base).train()
+    trainer = make_trainer(model, tmp_path, "end_to_end", positives_are_read=told)
+    batch = batch_of(trainer, (0, 1, 6))
+    worst = torch.where(batch["memory_mask"], batch["positives"].float(), 2).argmin(dim=-1)
+    batch["positives"] = torch.nn.functional.one_hot(worst, batch["positives"].shape[1]).bool()
+    _, outputs = trainer.compute_loss(model, dict(batch), return_outputs=True)
+    chosen = outputs.scores.masked_fill(~batch["memory_mask"], float("-inf")).topk(outputs.indices.shape[1])
+    best = chosen.indices.sort().values
+    assert (outputs.indices == worst.unsqueeze(-1)).any(dim=-1).all() or not told
+    assert told or torch.equal(outputs.indices.sort().values, best)
 
 
 @pytest.mark.parametrize(("everywhere", "factor"), [(True, 2), (False, 1)])
