@@ -109,25 +109,6 @@ def best_memories(
     return [(int(row.argmax()), float(row.max())) for row in sums]
 
 
-def ragged(values: Tensor, offsets: Tensor, indices: Tensor, length: int | None = None) -> Memories:
-    """Memories at indices out of all vectors in one row.
-
-    Args:
-        values: (T, H).
-        offsets: (N + 1,) int64: memory i is values[offsets[i]:offsets[i + 1]].
-        indices: (...) int64.
-        length: M; that of the longest chosen memory by default.
-
-    Returns:
-        `Memories` (..., M, H).
-    """
-    starts, counts = offsets[indices], offsets[indices + 1] - offsets[indices]
-    places = torch.arange(int(counts.max()) if length is None else length, device=values.device)
-    own = places < counts.unsqueeze(-1)
-    found = values[torch.where(own, starts.unsqueeze(-1) + places, 0)]
-    return Memories(found.masked_fill(~own.unsqueeze(-1), 0), counts)
-
-
 def span_means(states: Tensor, attention_mask: Tensor, rate: int) -> Memories:
     """Mean state of every `rate` tokens (arXiv 2510.20797): a text of L tokens has ceil(L / rate) vectors.
 
@@ -389,11 +370,6 @@ def nearest(
         order = order.gather(1, scores.gather(1, order).argsort(dim=1, descending=True, stable=True))[:, :k]
         scores, indices = scores.gather(1, order), indices.gather(1, order)
     return scores, indices
-
-
-def cosines(query: Tensor, vectors: Tensor) -> Tensor:
-    """Cosines (B, K) of unit vectors (B, D) with vectors (B, K, D)."""
-    return torch.einsum("bd,bkd->bk", query, torch.nn.functional.normalize(vectors.float(), dim=-1))
 
 
 def row_blocks(

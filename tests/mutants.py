@@ -43,7 +43,6 @@ MUTANTS = [
             "argsort(dim=-1, descending=True, stable=True)",
             "argsort(dim=-1, descending=False, stable=True)",
         ),
-        ("root", "starts.unsqueeze(-1) + places, 0)]", "starts.unsqueeze(-1) + places - 1, 0)]"),
         # adapters
         ("root", "    finally:\n        _wear(decoder, before)", "    finally:\n        _wear(decoder, [])"),
         (
@@ -185,6 +184,7 @@ MUTANTS = [
             "epoch, index = divmod(key, len(self.records))",
             "index = key % len(self.records); epoch = 0",
         ),
+        (MEMORIES, "starts.unsqueeze(-1) + places, 0)]", "starts.unsqueeze(-1) + places - 1, 0)]"),
         (MEMORIES, "usable &= ~same.tril(-1).any(dim=-1)", "usable &= ~same.tril(0).any(dim=-1)"),
         (
             COLLATORS,

@@ -9,10 +9,10 @@ from clara.retrieval_clara import (
     average_neighbours,
     cosine_scores,
     pool,
-    ragged,
     soft_topk,
     span_means,
 )
+from clara.train.memories import ragged
 from conftest import DOCUMENTS, QUESTIONS, make_model
 
 
