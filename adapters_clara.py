@@ -11,7 +11,7 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -22,7 +22,6 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PretrainedConfig
 from transformers.utils.hub import cached_file
 
 from .configuration_clara import ClaraConfig
@@ -48,7 +47,6 @@ _known: WeakKeyDictionary = WeakKeyDictionary()
 PEFT_PREFIX = "base_model.model."
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
-EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 MAX_RANK = 4096
 LAYER_NAME = re.compile(r"(\.\*\\\.)?\w+(\.\w+)*")  # PEFT writes those of experts with a leading wildcard
 PLAIN_FIELDS = ("r", "lora_alpha", "lora_dropout", "target_modules", "rank_pattern", "alpha_pattern")
@@ -124,11 +122,6 @@ class CheckpointContexts:
 def adapter_names(decoder: nn.Module) -> list[str]:
     """Names of the adapters a decoder has, worn or not."""
     return list(getattr(decoder, "peft_config", {}))
-
-
-def has_experts(base: PretrainedConfig) -> bool:
-    """Whether a base is a mixture of experts."""
-    return any(getattr(base.get_text_config(), name, None) for name in EXPERTS)
 
 
 def lora_config(config: ClaraConfig) -> LoraConfig:
@@ -208,24 +201,21 @@ def load_adapter_state(decoder: nn.Module, name: str, tensors: dict[str, Tensor]
 
     Raises a ValueError if one is missing, extra or misshapen; nothing is copied then.
     """
-    own = check_adapter_state(decoder, name, tensors, where)
+    own = adapter_state(decoder, name)
+    misshapen = {key for key in own.keys() & tensors.keys() if own[key].shape != tensors[key].shape}
+    odd = (own.keys() - tensors.keys(), tensors.keys() - own.keys(), misshapen)
+    check_fit(f"Adapter {name!r} does not fit {where}", *odd)
     for key, tensor in own.items():
         tensor.copy_(tensors[key])
     forget(tuner_layers(decoder), [name])
 
 
-def check_adapter_state(
-    decoder: nn.Module, name: str, tensors: dict[str, Tensor], where: str
-) -> dict[str, Tensor]:
-    """The adapter's own tensors, if those given have the same keys and shapes; else raises a ValueError."""
-    own = adapter_state(decoder, name)
-    missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-    misshapen = [key for key in own.keys() & tensors.keys() if own[key].shape != tensors[key].shape]
-    problems = {"missing": missing, "extra": extra, "misshapen": sorted(misshapen)}
-    told = [f"{len(keys)} {what} (first: {keys[0]})" for what, keys in problems.items() if keys]
+def check_fit(problem: str, missing: Iterable, extra: Iterable, misshapen: Iterable) -> None:
+    """Raises a ValueError that counts the tensors which are missing, extra or misshapen, if any is."""
+    odd = {"missing": sorted(missing), "extra": sorted(extra), "misshapen": sorted(misshapen)}
+    told = [f"{len(keys)} {what} (first: {keys[0]})" for what, keys in odd.items() if keys]
     if told:
-        raise ValueError(f"Adapter {name!r} does not fit {where}: {', '.join(told)} tensors.")
-    return own
+        raise ValueError(f"{problem}: {', '.join(told)} tensors.")
 
 
 def save_adapter(
@@ -332,9 +322,12 @@ def _make_copy(layer: BaseTunerLayer, name: str) -> Tensor:
 
 
 def _adapter_version(layer: BaseTunerLayer, name: str) -> tuple:
-    weights = (layer.lora_A[name].weight, layer.lora_B[name].weight)
-    counted = ((w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights)
-    return (layer.scaling[name], *counted)
+    return (layer.scaling[name], *_versions([layer.lora_A[name].weight, layer.lora_B[name].weight]))
+
+
+def _versions(tensors: Iterable[Tensor]) -> Iterator[tuple[int, int]]:
+    """Where each tensor lies and how often it was written, by which a change is seen."""
+    return ((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
 
 
 @torch.no_grad()
@@ -345,15 +338,13 @@ def merged_weight(layer: BaseTunerLayer, name: str) -> Tensor:
     return (weight.float() + layer.scaling[name] * delta.to(weight.device)).to(weight.dtype)
 
 
-def forget(layers: Iterable[BaseTunerLayer], names: Iterable[str] | None = None) -> None:
+def forget(layers: Iterable[BaseTunerLayer], names: Collection[str] | None = None) -> None:
     """Drops the merged copies of the named adapters, of all of them by default."""
-    gone = None if names is None else set(names)
     for layer in layers:
-        if MERGED in layer.__dict__:
-            kept = layer.__dict__.pop(MERGED)
-            left = {} if gone is None else {name: kept[name] for name in kept.keys() - gone}
-            if left:
-                layer.__dict__[MERGED] = left
+        kept = layer.__dict__.pop(MERGED, {})
+        left = {} if names is None else {name: kept[name] for name in kept.keys() - set(names)}
+        if left:
+            layer.__dict__[MERGED] = left
 
 
 def wear_layer(layer: BaseTunerLayer, names: list[str]) -> None:
@@ -385,6 +376,7 @@ def wear_layer(layer: BaseTunerLayer, names: list[str]) -> None:
     layer.merged_adapters.append(names[0])
 
 
+@torch.no_grad()
 def model_fingerprint(model: nn.Module) -> str:
     """SHA-256 over what decides a memory, the same in every dtype and on every device.
 
@@ -401,12 +393,18 @@ def model_fingerprint(model: nn.Module) -> str:
     compressor = adapter_parameters(model.decoder, ["compressor"]) + own
     scalings = [layer.scaling.get("compressor") for layer in tuner_layers(model.decoder)]
     head = _head(model.config) + repr([scaling for scaling in scalings if scaling is not None])
-    state = (head, *((p.data_ptr(), 0 if p.is_inference() else p._version) for p in compressor))
-    known = _known.get(model)
-    if known is None or known[0] != state:
-        known = (state, _digest(model, head, compressor))
-        _known[model] = known
-    return known[1]
+    state = (head, *_versions(compressor))
+    if _known.get(model, ("",))[0] != state:
+        digest = hashlib.sha256(head.encode())
+        for name, parameter in sorted(model.decoder.named_parameters()):
+            if ".lora_" not in name:
+                known = "" if parameter.device.type == "meta" else _sums(parameter.detach())
+                line = f"{name.replace('base_layer.', '')}{tuple(parameter.shape)}{known}\n"
+                digest.update(line.encode())
+        for tensor in compressor:
+            digest.update(_rounded(tensor.detach()).cpu().contiguous().view(torch.uint8).numpy())
+        _known[model] = (state, digest.hexdigest())
+    return _known[model][1]
 
 
 def _head(config: Any) -> str:
@@ -422,27 +420,10 @@ def _head(config: Any) -> str:
     return repr(head) + (repr(changed) if changed else "") + json.dumps(maths, sort_keys=True, default=str)
 
 
-@torch.no_grad()
-def _digest(model: nn.Module, head: str, compressor: list[Tensor]) -> str:
-    digest = hashlib.sha256(head.encode())
-    for name, parameter in _base_parameters(model.decoder):
-        known = "" if parameter.device.type == "meta" else _sums(parameter.detach())
-        digest.update(f"{name}{tuple(parameter.shape)}{known}\n".encode())
-    for tensor in compressor:
-        digest.update(_rounded(tensor.detach()).cpu().contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
 def _rounded(values: Tensor) -> Tensor:
     """The values in bfloat16, with zeros where float16 could not hold them exactly."""
     rounded = values.to(torch.bfloat16)
     return rounded.masked_fill(rounded.abs() < SMALLEST, 0.0)
-
-
-def _base_parameters(decoder: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    for name, parameter in sorted(decoder.named_parameters()):
-        if ".lora_" not in name:
-            yield name.replace("base_layer.", ""), parameter
 
 
 def _sums(weight: Tensor) -> tuple[int, int]:
@@ -457,20 +438,8 @@ def _sums(weight: Tensor) -> tuple[int, int]:
     return plain, placed
 
 
-class ModelLock:
+class ModelLock(type(threading.RLock())):
     """One re-entrant lock a model, since wearing an adapter changes shared layers; a copy gets its own."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-
-    def __deepcopy__(self, memo: dict) -> "ModelLock":
-        return ModelLock()
 
     def __reduce__(self) -> tuple:
         return ModelLock, ()

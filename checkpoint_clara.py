@@ -24,9 +24,9 @@ from .adapters_clara import (
     adapter_names,
     adapter_parameters,
     add_adapter,
+    check_fit,
     copy_adapter,
     forget,
-    has_experts,
     load_adapter,
     lora_config,
     merge,
@@ -40,6 +40,7 @@ from .processing_clara import ClaraProcessor
 HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 QUANTIZATION_FLAGS = ("is_loaded_in_4bit", "is_loaded_in_8bit", "is_quantized", "quantization_method")
 EMBEDDED_NAMES = ("smollm2-135m",)  # bases of clara.bases
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")  # of a mixture
 OWN_NAMES = ("memory_tokens", "memory_gain")
 MAX_NEW_TOKENS = 64
 SHARD_NAME = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
@@ -54,11 +55,6 @@ def own_names(config: ClaraConfig) -> tuple[str, ...]:
     """Names of the parameters that are neither the base's nor an adapter's."""
     names = ["memory_tokens"] if config.pooling == "memory_tokens" else []
     return (*names, "memory_gain") if config.connector == "rms" else tuple(names)
-
-
-def base_is_own(config: ClaraConfig) -> bool:
-    """Whether the base is to be found nowhere else, so that a checkpoint must hold it."""
-    return config.base_is_changed or not config.base_model_name_or_path
 
 
 def base_path(base: str | None) -> str:
@@ -306,7 +302,7 @@ class ClaraPreTrainedModel(PreTrainedModel):
         hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
         path = base_path(base)
         text_config = AutoConfig.from_pretrained(path, revision=revision or "main", **hub)
-        if has_experts(text_config):
+        if any(getattr(text_config.get_text_config(), name, None) for name in EXPERTS):
             fields.setdefault("lora_dropout", 0.0)
         config = cls.config_class(
             text_config=text_config,
@@ -392,14 +388,8 @@ class ClaraPreTrainedModel(PreTrainedModel):
             raise ValueError(
                 f"The weights in {path} do not fit this model or are damaged: {error}"
             ) from error
-        problems = {
-            "missing": info["missing_keys"],
-            "extra": info["unexpected_keys"],
-            "misshapen": info["mismatched_keys"],
-        }
-        told = [f"{len(keys)} {what} (first: {sorted(keys)[0]})" for what, keys in problems.items() if keys]
-        if told:
-            raise ValueError(f"The weights in {path} do not fit this model: {', '.join(told)} tensors.")
+        odd = (info[f"{what}_keys"] for what in ("missing", "unexpected", "mismatched"))
+        check_fit(f"The weights in {path} do not fit this model", *odd)
         for flag in QUANTIZATION_FLAGS:
             if hasattr(model, flag):
                 setattr(model.decoder, flag, getattr(model, flag))
