@@ -33,7 +33,7 @@ from .adapters_clara import (
     save_adapter,
     tuner_layers,
 )
-from .configuration_clara import ADAPTERS, FIELDS, TEXT_FIELDS, ClaraConfig
+from .configuration_clara import ADAPTERS, FIELDS, PROCESSOR_FIELDS, ClaraConfig
 from .pipeline_clara import CUSTOM_PIPELINES
 from .processing_clara import ClaraProcessor
 
@@ -169,15 +169,8 @@ def make_processor(tokenizer: PreTrainedTokenizerBase, config: ClaraConfig) -> C
             f"The tokenizer of {tokenizer.name_or_path or 'the base'} has no end-of-text token, without "
             "which no answer ends: set `eos_token` in its tokenizer_config.json."
         )
-    return ClaraProcessor(
-        tokenizer,
-        num_memory_tokens=config.num_memory_tokens,
-        doc_max_length=config.doc_max_length,
-        question_max_length=config.question_max_length,
-        prompt_max_length=config.prompt_limit,
-        pooling=config.pooling,
-        **{name: getattr(config, name) for name in TEXT_FIELDS},
-    )
+    fields = {name: getattr(config, name) for name in PROCESSOR_FIELDS}
+    return ClaraProcessor(tokenizer, prompt_max_length=config.prompt_limit, **fields)
 
 
 def greedy_generation_config(base: GenerationConfig) -> GenerationConfig:
