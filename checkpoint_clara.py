@@ -68,9 +68,7 @@ def base_path(base: str | None) -> str:
     try:
         return importlib.import_module("clara.bases.embedded").embedded_base_path(base)
     except ModuleNotFoundError as error:
-        cache = os.environ.get("CLARA_CACHE") or os.path.join(
-            os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "clara"
-        )
+        cache = os.environ.get("CLARA_CACHE") or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/clara"
         made = sorted(glob.glob(os.path.join(os.path.expanduser(cache), f"{base}-*", "config.json")))
         if not made:
             raise ModuleNotFoundError(
@@ -297,18 +295,12 @@ class ClaraPreTrainedModel(PreTrainedModel):
         text_config = AutoConfig.from_pretrained(path, revision=revision or "main", **hub)
         if any(getattr(text_config.get_text_config(), name, None) for name in EXPERTS):
             fields.setdefault("lora_dropout", 0.0)
-        config = cls.config_class(
-            text_config=text_config,
-            compression_rate=compression_rate,
-            base_model_name_or_path=base,
-            base_model_revision=revision,
-            **fields,
-        )
+        own = {"base_model_name_or_path": base, "base_model_revision": revision}
+        config = cls.config_class(text_config=text_config, compression_rate=compression_rate, **own, **fields)
         model = cls._load_checked(path, config, revision=revision or "main", **kwargs)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model._add_fresh_adapters()
-            model._reset_own_parameters()
+            model._start_afresh()
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or "main", **hub)
         model.processor = make_processor(tokenizer, config)
         model.generation_config = greedy_generation_config(model.generation_config)
@@ -346,16 +338,14 @@ class ClaraPreTrainedModel(PreTrainedModel):
         if config is None:
             fields = {key: kwargs.pop(key) for key in list(kwargs) if key in FIELDS}
             config = cls.config_class.from_pretrained(path, **fields, **hub)
-        own = read_own_tensors(path, own_names(config), **hub)
+        own, source = read_own_tensors(path, own_names(config), **hub), path
         if own is not None:
-            source, revision = base_path(config.base_model_name_or_path), config.base_model_revision
-            model = cls._load_checked(
-                source, config, *model_args, **{**kwargs, "revision": revision or "main"}
-            )
+            source = base_path(config.base_model_name_or_path)
+            kwargs["revision"] = config.base_model_revision or "main"
+        model = cls._load_checked(source, config, *model_args, **kwargs)
+        if own is not None:
             model.load_own_parameters(own, path)
             model.generation_config = GenerationConfig.from_pretrained(path, **hub)
-        else:
-            model = cls._load_checked(path, config, *model_args, **kwargs)
         for name in ADAPTERS:
             load_adapter(model.decoder, path, name, **hub)
         model.set_trainable(ADAPTERS if is_trainable else (), memory_tokens=is_trainable)
@@ -392,27 +382,20 @@ class ClaraPreTrainedModel(PreTrainedModel):
     def _from_config(cls, config: ClaraConfig, **kwargs: object) -> "ClaraPreTrainedModel":
         """`AutoModel.from_config`: random weights with fresh adapters, no processor."""
         model = super()._from_config(config, **kwargs)
-        model._add_fresh_adapters()
-        model._reset_own_parameters()
+        model._start_afresh()
         return model
 
-    def _add_fresh_adapters(self) -> None:
+    @torch.no_grad()
+    def _start_afresh(self) -> None:
+        """Adds adapters; memory tokens start as embeddings of random tokens, the gain at their scale."""
         for name in ADAPTERS:
             add_adapter(self.decoder, name, lora_config(self.config))
         copy_adapter(self.decoder, "compressor", "query_reasoner")
-
-    @torch.no_grad()
-    def _reset_own_parameters(self) -> None:
-        """Memory tokens start as embeddings of random tokens, the connector's gain at their scale."""
-        table = self.get_input_embeddings()
-        weight = table.weight
-        ids = torch.randint(len(weight), (max(self.config.num_memory_tokens, 256),), device="cpu").to(
-            weight.device
-        )
-        rows = table(ids).float()
+        table, count = self.get_input_embeddings(), max(self.config.num_memory_tokens, 256)
+        ids = torch.randint(len(table.weight), (count,), device="cpu")
+        rows = table(ids.to(table.weight.device)).float()
         for name, parameter in self.own_parameters().items():
-            value = rows[: len(parameter)] if name == "memory_tokens" else rows.pow(2).mean().sqrt()
-            parameter.copy_(torch.as_tensor(value).expand_as(parameter))
+            parameter.copy_(rows[: len(parameter)] if name == "memory_tokens" else rows.pow(2).mean().sqrt())
 
     def load_own_parameters(self, tensors: dict[str, Tensor], path: str) -> None:
         """Copies memory tokens and connector out of the tensors read from `path`."""
