@@ -111,8 +111,9 @@ def clean_text(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def check_texts(texts: Sequence[str], name: str) -> list[str]:
-    """Cleans texts; raises a TypeError at what is no string, a ValueError at an empty one or if none is."""
+def check_texts(texts: str | Sequence[str], name: str) -> list[str]:
+    """Cleans texts, or one; raises a TypeError at what is no string, a ValueError if one or all is empty."""
+    texts = [texts] if isinstance(texts, str) else list(texts)
     if not texts:
         raise ValueError(f"`{name}` is empty: give at least one text.")
     for index, text in enumerate(texts):
@@ -145,21 +146,15 @@ def read_fields(document: Any) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if key not in OURS or value is not None}
 
 
-def check_parts(document_ids: Iterable[str]) -> None:
-    """Raises a `ValueError` if one document is named as a part of another would be."""
-    known = set(document_ids)
-    for document_id in known:
+def check_parts(files: Mapping[str, Any]) -> None:
+    """Raises a `ValueError` if an id, mapped to its file or to None, is what a part of another is called."""
+    for document_id, file in files.items():
         part = PART.fullmatch(document_id)
-        if part and part[1] in known:
-            raise ValueError(part_clash(document_id, part[1]))
-
-
-def part_clash(document_id: str, parent: str) -> str:
-    """What is said of a document that is named as a part of another."""
-    return (
-        f"`document_ids`: {document_id!r} is what a part of the document {parent!r} is called when that "
-        "is split: rename one of them."
-    )
+        if part and part[1] in files:
+            raise ValueError(
+                f"{f'{file}: ' if file else ''}`document_ids`: {document_id!r} is what a part of the "
+                f"document {part[1]!r} is called when that is split: rename one of them."
+            )
 
 
 def to_passages(
@@ -196,7 +191,7 @@ def to_passages(
         for i, entry in enumerate(fields)
     ]
     check_unique("document_ids", ids)
-    check_parts(ids)
+    check_parts(dict.fromkeys(ids))
     pieces = [_pieces(entry, index) for index, entry in enumerate(fields)]
     headers, sections = zip(*(piece for document in pieces for piece in document), strict=True)
     parts = iter(split(list(sections), list(headers)))
@@ -275,14 +270,8 @@ class ClaraProcessor(ProcessorMixin):
         doc_max_length: Longest passage in tokens, with the beginning-of-text token if the base uses one.
         question_max_length: Longest question in tokens.
         prompt_max_length: Longest prompt in tokens, slots and answer included.
-        text_prefix: What stands before documents and questions; this and the following as in `ClaraConfig`.
-        text_suffix: What stands after them.
-        encoder_length: Tokens that each is padded to; also their limit.
-        long_texts: "split" or "cut", what happens to those above the limit.
-        prompt_style: "clara" or "released".
-        memory_suffix: What stands after each document's memory in a prompt.
-        memory_marks: A document's place in a prompt whose memories are written without a gap.
-        pooling: "mean" (a passage of L tokens has ceil(L / rate) vectors) or "memory_tokens" (always M).
+        text_prefix, text_suffix, encoder_length, long_texts, prompt_style, memory_suffix, memory_marks,
+            pooling: As in `ClaraConfig`.
     """
 
     def __init__(
@@ -315,7 +304,6 @@ class ClaraProcessor(ProcessorMixin):
         Raises:
             ValueError: If a text is empty, or longer than `doc_max_length` and `truncation` is off; names it.
         """
-        texts = check_texts(self._listed(texts), "texts")
         way_out = "split it with `split_documents`"
         return self._encode(texts, "texts", self.doc_max_length, truncation, way_out)
 
@@ -325,12 +313,12 @@ class ClaraProcessor(ProcessorMixin):
         Raises:
             ValueError: If a question is empty or longer than `question_max_length` tokens.
         """
-        questions = check_texts(self._listed(questions), "questions")
         return self._encode(questions, "questions", self.question_max_length, False, "shorten it")
 
     def _encode(
-        self, texts: list[str], name: str, limit: int, truncation: bool, way_out: str
+        self, texts: Sequence[str], name: str, limit: int, truncation: bool, way_out: str
     ) -> BatchEncoding:
+        texts = check_texts(texts, name)
         ids = framed_ids(self.tokenizer, texts, self.text_prefix, self.text_suffix)
         limit = self.encoder_length or limit
         if truncation or self.long_texts == "cut":
@@ -360,10 +348,7 @@ class ClaraProcessor(ProcessorMixin):
         return split_texts(self.tokenizer, texts, limit, headers)
 
     def encode_prompts(
-        self,
-        questions: Sequence[str],
-        slots: Sequence[Sequence[int]],
-        answers: Sequence[str] | None = None,
+        self, questions: Sequence[str], slots: Sequence[Sequence[int]], answers: Sequence[str] | None = None
     ) -> BatchEncoding:
         """Encodes answering prompts with slots for the memories of documents.
 
@@ -379,9 +364,10 @@ class ClaraProcessor(ProcessorMixin):
         Raises:
             ValueError: If a text is empty, a prompt with its answer is too long, or a number is out of range.
         """
-        questions = check_texts(self._listed(questions), "questions")
-        prompts = [answer_prompt(self.prompt_style) for _ in questions]
-        return self.encode_messages(prompts, slots, questions, answers)
+        questions = check_texts(questions, "questions")
+        return self.encode_messages(
+            [answer_prompt(self.prompt_style)] * len(questions), slots, questions, answers
+        )
 
     def encode_messages(
         self,
@@ -427,15 +413,12 @@ class ClaraProcessor(ProcessorMixin):
         self._check_prompts(len(prompts), slots, targets)
         rows, labels, segments = [], [], []
         for messages, counts, questions, answers in zip(prompts, slots, texts, targets, strict=True):
-            first: list[int] = []
             row, label, segment = [], [], []
-            for number, (question, end) in enumerate(
-                zip(questions, self._ends(answers), strict=True), start=1
-            ):
+            pairs = zip(questions, self._ends(answers), strict=True)
+            for number, (question, end) in enumerate(pairs, start=1):
                 head, tail = prompt_ids(self, messages, counts, question)
-                if not first:
-                    first, row = head, list(head)
-                    label, segment = [IGNORE_INDEX] * len(head), [0] * len(head)
+                if number == 1:
+                    row, label, segment = head, [IGNORE_INDEX] * len(head), [0] * len(head)
                 row += tail + end
                 label += [IGNORE_INDEX] * len(tail) + end
                 segment += [number if len(questions) > 1 else 0] * (len(tail) + len(end))
@@ -473,10 +456,6 @@ class ClaraProcessor(ProcessorMixin):
         prefix, suffix = self.text_prefix, self.text_suffix
         opening = opening_ids(self.tokenizer) if prefix is None else template_ids(self.tokenizer, prefix)
         return len(opening) + len(template_ids(self.tokenizer, suffix))
-
-    @staticmethod
-    def _listed(texts: Sequence[str]) -> list[str]:
-        return [texts] if isinstance(texts, str) else list(texts)
 
     @staticmethod
     def _check_lengths(ids: list[list[int]], limit: int, name: str, way_out: str) -> None:

@@ -163,47 +163,43 @@ STYLES = {
     ),
 }
 
-QUESTIONS_AND_ANSWERS_USER = (
-    "Document:\n{slots}\n\n"
-    "Write questions that together cover the key facts of this document, and answer each."
-)
-
-RECONSTRUCTION_USER = "Document:\n{slots}\n\nRepeat this document word for word."
-
-STANDALONE_USER = (
-    "Conversation:\n{text}\n\n"
-    "Rewrite the last question so that it can be understood without the conversation: put names in place of "
-    "words such as it, she or there. Reply with the question alone."
-)
-
 Messages = list[dict[str, str]]
 
 
 def answer_prompt(style: str = "clara") -> Messages:
     """Asks for a short answer to a question (at `TEXT`) out of the memories."""
     words = STYLES[style]
-    user = words.answer_user.format(slots=SLOTS, question=TEXT)
-    return [{"role": "system", "content": words.answer_system}, {"role": "user", "content": user}]
+    user = _user(words.answer_user.format(slots=SLOTS, question=TEXT))
+    return [{"role": "system", "content": words.answer_system}, *user]
+
+
+def _user(text: str) -> Messages:
+    return [{"role": "user", "content": text}]
 
 
 def questions_and_answers_prompt() -> Messages:
     """Asks for questions and their answers out of a memory (pretraining, simple and complex QA)."""
-    return [{"role": "user", "content": QUESTIONS_AND_ANSWERS_USER.format(slots=SLOTS)}]
+    task = "Write questions that together cover the key facts of this document, and answer each."
+    return _user(f"Document:\n{SLOTS}\n\n{task}")
 
 
 def paraphrase_prompt(style: str = "clara") -> Messages:
     """Asks for the document in other words (pretraining, and `model.paraphrase`)."""
-    return [{"role": "user", "content": STYLES[style].paraphrase_user.format(slots=SLOTS)}]
+    return _user(STYLES[style].paraphrase_user.format(slots=SLOTS))
 
 
 def reconstruction_prompt() -> Messages:
     """Asks for the document word for word (pretraining on unlabelled text)."""
-    return [{"role": "user", "content": RECONSTRUCTION_USER.format(slots=SLOTS)}]
+    return _user(f"Document:\n{SLOTS}\n\nRepeat this document word for word.")
 
 
 def standalone_prompt() -> Messages:
     """Asks the base for the last question of a conversation (at `TEXT`) in words that stand alone."""
-    return [{"role": "user", "content": STANDALONE_USER.format(text=TEXT)}]
+    return _user(
+        f"Conversation:\n{TEXT}\n\n"
+        "Rewrite the last question so that it can be understood without the conversation: put names in place "
+        "of words such as it, she or there. Reply with the question alone."
+    )
 
 
 def questions_and_answers_target(questions: list[str], answers: list[str]) -> str:
@@ -254,9 +250,7 @@ def prompt_ids(
         text: What fills the `TEXT` mark.
     """
     tokenizer, style = processor.tokenizer, STYLES[processor.prompt_style]
-    head: list[int] = []
-    tail: list[int] = []
-    before, found = "", False
+    head, tail, before, found = [], [], "", False
     for part in _pieces(tokenizer, messages, processor.prompt_style, text.strip() if style.careful else text):
         if part == SLOTS:
             head, found, before = head + _slots(processor, slots), True, processor.memory_suffix
@@ -389,13 +383,9 @@ def _cut(text: str, start: int, end: int, blocks: Sequence[tuple[int, int]]) -> 
     block = next((span for span in blocks if span[0] < end < span[1]), None)
     if block is not None and block[0] > start + (end - start) // 8:
         return block[0]
-    if block is not None:
-        return _last(LINE, text, start, end, 2, ()) or _last(SPACE, text, start, end, 2, ()) or end
-    for pattern, share in CUTS:
-        found = _last(pattern, text, start, end, share, blocks)
-        if found:
-            return found
-    return end
+    cuts, whole = (CUTS, blocks) if block is None else (CUTS[-2:], ())
+    found = (_last(pattern, text, start, end, share, whole) for pattern, share in cuts)
+    return next(filter(None, found), end)
 
 
 def _last(
@@ -403,6 +393,6 @@ def _last(
 ) -> int:
     """The end of the last match outside of blocks, behind the first 1 / share of text[start:end]; else 0."""
     least = start + (end - start) // share
-    found = [match.end() for match in pattern.finditer(text, least, end)]
-    whole = [place for place in found if not any(first < place < last for first, last in blocks)]
-    return max((place for place in whole if least < place <= end), default=0)
+    found = (match.end() for match in pattern.finditer(text, least, end))
+    outside = (place for place in found if not any(first < place < last for first, last in blocks))
+    return max((place for place in outside if place > least), default=0)
