@@ -90,14 +90,8 @@ def segment_attention(segments: Tensor) -> Tensor:
 
 
 def segment_positions(segments: Tensor) -> Tensor:
-    """(B, L) positions: each question goes on where the shared prompt ends."""
-    prompt = (segments == 0).long()
-    found = (prompt.cumsum(dim=-1) - 1).clamp(min=0) * prompt
-    length = prompt.sum(dim=-1, keepdim=True)
-    for number in range(1, int(segments.max()) + 1):
-        own = (segments == number).long()
-        found += (length + own.cumsum(dim=-1) - 1) * own
-    return found
+    """(B, L) positions, as many as each token sees before it: each question goes on where the prompt ends."""
+    return segment_attention(segments).sum(dim=-1) - 1
 
 
 def length_groups(attention_mask: Tensor, ratio: float = 0.75) -> list[Tensor]:
@@ -169,23 +163,21 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
             tokens = self.memory_tokens.to(embeds).expand(len(embeds), -1, -1)
             embeds = torch.cat([embeds, tokens], dim=1)
             full_mask = torch.cat([mask, mask.new_ones(tokens.shape[:2])], dim=1)
+        attend, places = full_mask, positions(full_mask, self.config.encoder_positions)
+        if self.config.encoder_attention == "bidirectional":
+            attend = full_mask.bool().unsqueeze(1).expand(-1, full_mask.shape[-1], -1)
+            attend = attention_bias(attend, embeds.dtype, self.decoder.config._attn_implementation)
         with self.lock, wearing(self.decoder, adapter):
             states = self.decoder.base_model(
                 inputs_embeds=embeds,
-                attention_mask=self._encoder_mask(full_mask, embeds.dtype),
-                position_ids=positions(full_mask, self.config.encoder_positions),
+                attention_mask=attend,
+                position_ids=places,
                 use_cache=False,
             ).last_hidden_state
         if self.config.pooling == "memory_tokens":
             values = states[:, length:]
             return Memories(values, mask.new_full(values.shape[:1], values.shape[1])), states[:, :length]
         return span_means(states, mask, self.config.compression_rate), states
-
-    def _encoder_mask(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
-        if self.config.encoder_attention == "causal":
-            return mask
-        attend = mask.bool().unsqueeze(1).expand(-1, mask.shape[-1], -1)
-        return attention_bias(attend, dtype, self.decoder.config._attn_implementation)
 
     def fill_slots(self, input_ids: Tensor, rows: Tensor) -> Tensor:
         """Embeds a prompt and puts the memories, through the connector, into its slots.
@@ -207,14 +199,11 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
                 f"`input_ids` has {counts.tolist()} memory slots a row but {len(rows)} memory vectors are "
                 "given: encode the prompts for the memories of the documents that are given."
             )
+        if self.config.connector == "rms":
+            gain = self.memory_gain.float().to(rows.device)
+            rows = functional.rms_norm(rows.float(), rows.shape[-1:], eps=1e-6) * gain
         embeds = self.get_input_embeddings()(input_ids.clamp(min=0))
-        return embeds.masked_scatter(slots.unsqueeze(-1), self._connect(rows).to(embeds))
-
-    def _connect(self, memory: Tensor) -> Tensor:
-        if self.config.connector == "none":
-            return memory
-        gain = self.memory_gain.float().to(memory.device)
-        return functional.rms_norm(memory.float(), memory.shape[-1:], eps=1e-6) * gain
+        return embeds.masked_scatter(slots.unsqueeze(-1), rows.to(embeds))
 
     def forward(
         self,
@@ -281,21 +270,16 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
         documents = (document_input_ids, document_attention_mask, document_indices, document_counts)
         matches = (match_input_ids, match_attention_mask)
         memories, found = self._memories((memory, memory_counts), documents, matches)
+        read = average_neighbours(memories, rate_factor)
         if query_input_ids is None:
-            rows = _rows(input_ids, average_neighbours(memories, rate_factor), memory_mask)
-            found |= {"rows": rows, "mask": attention_mask}
+            rows, mask = _rows(input_ids, read, memory_mask), attention_mask
         else:
-            questions = (query_input_ids, query_attention_mask)
-            pools = (memories, memory_vectors, memory_mask, wanted)
-            found |= self._retrieved(questions, pools, (input_ids, attention_mask, rate_factor))
-        return self._answered(input_ids, found, (labels, segments, num_items_in_batch), **kwargs)
-
-    def _answered(self, input_ids: Tensor | None, found: dict, asked: tuple, **kwargs: object) -> ClaraOutput:
-        """What was found, and the answers' loss and logits where there are prompts to answer."""
-        rows, mask = found.pop("rows", None), found.pop("mask", None)
-        if rows is None:
-            return ClaraOutput(**found)
-        loss, logits = self._answer((input_ids, rows, mask), *asked, **kwargs)
+            found |= self._scores((query_input_ids, query_attention_mask), memories, memory_vectors)
+            if input_ids is None:
+                return ClaraOutput(**found)
+            pools = (found["scores"], read, memory_mask, wanted)
+            rows, mask, found["indices"] = self._choose(input_ids, attention_mask, *pools)
+        loss, logits = self._answer((input_ids, rows, mask), labels, segments, num_items_in_batch, **kwargs)
         return ClaraOutput(loss=loss, logits=logits, **found)
 
     def _plain(self, kwargs: dict[str, object], num_items: Tensor | int | None) -> ClaraOutput:
@@ -307,52 +291,41 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
     def _memories(
         self, given: tuple[Tensor | None, Tensor | None], documents: tuple, matches: tuple
     ) -> tuple[Memories, dict[str, Tensor]]:
-        """The memories of a pass, given or compressed in it, and what compressing found."""
+        """The memories (B, N, M, H) of a pass: given, or compressed in it, with what compressing found.
+
+        That is the alignment loss, and if there are questions to match their scores (Q, D) and vectors.
+        """
         memory, counts = given
-        if memory is None:
-            return self._compress_candidates(documents, matches)
-        full = torch.full(memory.shape[:-2], memory.shape[-2], device=memory.device)
-        return Memories(memory, full if counts is None else counts), {}
-
-    def _retrieved(self, questions: tuple, pools: tuple, prompts: tuple) -> dict[str, Tensor]:
-        """Scores and vectors of questions; with prompts what was chosen, its rows and the prompts' mask."""
-        memories, vectors, memory_mask, wanted = pools
-        input_ids, attention_mask, rate_factor = prompts
-        query = self.search_vectors(self.reason(*questions))
-        scores = cosine_scores(query, self.search_vectors(memories) if vectors is None else vectors)
-        found = {"scores": scores, "query_vectors": query}
-        if input_ids is None:
-            return found
-        read = average_neighbours(memories, rate_factor)
-        chosen, indices = self._choose(scores, read, memory_mask, wanted, input_ids)
-        mask = _without_empty(input_ids, attention_mask, chosen)
-        return {**found, "indices": indices, "rows": chosen.values.flatten(0, -2), "mask": mask}
-
-    def _compress_candidates(
-        self,
-        documents: tuple[Tensor, Tensor | None, Tensor | None, Tensor | None],
-        questions: tuple[Tensor | None, Tensor | None],
-    ) -> tuple[Memories, dict[str, Tensor]]:
-        """Memories (B, N, M, H), their alignment loss, and scores (Q, D) of questions to match, if any."""
+        if memory is not None:
+            full = torch.full(memory.shape[:-2], memory.shape[-2], device=memory.device)
+            return Memories(memory, full if counts is None else counts), {}
         input_ids, mask, indices, counts = documents
         mask = torch.ones_like(input_ids) if mask is None else mask
         memories, states = self._encode("compressor", input_ids, mask)
         found = {"alignment_loss": alignment_loss(states, mask, pool(memories), counts)}
-        if questions[0] is not None:
-            asked, held = self.search_vectors(self.compress(*questions)), self.search_vectors(memories)
+        if matches[0] is not None:
+            asked, held = self.search_vectors(self.compress(*matches)), self.search_vectors(memories)
             found |= {"query_vectors": asked, "document_vectors": held}
             found["match_scores"] = cosine_scores(asked, held)
         indices = torch.arange(len(mask), device=mask.device).unsqueeze(-1) if indices is None else indices
         return Memories(memories.values[indices], memories.counts[indices]), found
 
+    def _scores(self, questions: tuple, memories: Memories, vectors: Tensor | None) -> dict[str, Tensor]:
+        """Search vectors of questions, and their scores (B, N) with candidates."""
+        query = self.search_vectors(self.reason(*questions))
+        vectors = self.search_vectors(memories) if vectors is None else vectors
+        return {"query_vectors": query, "scores": cosine_scores(query, vectors)}
+
     def _choose(
         self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
         scores: Tensor,
         memories: Memories,
         mask: Tensor | None,
         wanted: Tensor | None,
-        input_ids: Tensor,
-    ) -> tuple[Memories, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows for the slots, the prompts' mask without slots that short memories leave empty, choices."""
         slots = int((input_ids[0] == SLOT_ID).sum())
         k, rest = divmod(slots, memories.values.shape[-2])
         if rest or not k:
@@ -364,7 +337,10 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
         estimator = config.retrieval_estimator if self.training else "straight_through"
         wanted = wanted if self.training else None
         weights, indices = soft_topk(scores, k, config.retrieval_temperature, estimator, mask, wanted)
-        return select(weights, indices, memories), indices
+        chosen = select(weights, indices, memories)
+        seen = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        seen = seen.masked_scatter(input_ids == SLOT_ID, chosen.mask.flatten().to(seen.dtype))
+        return chosen.values.flatten(0, -2), seen, indices
 
     def _answer(
         self,
@@ -382,10 +358,8 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
             if labels is not None:
                 logits = self._labelled_logits(embeds, mask, labels, segments, **kwargs)
                 return next_token_loss(logits, labels, num_items), logits
-            out = self.decoder(
-                inputs_embeds=embeds, attention_mask=mask, position_ids=positions(mask), **kwargs
-            )
-            return None, out.logits
+            given = {"inputs_embeds": embeds, "attention_mask": mask, "position_ids": positions(mask)}
+            return None, self.decoder(**given, **kwargs).logits
 
     def _labelled_logits(
         self, embeds: Tensor, mask: Tensor, labels: Tensor, segments: Tensor | None, **kwargs: object
@@ -419,9 +393,13 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
         def narrow(head: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
             return (args[0][:, : kept.shape[1]][kept].unsqueeze(0),)
 
+        attend, places = own, positions(own)
+        if segments is not None:
+            shared, kind = segments[rows][:, columns], self.decoder.config._attn_implementation
+            attend = attention_bias(segment_attention(shared), embeds.dtype, kind)
+            places = segment_positions(shared)
         handle = self.decoder.get_output_embeddings().register_forward_pre_hook(narrow)
         try:
-            attend, places = self._prompt_mask(own, segments, (rows, columns), embeds.dtype)
             return self.decoder(
                 inputs_embeds=embeds[rows][:, columns],
                 attention_mask=attend,
@@ -431,17 +409,6 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
             ).logits[0]
         finally:
             handle.remove()
-
-    def _prompt_mask(
-        self, mask: Tensor, segments: Tensor | None, part: tuple[Tensor, slice], dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor]:
-        """Attention mask and positions of prompts, of which some may hold several questions."""
-        if segments is None:
-            return mask, positions(mask)
-        rows, columns = part
-        own = segments[rows][:, columns]
-        bias = attention_bias(segment_attention(own), dtype, self.decoder.config._attn_implementation)
-        return bias, segment_positions(own)
 
 
 def _rows(input_ids: Tensor, memories: Memories, mask: Tensor | None) -> Tensor:
@@ -454,12 +421,6 @@ def _rows(input_ids: Tensor, memories: Memories, mask: Tensor | None) -> Tensor:
             f"{given.sum(dim=-1).tolist()} vectors: encode the prompts for the documents that are given."
         )
     return Memories(memories.values, given).rows()
-
-
-def _without_empty(input_ids: Tensor, mask: Tensor | None, chosen: Memories) -> Tensor:
-    """(B, L) attention mask that leaves out the slots beyond the end of each chosen memory (B, K, M, H)."""
-    mask = torch.ones_like(input_ids) if mask is None else mask
-    return mask.masked_scatter(input_ids == SLOT_ID, chosen.mask.flatten().to(mask.dtype))
 
 
 def check_sources(

@@ -65,8 +65,8 @@ MUTANTS = [
         ("root", "own = (key == 0) | (key == query)", "own = (key >= 0) | (key == query)"),
         (
             "root",
-            "found += (length + own.cumsum(dim=-1) - 1) * own",
-            "found += (length + own.cumsum(dim=-1)) * own",
+            "return segment_attention(segments).sum(dim=-1) - 1",
+            "return segment_attention(segments).sum(dim=-1)",
         ),
         ("root", "return torch.cat(logits)[order.argsort()]", "return torch.cat(logits)[order]"),
         ("root", "keep = labels[:, 1:] != IGNORE_INDEX", "keep = labels[:, :-1] != IGNORE_INDEX"),
@@ -93,8 +93,8 @@ MUTANTS = [
         ),
         (
             "root",
-            "functional.rms_norm(memory.float(), memory.shape[-1:], eps=1e-6) * gain",
-            "functional.rms_norm(memory.float(), memory.shape[-1:], eps=1e-6)",
+            "functional.rms_norm(rows.float(), rows.shape[-1:], eps=1e-6) * gain",
+            "functional.rms_norm(rows.float(), rows.shape[-1:], eps=1e-6)",
         ),
         (
             "root",
@@ -227,7 +227,7 @@ MUTANTS = [
             'indices[np.lexsort((indices, rows["_score"].to_numpy()))]',
         ),
         # what no test noticed in November 2026, where the line is now
-        ("root", "return mask, positions(mask)", "return mask, None"),
+        ("root", "attend, places = own, positions(own)", "attend, places = own, None"),
         (
             "root",
             "return nullcontext(), wearing(self.decoder, *worn_adapters(self.decoder))",
