@@ -55,8 +55,8 @@ MUTANTS = [
         ("root", "weight.float() + layer.scaling[name] * delta", "weight.float() + delta"),
         (
             "root",
-            "if layer.__dict__[VERSIONS][names[0]] != _adapter",
-            "if layer.__dict__[VERSIONS][names[0]] == _adapter",
+            "if layer.__dict__[VERSIONS][name] != _adapter",
+            "if layer.__dict__[VERSIONS][name] == _adapter",
         ),
         ("root", "head = _head(model.config) + repr([scaling", "head = repr([scaling"),
         ("root", "placed += int((bits * places).sum())", "placed += int(bits.sum())"),
@@ -153,7 +153,7 @@ MUTANTS = [
             "offsets = torch.cat([self.offsets, other.offsets[1:] + self.offsets[-1]])",
             "offsets = torch.cat([self.offsets, other.offsets[1:]])",
         ),
-        ("root", "    if other.fingerprint != fingerprint:", "    if other.fingerprint == fingerprint:"),
+        ("root", "if other.fingerprint != self.fingerprint:", "if other.fingerprint == self.fingerprint:"),
         ("root", "and file_digest(new) == named[name]:", "and file_digest(new) != named[name]:"),
         (
             "store/ranking.py",
