@@ -217,11 +217,22 @@ class CorpusMemory:
         Raises:
             ValueError: If another model made it or one of its documents is here; nothing is added then.
         """
-        check_kin(other, self.fingerprint, self.hidden_size, self.vectors.shape[1])
+        if not hasattr(other, "values"):
+            got = type(other).__name__
+            raise TypeError(f"`other` must be a `CorpusMemory`, got a {got}: use `to_memory`.")
+        if other.fingerprint != self.fingerprint:
+            raise ValueError(
+                f"`other` has fingerprint {other.fingerprint}, this memory {self.fingerprint}: another "
+                "compressor or base made it; build it again with this memory's model."
+            )
+        values, sizes = other.values, (self.hidden_size, self.vectors.shape[1])
+        got = (values.shape[1], other.vectors.shape[1])
+        if got != sizes:
+            raise ValueError(f"`other` has (H, D) = {got}, this memory {sizes}: not equal.")
         here = sorted(({*self.parents} & {*other.parents}) | ({*self.document_ids} & {*other.document_ids}))
         if here:
             raise ValueError(f"`other` has the document {here[0]!r}, which is here already: rename it.")
-        packed = pack(other.values, self.dtype)
+        packed = pack(values, self.dtype)
         parts = {name: torch.cat([part, packed[name]]) for name, part in self._parts.items()}
         offsets = torch.cat([self.offsets, other.offsets[1:] + self.offsets[-1]])
         added = (other.texts, other.document_ids, other.metadata, other.parents, other.orders)
@@ -469,20 +480,6 @@ def json_text(index: int, entry: Mapping[str, Any]) -> str:
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"`metadata[{index}]` cannot be written as JSON: {error}.") from error
     return text
-
-
-def check_kin(other: Any, fingerprint: str | None, hidden_size: int, width: int) -> None:
-    """Raises a `ValueError` if another model made a memory, a `TypeError` if it is not one in RAM."""
-    if not hasattr(other, "values"):
-        raise TypeError(f"`other` must be a `CorpusMemory`, got a {type(other).__name__}: use `to_memory`.")
-    if other.fingerprint != fingerprint:
-        raise ValueError(
-            f"`other` has fingerprint {other.fingerprint}, this memory {fingerprint}: another compressor or "
-            "base made it; build it again with this memory's model."
-        )
-    got = (other.values.shape[1], other.vectors.shape[1])
-    if got != (hidden_size, width):
-        raise ValueError(f"`other` has (H, D) = {got}, this memory {(hidden_size, width)}: not equal.")
 
 
 def sync(path: Path) -> None:

@@ -254,7 +254,13 @@ def soft_topk(
         ValueError: If k is below 1 or above a row's number of candidates, the temperature is not positive, or
             the estimator is unknown.
     """
-    _check_topk(scores, k, temperature, mask)
+    fewest = scores.shape[-1] if mask is None else int(mask.sum(dim=-1).min())
+    if not 1 <= k <= fewest:
+        raise ValueError(
+            f"`k` must be between 1 and the {fewest} candidate documents of a question, got {k}."
+        )
+    if not temperature > 0:
+        raise ValueError(f"`temperature` must be above 0, got {temperature}.")
     logits = scores.float() / temperature
     if estimator == "gumbel":
         logits = logits - torch.empty_like(logits).exponential_().log()
@@ -262,16 +268,13 @@ def soft_topk(
         raise ValueError(f"`estimator` must be 'straight_through' or 'gumbel', got {estimator!r}.")
     taken = torch.zeros_like(logits, dtype=torch.bool) if mask is None else ~mask
     chosen = _chosen(logits.masked_fill(taken, float("-inf")), k, wanted)
-    weights, indices = [], []
-    for place in range(k):
-        open_logits = logits.masked_fill(taken, float("-inf"))
-        index = chosen[:, place : place + 1]
-        soft = open_logits.softmax(dim=-1)
+    weights = []
+    for index in chosen.split(1, dim=-1):
+        soft = logits.masked_fill(taken, float("-inf")).softmax(dim=-1)
         hard = torch.zeros_like(soft).scatter(-1, index, 1.0)
         weights.append(hard + (soft - soft.detach()))
-        indices.append(index)
         taken = taken.scatter(-1, index, True)
-    return torch.stack(weights, dim=1), torch.cat(indices, dim=1)
+    return torch.stack(weights, dim=1), chosen.contiguous()
 
 
 def _chosen(logits: Tensor, k: int, wanted: Tensor | None) -> Tensor:
@@ -282,16 +285,6 @@ def _chosen(logits: Tensor, k: int, wanted: Tensor | None) -> Tensor:
     place = torch.arange(order.shape[-1], device=order.device)
     last = place + order.shape[-1] * (~wanted.gather(-1, order)).long()
     return order.gather(-1, last.argsort(dim=-1)[:, :k].sort(dim=-1).values)
-
-
-def _check_topk(scores: Tensor, k: int, temperature: float, mask: Tensor | None) -> None:
-    fewest = scores.shape[-1] if mask is None else int(mask.sum(dim=-1).min())
-    if not 1 <= k <= fewest:
-        raise ValueError(
-            f"`k` must be between 1 and the {fewest} candidate documents of a question, got {k}."
-        )
-    if not temperature > 0:
-        raise ValueError(f"`temperature` must be above 0, got {temperature}.")
 
 
 def select(weights: Tensor, indices: Tensor, memories: Memories) -> Memories:
