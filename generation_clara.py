@@ -1,7 +1,6 @@
 """Text in, text out: building a memory, retrieving from it, answering from it, saying what it holds.
 
-Letters of the shapes: B questions, N passages, K chosen, M memory vectors (of the longest memory), H hidden
-width, D width of a search vector, L tokens, V vocabulary.
+The letters of shapes are those of retrieval_clara.
 """
 
 import importlib
@@ -109,15 +108,9 @@ class TextInterface:
         check_passages(len(passages.texts), *columns)
         dtype = format_name(dtype or self.dtype)
         values, offsets, vectors = self.compress_texts(passages.texts, batch_size, show_progress, tick)
-        return CorpusMemory(
-            values.to(FLOATS[dtype]) if dtype in FLOATS else values.float(),
-            *columns,
-            vectors=vectors,
-            dtype=dtype,
-            fingerprint=self.memory_fingerprint(),
-            base=self.memory_base(),
-            offsets=offsets,
-        )
+        values = values.to(FLOATS.get(dtype, torch.float32))
+        made_by = {"fingerprint": self.memory_fingerprint(), "base": self.memory_base()}
+        return CorpusMemory(values, *columns, offsets=offsets, vectors=vectors, dtype=dtype, **made_by)
 
     @torch.no_grad()
     def compress_texts(
@@ -217,13 +210,9 @@ class TextInterface:
             found = pool.search(vectors[rows], most, questions=asked, **options)
             scores.extend(found[0].cpu())
             indices.extend(found[1].tolist())
-        return RetrievalOutput(
-            document_ids=[
-                [pool.document_ids[i] for i in row] for pool, row in zip(pools, indices, strict=True)
-            ],
-            indices=indices,
-            scores=pad_sequence(scores, batch_first=True, padding_value=float("-inf")),
-        )
+        ids = [[pool.document_ids[i] for i in row] for pool, row in zip(pools, indices, strict=True)]
+        padded = pad_sequence(scores, batch_first=True, padding_value=float("-inf"))
+        return RetrievalOutput(document_ids=ids, indices=indices, scores=padded)
 
     @torch.no_grad()
     def generate(
@@ -277,8 +266,8 @@ class TextInterface:
         reading = self.config.way_of_reading(reading, kwargs)
         with_dict = kwargs.pop("return_dict_in_generate", False)
         with self.lock:
-            pools, options = self._pools(memory, len(texts)), _options(where, exact, hybrid)
-            found, chosen = self._find(texts, pools, retrieval_top_k, options, reading)
+            options = _options(where, exact, hybrid)
+            found, chosen = self._find(texts, memory, retrieval_top_k, options, reading)
             generation = self.read_memories(texts, chosen, found.scores, reading, **kwargs)
         answers = self._decode(generation.sequences, len(texts))
         least = self.config.retrieval_min_score if min_score is None else min_score
@@ -305,7 +294,7 @@ class TextInterface:
         """
         texts = check_texts(questions, "questions")
         with self.lock:
-            found, chosen = self._find(texts, self._pools(memory, len(texts)), retrieval_top_k, options)
+            found, chosen = self._find(texts, memory, retrieval_top_k, options)
             return found, *self.embed_answers(texts, chosen)
 
     @torch.no_grad()
@@ -379,9 +368,10 @@ class TextInterface:
         return [self.build_memory(pool, show_progress=False) for pool in memory]
 
     def _find(
-        self, questions: list[str], pools: list, k: int | None, options: dict, reading: str = "together"
+        self, questions: list[str], memory: Memory, k: int | None, options: dict, reading: str = "together"
     ) -> tuple[RetrievalOutput, list[list[Tensor]]]:
         """What was found, and for each question its K memories (m, H) in the order in which they are read."""
+        pools = self._pools(memory, len(questions))
         found = self._search(questions, pools, k, options)
         if not all(found.indices):
             raise ValueError(f"`where` {options['where']!r} lets no passage through: nothing to answer from.")

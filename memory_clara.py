@@ -4,8 +4,7 @@ A stored memory is a folder of three files. `memory.json` holds the checksums of
 last; until then new data lie beside the old as `*.new`. A process killed at any moment leaves the old memory
 or the new one.
 
-Letters of the shapes: B questions, N passages, K chosen, T all vectors of all passages, H hidden width, D
-width of a search vector.
+The letters of shapes are those of retrieval_clara.
 """
 
 import hashlib

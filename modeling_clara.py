@@ -1,7 +1,6 @@
 """ClaraForRetrievalGeneration: compress, reason, retrieve, forward (loss), generate (text).
 
-Letters of the shapes: B questions, N documents, K chosen, M memory vectors (of the longest memory), H hidden
-width, L tokens, D width of a search vector, V vocabulary.
+The letters of shapes are those of retrieval_clara.
 """
 
 from dataclasses import dataclass

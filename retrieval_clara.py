@@ -1,7 +1,7 @@
 """Retrieval as tensor maths without state: pooling, cosine, the differentiable top-k.
 
-Letters of the shapes: B questions, N passages, K chosen, M memory vectors (of the longest), H hidden width,
-L tokens, D width of a search vector, T all vectors of a ragged memory.
+Letters of the shapes: B questions, N passages, K chosen, M memory vectors (of the longest memory), T vectors
+of all memories, H hidden width, D width of a search vector, L tokens, V vocabulary.
 """
 
 import math
