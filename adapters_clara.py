@@ -133,19 +133,13 @@ def wearing(decoder: nn.Module, *names: str) -> Iterator[None]:
         _wear(decoder, before)
 
 
-class CheckpointContexts:
+def checkpoint_contexts(decoder: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
     """`context_fn` for `torch.utils.checkpoint`: wears at recompute what was worn at forward.
 
-    Without it the recomputation runs with whatever is worn in backward, and gradients are silently wrong. A
-    deep copy of a model gets contexts of its own decoder.
+    Without it the recomputation runs with whatever is worn in backward, and gradients are silently wrong. The
+    decoder is bound by `functools.partial`, so that a deep copy of a model gets contexts of its own decoder.
     """
-
-    def __init__(self, decoder: nn.Module) -> None:
-        self.decoder = decoder
-
-    def __call__(self) -> tuple[AbstractContextManager, AbstractContextManager]:
-        """A context for the forward pass and one for its recomputation."""
-        return nullcontext(), wearing(self.decoder, *worn_adapters(self.decoder))
+    return nullcontext(), wearing(decoder, *worn_adapters(decoder))
 
 
 def adapter_names(decoder: nn.Module) -> list[str]:
@@ -275,11 +269,9 @@ def load_adapter(decoder: nn.Module, path: str, name: str, **hub_kwargs: object)
         FileNotFoundError: If a file is missing.
         ValueError: If the file is damaged, or a tensor is missing, extra or misshapen.
     """
-    files = {}
+    files, optional = {}, {"_raise_exceptions_for_missing_entries": False, **hub_kwargs}
     for file in (CONFIG_FILE, WEIGHTS_FILE):
-        found = cached_file(
-            path, file, subfolder=name, _raise_exceptions_for_missing_entries=False, **hub_kwargs
-        )
+        found = cached_file(path, file, subfolder=name, **optional)
         if found is None:
             raise FileNotFoundError(f"{path} has no {name}/{file}: the checkpoint lacks its {name} adapter.")
         files[file] = found

@@ -1,6 +1,7 @@
 """The files of a checkpoint: what the root holds, where the base comes from, which settings go along."""
 
 import copy
+import functools
 import glob
 import importlib
 import json
@@ -20,11 +21,11 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
 from .adapters_clara import (
-    CheckpointContexts,
     adapter_names,
     adapter_parameters,
     add_adapter,
     check_fit,
+    checkpoint_contexts,
     copy_adapter,
     forget,
     load_adapter,
@@ -264,7 +265,7 @@ class ClaraPreTrainedModel(PreTrainedModel):
                 "`use_reentrant=True` gives silently wrong gradients when adapters are switched: "
                 "leave it out or set it to False."
             )
-        options["context_fn"] = CheckpointContexts(self.decoder)
+        options["context_fn"] = functools.partial(checkpoint_contexts, self.decoder)
         super().activation_checkpointing_enable(options, **kwargs)
 
     @classmethod

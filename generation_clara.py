@@ -339,9 +339,7 @@ class TextInterface:
     ) -> tuple[Tensor, Tensor]:
         """Embeddings (B, L, H) and mask (B, L) of answering prompts over memories that were chosen already.
 
-        Args:
-            questions: B questions.
-            memories: For each question its memories (m, H), in the order in which they are read.
+        For each of B questions its memories (m, H), in the order in which they are read.
         """
         return self._filled(self._processor().encode_prompts, questions, memories)
 

@@ -113,16 +113,15 @@ class CorpusMemory:
     ) -> None:
         values, offsets = check_ragged(values, offsets)
         columns = check_passages(len(offsets) - 1, texts, document_ids, metadata, parents, orders)
-        vectors = (
-            mean_vectors(check_finite(values), offsets) if vectors is None else vectors.detach().float().cpu()
-        )
+        vectors = mean_vectors(check_finite(values), offsets) if vectors is None else vectors
+        vectors = vectors.detach().float().cpu()
         if vectors.dim() != 2 or len(vectors) != len(offsets) - 1:
             raise ValueError(
                 f"`vectors` must be ({len(offsets) - 1}, D), one a passage, got {tuple(vectors.shape)}."
             )
-        self._hold(pack(values, format_name(dtype or values.dtype)), offsets, check_finite(vectors), columns)
         self.dtype, self.fingerprint = format_name(dtype or values.dtype), fingerprint
         self.base = None if base is None else dict(base)
+        self._hold(pack(values, self.dtype), offsets, check_finite(vectors), columns)
 
     def _hold(self, parts: dict[str, Tensor], offsets: Tensor, vectors: Tensor, columns: dict) -> None:
         self._parts, self.offsets, self.vectors, self._columns = parts, offsets, vectors.contiguous(), columns

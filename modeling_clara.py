@@ -179,17 +179,10 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
         return span_means(states, mask, self.config.compression_rate), states
 
     def fill_slots(self, input_ids: Tensor, rows: Tensor) -> Tensor:
-        """Embeds a prompt and puts the memories, through the connector, into its slots.
+        """Embeds prompts (B, L) and puts memory vectors, through the connector, into their slots: (B, L, H).
 
-        Args:
-            input_ids: (B, L) prompt ids, `SLOT_ID` at the slots.
-            rows: (slots, H): the memory vectors in the order of the slots.
-
-        Returns:
-            (B, L, H) input embeddings.
-
-        Raises:
-            ValueError: If there are not as many slots as vectors.
+        `rows` (slots, H) are the vectors in the order of the slots, at which the ids are `SLOT_ID`. Raises a
+        ValueError if there are not as many slots as vectors.
         """
         slots = input_ids == SLOT_ID
         counts = slots.sum(dim=-1)
@@ -276,10 +269,8 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
             found |= self._scores((query_input_ids, query_attention_mask), memories, memory_vectors)
             if input_ids is None:
                 return ClaraOutput(**found)
-            pools = (found["scores"], read, memory_mask, wanted)
-            rows, mask, found["indices"] = self._choose(input_ids, attention_mask, *pools)
-        loss, logits = self._answer((input_ids, rows, mask), labels, segments, num_items_in_batch, **kwargs)
-        return ClaraOutput(loss=loss, logits=logits, **found)
+            rows, mask = self._choose((input_ids, attention_mask), found, read, memory_mask, wanted)
+        return self._answer((input_ids, rows, mask), (labels, segments, num_items_in_batch), found, **kwargs)
 
     def _plain(self, kwargs: dict[str, object], num_items: Tensor | int | None) -> ClaraOutput:
         """The base's own forward pass; it divides its summed loss by the number of items if it is given."""
@@ -316,15 +307,13 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
         return {"query_vectors": query, "scores": cosine_scores(query, vectors)}
 
     def _choose(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None,
-        scores: Tensor,
-        memories: Memories,
-        mask: Tensor | None,
-        wanted: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows for the slots, the prompts' mask without slots that short memories leave empty, choices."""
+        self, prompts: tuple, found: dict, memories: Memories, mask: Tensor | None, wanted: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Rows for the slots, and the prompts' mask without slots that short memories leave empty.
+
+        Chooses by the scores of what was `found` and adds the `indices` to it.
+        """
+        input_ids, attention_mask = prompts
         slots = int((input_ids[0] == SLOT_ID).sum())
         k, rest = divmod(slots, memories.values.shape[-2])
         if rest or not k:
@@ -335,30 +324,24 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
         config = self.config
         estimator = config.retrieval_estimator if self.training else "straight_through"
         wanted = wanted if self.training else None
-        weights, indices = soft_topk(scores, k, config.retrieval_temperature, estimator, mask, wanted)
-        chosen = select(weights, indices, memories)
+        options = (config.retrieval_temperature, estimator, mask, wanted)
+        weights, found["indices"] = soft_topk(found["scores"], k, *options)
+        chosen = select(weights, found["indices"], memories)
         seen = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         seen = seen.masked_scatter(input_ids == SLOT_ID, chosen.mask.flatten().to(seen.dtype))
-        return chosen.values.flatten(0, -2), seen, indices
+        return chosen.values.flatten(0, -2), seen
 
-    def _answer(
-        self,
-        prompts: tuple[Tensor, Tensor, Tensor | None],
-        labels: Tensor | None,
-        segments: Tensor | None,
-        num_items: Tensor | int | None,
-        **kwargs: object,
-    ) -> tuple[Tensor | None, Tensor]:
-        """Loss and logits, wearing the generator: logits of the labelled tokens, or of all without labels."""
-        input_ids, rows, mask = prompts
+    def _answer(self, prompts: tuple, asked: tuple, found: dict, **kwargs: object) -> ClaraOutput:
+        """Adds loss and logits, without labels of all tokens, to what was found, wearing the generator."""
+        (input_ids, rows, mask), (labels, segments, num_items) = prompts, asked
         embeds = self.fill_slots(input_ids, rows)
         mask = torch.ones_like(input_ids) if mask is None else mask
         with self.lock, wearing(self.decoder, "generator"):
             if labels is not None:
                 logits = self._labelled_logits(embeds, mask, labels, segments, **kwargs)
-                return next_token_loss(logits, labels, num_items), logits
+                return ClaraOutput(loss=next_token_loss(logits, labels, num_items), logits=logits, **found)
             given = {"inputs_embeds": embeds, "attention_mask": mask, "position_ids": positions(mask)}
-            return None, self.decoder(**given, **kwargs).logits
+            return ClaraOutput(logits=self.decoder(**given, **kwargs).logits, **found)
 
     def _labelled_logits(
         self, embeds: Tensor, mask: Tensor, labels: Tensor, segments: Tensor | None, **kwargs: object
@@ -370,21 +353,17 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
         """
         keep = labels[:, 1:] != IGNORE_INDEX
         groups = length_groups(mask)
-        logits = [self._group_logits(embeds, mask, keep, segments, rows, **kwargs) for rows in groups]
+        logits = [self._group_logits((embeds, mask, keep), segments, rows, **kwargs) for rows in groups]
         places = torch.arange(int(keep.sum()), device=keep.device)
         by_row = places.split(keep.sum(dim=-1).tolist())
         order = torch.cat([by_row[row] for rows in groups for row in rows.tolist()])
         return torch.cat(logits)[order.argsort()]
 
     def _group_logits(
-        self,
-        embeds: Tensor,
-        mask: Tensor,
-        keep: Tensor,
-        segments: Tensor | None,
-        rows: Tensor,
-        **kwargs: object,
+        self, prompts: tuple[Tensor, Tensor, Tensor], segments: Tensor | None, rows: Tensor, **kwargs: object
     ) -> Tensor:
+        """The logits of some rows of the prompts: their embeddings, mask, and where they are labelled."""
+        embeds, mask, keep = prompts
         used = mask[rows].any(dim=0).nonzero()
         columns = slice(int(used[0]), int(used[-1]) + 1)
         kept, own = keep[rows][:, columns], mask[rows][:, columns]
@@ -436,15 +415,10 @@ def check_sources(
 
 
 def next_token_loss(logits: Tensor, labels: Tensor, num_items: Tensor | int | None = None) -> Tensor:
-    """Mean cross-entropy in float32 of the labelled tokens.
+    """Mean cross-entropy in float32 of the labelled tokens, or their sum divided by `num_items`.
 
-    Args:
-        logits: (labelled, V), in the order of the labels.
-        labels: (B, L), -100 where there is no label; the first column never counts.
-        num_items: Divisor in place of the number of labels.
-
-    Raises:
-        ValueError: If nothing is labelled.
+    Of logits (labelled, V), in the order of the labels (B, L), -100 where there is none; the first column
+    never counts. Raises a ValueError if nothing is labelled.
     """
     targets = labels[:, 1:][labels[:, 1:] != IGNORE_INDEX]
     if not len(targets):

@@ -72,10 +72,6 @@ class Passages:
         self.parents += [document_id] * len(parts)
         self.orders += range(len(parts))
 
-    def __getitem__(self, rows: slice) -> "Passages":
-        """A slice of the passages."""
-        return Passages(*(list(column)[rows] for column in vars(self).values()))
-
 
 def is_document(value: Any) -> bool:
     """Whether a value is one document and not a collection of them: a text, a mapping, LangChain's object."""
@@ -378,7 +374,7 @@ class ClaraProcessor(ProcessorMixin):
     ) -> BatchEncoding:
         """Encodes any prompts of prompts_clara; see `encode_prompts`. `texts` fill their `TEXT` marks."""
         texts = [""] * len(prompts) if texts is None else texts
-        self._check_prompts(len(prompts), slots, targets)
+        self.check_prompts(len(prompts), slots, targets)
         ids = [
             [token for part in prompt_ids(self, messages, row, text) for token in part]
             for messages, row, text in zip(prompts, slots, texts, strict=True)
@@ -388,60 +384,36 @@ class ClaraProcessor(ProcessorMixin):
                 ids, self.prompt_max_length, "prompts", "shorten the question or choose fewer documents"
             )
             return self.pad(ids)
-        ends = self._ends(targets)
-        labels = [[IGNORE_INDEX] * len(row) + end for row, end in zip(ids, ends, strict=True)]
-        return self._labelled([row + end for row, end in zip(ids, ends, strict=True)], labels)
+        pairs = zip(ids, self.answer_ids(targets), strict=True)
+        batch = self.encode_parts([[(row, False, 0), (end, True, 0)] for row, end in pairs])
+        del batch["segments"]
+        return batch
 
-    def encode_packed(
-        self,
-        prompts: Sequence[Messages],
-        slots: Sequence[Sequence[int]],
-        texts: Sequence[Sequence[str]],
-        targets: Sequence[Sequence[str]],
-    ) -> BatchEncoding:
-        """Encodes several questions a prompt, which share its head with the memories (training).
-
-        What stands after the slots is repeated for each question with its answer, which attends to the shared
-        head and itself alone (`segments`), so that the loss is that of one prompt a question.
-
-        `texts` and `targets` hold for each of B prompts the texts that fill its `TEXT` mark, and the answers.
+    def encode_parts(self, rows: Sequence[Sequence[tuple[list[int], bool, int]]]) -> BatchEncoding:
+        """Encodes B prompts with their answers from parts: ids, whether they are labelled, their segment.
 
         Returns:
-            `input_ids`, `attention_mask`, `labels` and `segments` (-1 at padding, 0 in the shared head or
-            where a prompt has one text, then 1, 2, …), each (B, L).
-        """
-        self._check_prompts(len(prompts), slots, targets)
-        rows, labels, segments = [], [], []
-        for messages, counts, questions, answers in zip(prompts, slots, texts, targets, strict=True):
-            row, label, segment = [], [], []
-            pairs = zip(questions, self._ends(answers), strict=True)
-            for number, (question, end) in enumerate(pairs, start=1):
-                head, tail = prompt_ids(self, messages, counts, question)
-                if number == 1:
-                    row, label, segment = head, [IGNORE_INDEX] * len(head), [0] * len(head)
-                row += tail + end
-                label += [IGNORE_INDEX] * len(tail) + end
-                segment += [number if len(questions) > 1 else 0] * (len(tail) + len(end))
-            rows.append(row)
-            labels.append(label)
-            segments.append(segment)
-        batch = self._labelled(rows, labels)
-        batch["segments"] = self._left(segments, -1)
-        return batch
+            `input_ids`, `attention_mask`, `labels` (-100 outside labelled parts) and `segments` (-1 at
+            padding), each (B, L).
 
-    def _ends(self, targets: Sequence[str]) -> list[list[int]]:
-        found = plain_ids(self.tokenizer, check_texts(targets, "answers"))
+        Raises:
+            ValueError: If a prompt with its answers is too long.
+        """
+        ids = [[token for part, *_ in row for token in part] for row in rows]
+        way_out = "shorten the answer or choose fewer documents"
+        self._check_lengths(ids, self.prompt_max_length, "prompts", way_out)
+        labels = [[i if told else IGNORE_INDEX for part, told, _ in row for i in part] for row in rows]
+        segments = [[number for part, _, number in row for _ in part] for row in rows]
+        texts = {"labels": self._left(labels, IGNORE_INDEX), "segments": self._left(segments, -1)}
+        return BatchEncoding({**self.pad(ids), **texts})
+
+    def answer_ids(self, answers: Sequence[str]) -> list[list[int]]:
+        """Ids of answers, each with the token that ends it."""
+        found = plain_ids(self.tokenizer, check_texts(answers, "answers"))
         return [[*row, self.tokenizer.eos_token_id] for row in found]
 
-    def _labelled(self, ids: list[list[int]], labels: list[list[int]]) -> BatchEncoding:
-        self._check_lengths(
-            ids, self.prompt_max_length, "prompts", "shorten the answer or choose fewer documents"
-        )
-        batch = self.pad(ids)
-        batch["labels"] = self._left(labels, IGNORE_INDEX)
-        return batch
-
-    def _check_prompts(self, prompts: int, slots: Sequence[Sequence[int]], answers: Sequence | None) -> None:
+    def check_prompts(self, prompts: int, slots: Sequence[Sequence[int]], answers: Sequence | None) -> None:
+        """Raises a ValueError unless slots and answers are as many as prompts, and counts are possible."""
         for name, values in (("slots", slots), ("answers", answers)):
             if values is not None and len(values) != prompts:
                 raise ValueError(f"`{name}` has {len(values)} entries for {prompts} prompts.")

@@ -58,16 +58,10 @@ def following_ids(tokenizer: PreTrainedTokenizerBase, text: str, before: str = "
 def framed_ids(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], prefix: str | None, suffix: str
 ) -> list[list[int]]:
-    """Ids of users' texts between special tokens.
+    """Ids of users' texts between special tokens; a `prefix` of None is the tokenizer's own opening.
 
     A text is read in its place, since some tokenizers read the first word of an input in another way; one in
     which special tokens are written is read apart, as letters.
-
-    Args:
-        tokenizer: The base's tokenizer.
-        texts: N texts.
-        prefix: Special tokens before each; None means the tokenizer's own opening.
-        suffix: Special tokens after each.
     """
     opening = opening_ids(tokenizer) if prefix is None else template_ids(tokenizer, prefix)
     closing = template_ids(tokenizer, suffix)
@@ -243,11 +237,8 @@ def prompt_ids(
 ) -> tuple[list[int], list[int]]:
     """Ids of a prompt up to its last memory slot, and those after it.
 
-    Args:
-        processor: Its `tokenizer`, `prompt_style`, `memory_suffix` and `memory_marks` count.
-        messages: The prompt.
-        slots: Vectors of each document's memory.
-        text: What fills the `TEXT` mark.
+    The processor's `tokenizer`, `prompt_style`, `memory_suffix` and `memory_marks` count; `slots` are the
+    vectors of each document's memory, `text` fills the `TEXT` mark.
     """
     tokenizer, style = processor.tokenizer, STYLES[processor.prompt_style]
     head, tail, before, found = [], [], "", False
@@ -311,19 +302,11 @@ def choose_answers(
 def split_texts(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], limit: int, headers: Sequence[str] | None = None
 ) -> list[list[str]]:
-    """Cuts texts into passages, at paragraphs, else sentences, else white space where it can.
+    """Cuts each text into passages of at most `limit` tokens, at paragraphs, else sentences, else spaces.
 
-    Fenced code and tables stay whole where they fit.
-
-    Args:
-        tokenizer: The base's tokenizer.
-        texts: N texts.
-        limit: Most tokens of a passage, its header included.
-        headers: One for each text, which stands on a line of its own before each of its passages; one that
-            takes more than half of a passage stands before the first alone.
-
-    Returns:
-        For each text its passages; without headers they hold every character but the white space at the cuts.
+    Fenced code and tables stay whole where they fit; no character is lost but the white space at the cuts.
+    Each text's header stands on a line of its own before each of its passages and counts; one that takes more
+    than half of a passage stands before the first alone.
     """
     headers = [""] * len(texts) if headers is None else headers
     whole = [f"{header}\n{text}" if header else text for header, text in zip(headers, texts, strict=True)]

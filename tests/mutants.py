@@ -113,17 +113,13 @@ MUTANTS = [
             "self._check_lengths(ids, limit + 1, name, way_out)",
         ),
         ("root", "return ((vectors + factor - 1) // factor).tolist()", "return (vectors // factor).tolist()"),
-        ("root", "labels = [[IGNORE_INDEX] * len(row) + end for", "labels = [row + end for"),
+        ("root", "labels = [[i if told else IGNORE_INDEX for", "labels = [[i for"),
         (
             "root",
             "return [[*row, self.tokenizer.eos_token_id] for row in found]",
             "return [[*row] for row in found]",
         ),
-        (
-            "root",
-            "segment += [number if len(questions) > 1 else 0]",
-            "segment += [1 if len(questions) > 1 else 0]",
-        ),
+        (COLLATION, "segment = number if len(texts) > 1 else 0", "segment = 1 if len(texts) > 1 else 0"),
         ("root", "iter(sorted(rows, key=lambda i: passages.orders[i]))", "iter(sorted(rows))"),
         (
             "root",
@@ -230,7 +226,7 @@ MUTANTS = [
         ("root", "attend, places = own, positions(own)", "attend, places = own, None"),
         (
             "root",
-            "return nullcontext(), wearing(self.decoder, *worn_adapters(self.decoder))",
+            "return nullcontext(), wearing(decoder, *worn_adapters(decoder))",
             "return nullcontext(), nullcontext()",
         ),
         ("root", "return model.eval()", "return model"),

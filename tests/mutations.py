@@ -48,7 +48,7 @@ COVER = {
     ],
     "memory_clara.py": ["model/test_memory_clara", "model/test_memory_packing"],
     "checkpoint_clara.py": ["model/test_checkpoint_loading", "model/test_checkpoint_clara"],
-    "data/collation.py": ["data/test_collation"],
+    "data/collation.py": ["data/test_collation", "model/test_ragged_memories"],
     "evaluation/ranking.py": ["evaluation/test_ranking"],
     "evaluation/statistics.py": ["evaluation/test_statistics"],
     "evaluation/systems.py": ["evaluation/test_systems"],
