@@ -87,10 +87,8 @@ def worn_adapters(decoder: nn.Module) -> list[str]:
 def _wear(decoder: nn.Module, names: list[str]) -> None:
     """Activates adapters, merged in layers with a copy where nothing is to be differentiated.
 
-    A copy of an adapter that has changed in the meantime is made anew.
-
-    Raises:
-        RuntimeError: If the model was moved or cast since the adapter was merged.
+    A copy of an adapter that has changed in the meantime is made anew. Raises a RuntimeError if the model was
+    moved or cast since the adapter was merged.
     """
     for layer in tuner_layers(decoder):
         own = layer.__dict__.pop(OWN, None)
@@ -118,8 +116,7 @@ def _wear(decoder: nn.Module, names: list[str]) -> None:
 def wearing(decoder: nn.Module, *names: str) -> Iterator[None]:
     """Activates adapters for a block of code and restores what was worn before; touches no `requires_grad`.
 
-    Raises:
-        ValueError: If the decoder has no adapter of that name.
+    Raises a ValueError if the decoder has no adapter of that name.
     """
     have = adapter_names(decoder)
     missing = [name for name in names if name not in have]
@@ -165,10 +162,8 @@ def lora_config(config: ClaraConfig) -> LoraConfig:
 def add_adapter(decoder: nn.Module, name: str, peft_config: PeftConfig) -> None:
     """Adds a fresh adapter (B = 0: it changes nothing yet), leaves worn what was worn, freezes the base.
 
-    Its dropout is on or off as the decoder is in train or eval mode.
-
-    Raises:
-        ValueError: If the decoder has an adapter of that name, or PEFT cannot adapt its layers so.
+    Its dropout is on or off as the decoder is in train or eval mode. Raises a ValueError if the decoder has
+    an adapter of that name, or PEFT cannot adapt its layers so.
     """
     if name in adapter_names(decoder):
         raise ValueError(f"The decoder already has an adapter named {name!r}.")
@@ -265,9 +260,8 @@ def save_adapter(
 def load_adapter(decoder: nn.Module, path: str, name: str, **hub_kwargs: object) -> None:
     """Adds an adapter from the sub-folder `name` of a local folder or Hub repository, strictly.
 
-    Raises:
-        FileNotFoundError: If a file is missing.
-        ValueError: If the file is damaged, or a tensor is missing, extra or misshapen.
+    Raises a FileNotFoundError if a file is missing; a ValueError if the file is damaged, or a tensor is
+    missing, extra or misshapen.
     """
     files, optional = {}, {"_raise_exceptions_for_missing_entries": False, **hub_kwargs}
     for file in (CONFIG_FILE, WEIGHTS_FILE):
@@ -314,11 +308,9 @@ def merge(layers: Iterable[BaseTunerLayer], names: Iterable[str]) -> None:
     """Makes merged copies of the layers' weights, which wearing those adapters uses until they are forgotten.
 
     A worn adapter adds two small products and a sum to every adapted layer; a merged one costs nothing: the
-    layer computes with W + s B A, rounded to the weight's dtype. The weight itself is never changed.
-
-    Raises:
-        ValueError: If a layer is no plain linear one with its weight at hand (quantised, offloaded, expert
-            weights); nothing is merged then.
+    layer computes with W + s B A, rounded to the weight's dtype. The weight itself is never changed. Raises a
+    ValueError if a layer is no plain linear one with its weight at hand (quantised, offloaded, expert
+    weights); nothing is merged then.
     """
     layers, names = list(layers), list(names)
     for layer in layers:

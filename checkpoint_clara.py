@@ -82,9 +82,8 @@ def base_path(base: str | None) -> str:
 def read_own_tensors(path: str, names: tuple[str, ...], **hub_kwargs: object) -> dict[str, Tensor] | None:
     """The model's own parameters by name, or None if the root holds base weights too.
 
-    Raises:
-        FileNotFoundError: If the root has no weights file.
-        ValueError: If the file is damaged or lacks one of the names.
+    Raises a FileNotFoundError if the root has no weights file; a ValueError if the file is damaged or lacks
+    one of the names.
     """
     file, keys = _root_keys(path, **hub_kwargs)
     own = keys & set(OWN_NAMES)
@@ -212,10 +211,8 @@ class ClaraPreTrainedModel(PreTrainedModel):
     ) -> None:
         """Sets exactly what trains: the named adapters, the memory tokens, the connector; unmerges all.
 
-        The connector trains with the memory tokens unless it is said otherwise.
-
-        Raises:
-            ValueError: If an adapter is unknown.
+        The connector trains with the memory tokens unless it is said otherwise. Raises a ValueError if an
+        adapter is unknown.
         """
         forget(tuner_layers(self.decoder))
         adapters = set(adapters)
@@ -234,10 +231,8 @@ class ClaraPreTrainedModel(PreTrainedModel):
 
         The copies are rounded to the base's dtype, so in bfloat16 an answer may differ now and then. They are
         used where no gradient is computed, and dropped when an adapter is loaded or set to train. The
-        compressor is not to be merged: memories must not depend on such an option.
-
-        Raises:
-            ValueError: If an adapter is unknown or the compressor, or the base is quantised or offloaded.
+        compressor is not to be merged: memories must not depend on such an option. Raises a ValueError if an
+        adapter is unknown or the compressor, or the base is quantised or offloaded.
         """
         adapters = list(adapters)
         allowed = [name for name in adapter_names(self.decoder) if name != "compressor"]
@@ -256,8 +251,7 @@ class ClaraPreTrainedModel(PreTrainedModel):
     ) -> None:
         """Turns activation checkpointing on; adapters worn at forward are worn again in the recomputation.
 
-        Raises:
-            ValueError: If re-entrant checkpointing is asked for: it gives wrong gradients with adapters.
+        Raises a ValueError if re-entrant checkpointing is asked for: it gives wrong gradients with adapters.
         """
         options = {"use_reentrant": False, **(activation_checkpointing_kwargs or {})}
         if options["use_reentrant"]:

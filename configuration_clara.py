@@ -230,8 +230,7 @@ class ClaraConfig(PreTrainedConfig):
     def way_of_reading(self, asked: str | None, options: dict[str, object]) -> str:
         """How memories are read: as asked, else as configured, or "together" where options rule "each" out.
 
-        Raises:
-            ValueError: If it is unknown, or "each" was asked for with beams, several answers or sampling.
+        Raises a ValueError if it is unknown, or "each" was asked for with beams, several answers or sampling.
         """
         plain = {"num_beams": 1, "num_return_sequences": 1, "do_sample": False}
         odd = [name for name, value in plain.items() if (options.get(name) or value) != value]
@@ -249,8 +248,7 @@ class ClaraConfig(PreTrainedConfig):
     ) -> tuple[dict[str, object], dict[str, object]]:
         """Reads config.json; without one transformers would silently take the defaults, a 7B model.
 
-        Raises:
-            FileNotFoundError: If there is no config.json of a CLaRa model.
+        Raises a FileNotFoundError if there is no config.json of a CLaRa model.
         """
         found, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if "text_config" not in found:

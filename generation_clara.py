@@ -411,9 +411,8 @@ class TextInterface:
     def paraphrase_memory(self, memory: Any, index: int, streamer: Any = None, **kwargs: Any) -> str:
         """Says again in words what the memory of the passage at `index` holds; its text is not read.
 
-        Raises:
-            ValueError: If another model made the memory.
-            IndexError: If there is no passage of that index.
+        Raises a ValueError if another model made the memory; an IndexError if there is no passage of that
+        index.
         """
         memory = self._opened(memory)
         return self._paraphrased([memory.gather([index])], streamer=streamer, **kwargs)[0]
@@ -428,9 +427,7 @@ class TextInterface:
     def _opened(self, memory: Any) -> Any:
         """A corpus memory that this model made, opened if a folder is given.
 
-        Raises:
-            TypeError: If it is neither.
-            ValueError: If another model made it, or a path holds no memory.
+        Raises a TypeError if it is neither; a ValueError if another model made it, or a path holds no memory.
         """
         if is_path(memory):
             folder = os.path.expanduser(memory)

@@ -160,8 +160,7 @@ class CorpusMemory:
     def gather(self, indices: Sequence[int] | Tensor) -> list[Tensor]:
         """Memories (m_i, H) of passages, of the format's dtype; float32 from int8 and int4.
 
-        Raises:
-            IndexError: If an index is negative or not below N.
+        Raises an IndexError if an index is negative or not below N.
         """
         found = []
         for index in indices.tolist() if isinstance(indices, Tensor) else indices:
@@ -212,8 +211,7 @@ class CorpusMemory:
     def append(self, other: Any) -> None:
         """Adds the passages of another corpus memory, in place; its memories take this one's format.
 
-        Raises:
-            ValueError: If another model made it or one of its documents is here; nothing is added then.
+        Raises a ValueError if another model made it or one of its documents is here; nothing is added then.
         """
         if not hasattr(other, "values"):
             got = type(other).__name__
@@ -241,9 +239,7 @@ class CorpusMemory:
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Writes the memory to a folder of three files, in place of one that is there.
 
-        Raises:
-            NotADirectoryError: If `folder` is a file.
-            RuntimeError: If another process writes there.
+        Raises a NotADirectoryError if `folder` is a file; a RuntimeError if another process writes there.
         """
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():

@@ -306,8 +306,7 @@ class ClaraProcessor(ProcessorMixin):
     def encode_questions(self, questions: Sequence[str]) -> BatchEncoding:
         """Encodes B questions for `model.reason`: `input_ids` and `attention_mask`, (B, L).
 
-        Raises:
-            ValueError: If a question is empty or longer than `question_max_length` tokens.
+        Raises a ValueError if a question is empty or longer than `question_max_length` tokens.
         """
         return self._encode(questions, "questions", self.question_max_length, False, "shorten it")
 

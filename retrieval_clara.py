@@ -332,8 +332,7 @@ def row_blocks(
 def format_name(dtype: torch.dtype | str) -> str:
     """The name of a format in which memories are kept, from its name or from a torch dtype.
 
-    Raises:
-        ValueError: If memories cannot be kept so.
+    Raises a ValueError if memories cannot be kept so.
     """
     name = str(dtype).removeprefix("torch.")
     if name not in FORMATS:
