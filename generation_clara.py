@@ -27,7 +27,6 @@ from .processing_clara import (
     check_texts,
     is_document,
     is_path,
-    pool_order,
     reading_order,
     to_passages,
 )
@@ -373,8 +372,8 @@ class TextInterface:
         found = self._search(questions, pools, k, options)
         if not all(found.indices):
             raise ValueError(f"`where` {options['where']!r} lets no passage through: nothing to answer from.")
-        order = reading_order if self.config.memory_order == "score" else pool_order
-        order = (lambda _, row: row) if reading == "each" else order
+        orders = {"each": lambda _, row: row, "score": reading_order, "document": lambda _, row: sorted(row)}
+        order = orders["each" if reading == "each" else self.config.memory_order]
         pairs = zip(pools, found.indices, strict=True)
         return found, [pool.gather(order(pool, row)) for pool, row in pairs]
 

@@ -316,13 +316,8 @@ class CorpusMemory:
             base = (facts.pop("base") or {}).get("name") or "an unknown base"
             card = CARD.format(**facts, base=base, repo_id=repo_id)
             (Path(name) / "README.md").write_text(card, encoding="utf-8")
-            return api.upload_folder(
-                repo_id=repo_id,
-                folder_path=name,
-                repo_type="dataset",
-                commit_message="Upload corpus memory",
-                allow_patterns=[*FILES, "README.md"],
-            )
+            sent = {"commit_message": "Upload corpus memory", "allow_patterns": [*FILES, "README.md"]}
+            return api.upload_folder(repo_id=repo_id, folder_path=name, repo_type="dataset", **sent)
 
 
 def _settle(folder: Path) -> None:

@@ -182,10 +182,9 @@ def to_passages(
             raise ValueError(f"`{name}` has {len(values)} entries for {len(documents)} documents.")
     fields = [_fields(document, index, alone) for index, document in enumerate(documents)]
     check_texts([entry["text"] for entry in fields], "documents")
-    ids = [
-        clean_text(str(document_ids[i] if document_ids is not None else entry.get("id", first + i)))
-        for i, entry in enumerate(fields)
-    ]
+    if document_ids is None:
+        document_ids = [entry.get("id", number) for number, entry in enumerate(fields, first)]
+    ids = [clean_text(str(document_id)) for document_id in document_ids]
     check_unique("document_ids", ids)
     check_parts(dict.fromkeys(ids))
     pieces = [_pieces(entry, index) for index, entry in enumerate(fields)]
@@ -243,15 +242,9 @@ def reading_order(passages: Any, indices: Iterable[int]) -> list[int]:
     """Indices as the generator gets them: best first, passages of one document in the document's order."""
     indices = list(indices)
     parts: dict[str, list[int]] = defaultdict(list)
-    for index in indices:
+    for index in sorted(indices, key=lambda i: passages.orders[i], reverse=True):
         parts[passages.parents[index]].append(index)
-    queues = {parent: iter(sorted(rows, key=lambda i: passages.orders[i])) for parent, rows in parts.items()}
-    return [next(queues[passages.parents[index]]) for index in indices]
-
-
-def pool_order(passages: Any, indices: Iterable[int]) -> list[int]:
-    """Indices as they lie in the pool of `passages`, whatever their scores."""
-    return sorted(indices)
+    return [parts[passages.parents[index]].pop() for index in indices]
 
 
 class ClaraProcessor(ProcessorMixin):

@@ -41,11 +41,6 @@ class Memories(NamedTuple):
         """(T, H): the own vectors of all memories, one memory after the other."""
         return self.values[self.mask]
 
-    def to(self, *args: object, **kwargs: object) -> "Memories":
-        """Both tensors on another device; the values alone take another dtype."""
-        values = self.values.to(*args, **kwargs)
-        return Memories(values, self.counts.to(values.device))
-
 
 @dataclass
 class RetrievalOutput(ModelOutput):

@@ -120,7 +120,7 @@ MUTANTS = [
             "return [[*row] for row in found]",
         ),
         (COLLATION, "segment = number if len(texts) > 1 else 0", "segment = 1 if len(texts) > 1 else 0"),
-        ("root", "iter(sorted(rows, key=lambda i: passages.orders[i]))", "iter(sorted(rows))"),
+        ("root", "sorted(indices, key=lambda i: passages.orders[i], reverse=True)", "sorted(indices)[::-1]"),
         (
             "root",
             "[[value] * (width - len(row)) + row for row in rows]",
