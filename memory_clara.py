@@ -420,32 +420,28 @@ def check_passages(
     parents = ids if parents is None else parents
     places: defaultdict = defaultdict(itertools.count)
     given = {
-        "texts": texts,
         "document_ids": ids,
-        "metadata": [{}] * rows if metadata is None else metadata,
+        "texts": texts,
         "parents": parents,
         "orders": [next(places[parent]) for parent in parents] if orders is None else orders,
+        "metadata": [{}] * rows if metadata is None else metadata,
     }
     for name, entries in given.items():
         if isinstance(entries, str) or len(entries) != rows:
             got = "one string" if isinstance(entries, str) else f"{len(entries)} entries"
             raise ValueError(f"`{name}` must have one entry for each of the {rows} memories, got {got}.")
-    columns = {
-        "id": _strings("document_ids", ids),
-        "text": _strings("texts", texts),
-        "parent": _strings("parents", parents),
-        "order": list(given["orders"]),
-        "metadata": [json_text(index, entry) for index, entry in enumerate(given["metadata"])],
-    }
-    for index, order in enumerate(columns["order"]):
+    for name in ("document_ids", "texts", "parents"):
+        _check_strings(name, given[name])
+    given["metadata"] = [json_text(index, entry) for index, entry in enumerate(given["metadata"])]
+    for index, order in enumerate(given["orders"]):
         if type(order) is not int or not 0 <= order < 2**63:
             raise ValueError(f"`orders[{index}]` must be a whole number of at least 0, got {order!r}.")
-    check_unique("document_ids", columns["id"])
-    check_unique("parents, orders", list(zip(columns["parent"], columns["order"], strict=True)))
-    return columns
+    check_unique("document_ids", ids)
+    check_unique("parents, orders", list(zip(parents, given["orders"], strict=True)))
+    return {column: list(entries) for column, entries in zip(SCHEMA.names, given.values(), strict=True)}
 
 
-def _strings(name: str, entries: Sequence[str]) -> list[str]:
+def _check_strings(name: str, entries: Sequence[str]) -> None:
     for index, entry in enumerate(entries):
         if not isinstance(entry, str):
             raise ValueError(f"`{name}[{index}]` must be a string, got {entry!r}: convert it with str().")
@@ -456,7 +452,6 @@ def _strings(name: str, entries: Sequence[str]) -> list[str]:
                 f"`{name}[{index}]` is not valid Unicode (a lone surrogate at character {error.start}): "
                 "replace it, for instance with .encode('utf-8', 'replace').decode()."
             ) from error
-    return list(entries)
 
 
 def json_text(index: int, entry: Mapping[str, Any]) -> str:

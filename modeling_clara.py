@@ -103,9 +103,8 @@ def length_groups(attention_mask: Tensor, ratio: float = 0.75) -> list[Tensor]:
     if many or attention_mask.is_cuda:
         return [torch.arange(len(attention_mask), device=attention_mask.device)]
     lengths = attention_mask.sum(dim=-1).tolist()
-    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     groups: list[list[int]] = []
-    for row in order:
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
         if not groups or lengths[row] < ratio * lengths[groups[-1][0]]:
             groups.append([])
         groups[-1].append(row)
