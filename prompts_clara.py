@@ -115,23 +115,15 @@ ANSWER_SYSTEM = (
 
 @dataclass(frozen=True)
 class PromptStyle:
-    """The wording of the prompts with which a checkpoint was trained.
-
-    Attributes:
-        answer_system: System text of the answering prompt.
-        answer_user: Its user's turn.
-        paraphrase_user: The user's turn of the paraphrase prompt.
-        between: What stands between the memories of two documents.
-        joint: What joins the system text and the user's turn where a template has no system role.
-        careful: The system text goes into the user's turn also where a template drops it without an error,
-            and white space around the user's text is removed.
-    """
+    """The wording of the prompts with which a checkpoint was trained."""
 
     answer_system: str
     answer_user: str
     paraphrase_user: str
-    between: str
-    joint: str
+    between: str  # stands between the memories of two documents
+    joint: str  # joins the system text and the user's turn where a template has no system role
+    # The system text goes into the user's turn also where a template drops it without an error, and white
+    # space around the user's text is removed.
     careful: bool
 
 
