@@ -286,7 +286,14 @@ class CorpusMemory:
             ValueError: If a file is damaged, or another compressor or base made the memories.
         """
         path = Path(folder)
-        path = path if path.is_dir() else _download(str(folder), options)
+        try:
+            if not path.is_dir():
+                ours = {"repo_type": "dataset", "allow_patterns": [*FILES]}
+                path = Path(snapshot_download(str(folder), **ours, **options))
+        except (HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError) as error:
+            raise FileNotFoundError(
+                f"{str(folder)!r} is neither a folder nor a dataset repository that can be reached: {error}"
+            ) from error
         facts, digest = read_facts(path)
         if fingerprint is not None and facts["fingerprint"] != fingerprint:
             raise ValueError(
@@ -396,15 +403,6 @@ def _read_passages(folder: Path, facts: Mapping[str, Any]) -> dict[str, list]:
         )
     except (pa.ArrowException, OSError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no table of passages: {error}") from error
-
-
-def _download(repo_id: str, options: Mapping[str, Any]) -> Path:
-    try:
-        return Path(snapshot_download(repo_id, repo_type="dataset", allow_patterns=[*FILES], **options))
-    except (HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError) as error:
-        raise FileNotFoundError(
-            f"{repo_id!r} is neither a folder nor a dataset repository that can be reached: {error}"
-        ) from error
 
 
 def check_passages(

@@ -167,10 +167,7 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
             attend = attention_bias(attend, embeds.dtype, self.decoder.config._attn_implementation)
         with self.lock, wearing(self.decoder, adapter):
             states = self.decoder.base_model(
-                inputs_embeds=embeds,
-                attention_mask=attend,
-                position_ids=places,
-                use_cache=False,
+                inputs_embeds=embeds, attention_mask=attend, position_ids=places, use_cache=False
             ).last_hidden_state
         if self.config.pooling == "memory_tokens":
             values = states[:, length:]

@@ -128,10 +128,13 @@ class RetrievalAugmentedGenerationPipeline(Pipeline):
 
     def postprocess(self, outputs: dict[str, Any]) -> list[dict[str, Any]]:
         """One mapping for each question of the batch."""
-        return [
-            {"answer": answer, "documents": list(_documents(passages, indices, scores))}
-            for answer, indices, scores, passages in zip(*outputs["out"], outputs["passages"], strict=True)
-        ]
+        answers = []
+        for answer, indices, scores, passages in zip(*outputs["out"], outputs["passages"], strict=True):
+            found = zip(indices, scores, strict=False)  # a shorter pool's scores are padded at the end
+            ids, texts = passages.document_ids, passages.texts
+            documents = [{"id": ids[i], "score": score, "text": texts[i]} for i, score in found]
+            answers.append({"answer": answer, "documents": documents})
+        return answers
 
 
 def register_pipeline() -> None:
@@ -143,12 +146,6 @@ def register_pipeline() -> None:
         PIPELINE_REGISTRY.register_pipeline(
             TASK, pipeline_class=RetrievalAugmentedGenerationPipeline, pt_model=AutoModel, type="text"
         )
-
-
-def _documents(passages: Any, indices: list[int], scores: list[float]) -> Iterator[dict[str, Any]]:
-    """Chosen passages with their cosines; a shorter pool's scores are padded at the end."""
-    for index, score in zip(indices, scores, strict=False):
-        yield {"id": passages.document_ids[index], "score": score, "text": passages.texts[index]}
 
 
 def _listed(documents: Any) -> list:

@@ -192,7 +192,9 @@ def to_passages(
     parts = iter(split(list(sections), list(headers)))
     passages = Passages()
     for index, entry in enumerate(fields):
-        kept = {**_metadata(entry), **(metadata[index] if metadata is not None else {})}
+        kept = {"title": entry["title"]} if entry.get("title") else {}
+        kept |= {key: value for key, value in entry.items() if key not in OURS}
+        kept |= {} if metadata is None else metadata[index]
         texts, extra = [], []
         for header, _ in pieces[index]:
             found = next(parts)
@@ -231,11 +233,6 @@ def _pieces(fields: Mapping[str, Any], index: int) -> list[tuple[str, str]]:
     if not pieces:
         raise ValueError(f"`documents[{index}]` has sections without a text: remove it or give it text.")
     return pieces
-
-
-def _metadata(fields: Mapping[str, Any]) -> dict:
-    kept = {key: value for key, value in fields.items() if key not in OURS}
-    return {"title": fields["title"], **kept} if fields.get("title") else kept
 
 
 def reading_order(passages: Any, indices: Iterable[int]) -> list[int]:
