@@ -108,7 +108,7 @@ def clean_text(text: str) -> str:
 
 
 def check_texts(texts: str | Sequence[str], name: str) -> list[str]:
-    """Cleans texts, or one; raises a TypeError at what is no string, a ValueError if one or all is empty."""
+    """Cleans texts, or one; raises a TypeError at what is no string, a ValueError at an empty one or none."""
     texts = [texts] if isinstance(texts, str) else list(texts)
     if not texts:
         raise ValueError(f"`{name}` is empty: give at least one text.")
@@ -194,7 +194,7 @@ def to_passages(
     for index, entry in enumerate(fields):
         kept = {"title": entry["title"]} if entry.get("title") else {}
         kept |= {key: value for key, value in entry.items() if key not in OURS}
-        kept |= {} if metadata is None else metadata[index]
+        kept = kept if metadata is None else {**kept, **metadata[index]}
         texts, extra = [], []
         for header, _ in pieces[index]:
             found = next(parts)
