@@ -243,9 +243,7 @@ class ClaraConfig(PreTrainedConfig):
         return asked
 
     @classmethod
-    def get_config_dict(
-        cls, pretrained_model_name_or_path: str, **kwargs: object
-    ) -> tuple[dict[str, object], dict[str, object]]:
+    def get_config_dict(cls, pretrained_model_name_or_path: str, **kwargs: object) -> tuple[dict, dict]:
         """Reads config.json; without one transformers would silently take the defaults, a 7B model.
 
         Raises a FileNotFoundError if there is no config.json of a CLaRa model.
