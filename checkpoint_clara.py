@@ -1,6 +1,7 @@
 """The files of a checkpoint: what the root holds, where the base comes from, which settings go along."""
 
 import copy
+import functools
 import glob
 import importlib
 import json
@@ -20,26 +21,27 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
 from .adapters_clara import (
-    CheckpointContexts,
     adapter_names,
     adapter_parameters,
     add_adapter,
+    check_fit,
+    checkpoint_contexts,
     copy_adapter,
     forget,
-    has_experts,
     load_adapter,
     lora_config,
     merge,
     save_adapter,
     tuner_layers,
 )
-from .configuration_clara import ADAPTERS, FIELDS, TEXT_FIELDS, ClaraConfig
+from .configuration_clara import ADAPTERS, FIELDS, PROCESSOR_FIELDS, ClaraConfig
 from .pipeline_clara import CUSTOM_PIPELINES
 from .processing_clara import ClaraProcessor
 
 HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 QUANTIZATION_FLAGS = ("is_loaded_in_4bit", "is_loaded_in_8bit", "is_quantized", "quantization_method")
 EMBEDDED_NAMES = ("smollm2-135m",)  # bases of clara.bases
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")  # of a mixture
 OWN_NAMES = ("memory_tokens", "memory_gain")
 MAX_NEW_TOKENS = 64
 SHARD_NAME = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
@@ -56,11 +58,6 @@ def own_names(config: ClaraConfig) -> tuple[str, ...]:
     return (*names, "memory_gain") if config.connector == "rms" else tuple(names)
 
 
-def base_is_own(config: ClaraConfig) -> bool:
-    """Whether the base is to be found nowhere else, so that a checkpoint must hold it."""
-    return config.base_is_changed or not config.base_model_name_or_path
-
-
 def base_path(base: str | None) -> str:
     """A folder or Hub id for a base: the embedded base's folder for its name, else the name itself."""
     if not base:
@@ -72,9 +69,7 @@ def base_path(base: str | None) -> str:
     try:
         return importlib.import_module("clara.bases.embedded").embedded_base_path(base)
     except ModuleNotFoundError as error:
-        cache = os.environ.get("CLARA_CACHE") or os.path.join(
-            os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "clara"
-        )
+        cache = os.environ.get("CLARA_CACHE") or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/clara"
         made = sorted(glob.glob(os.path.join(os.path.expanduser(cache), f"{base}-*", "config.json")))
         if not made:
             raise ModuleNotFoundError(
@@ -87,9 +82,8 @@ def base_path(base: str | None) -> str:
 def read_own_tensors(path: str, names: tuple[str, ...], **hub_kwargs: object) -> dict[str, Tensor] | None:
     """The model's own parameters by name, or None if the root holds base weights too.
 
-    Raises:
-        FileNotFoundError: If the root has no weights file.
-        ValueError: If the file is damaged or lacks one of the names.
+    Raises a FileNotFoundError if the root has no weights file; a ValueError if the file is damaged or lacks
+    one of the names.
     """
     file, keys = _root_keys(path, **hub_kwargs)
     own = keys & set(OWN_NAMES)
@@ -173,15 +167,8 @@ def make_processor(tokenizer: PreTrainedTokenizerBase, config: ClaraConfig) -> C
             f"The tokenizer of {tokenizer.name_or_path or 'the base'} has no end-of-text token, without "
             "which no answer ends: set `eos_token` in its tokenizer_config.json."
         )
-    return ClaraProcessor(
-        tokenizer,
-        num_memory_tokens=config.num_memory_tokens,
-        doc_max_length=config.doc_max_length,
-        question_max_length=config.question_max_length,
-        prompt_max_length=config.prompt_limit,
-        pooling=config.pooling,
-        **{name: getattr(config, name) for name in TEXT_FIELDS},
-    )
+    fields = {name: getattr(config, name) for name in PROCESSOR_FIELDS}
+    return ClaraProcessor(tokenizer, prompt_max_length=config.prompt_limit, **fields)
 
 
 def greedy_generation_config(base: GenerationConfig) -> GenerationConfig:
@@ -224,10 +211,8 @@ class ClaraPreTrainedModel(PreTrainedModel):
     ) -> None:
         """Sets exactly what trains: the named adapters, the memory tokens, the connector; unmerges all.
 
-        The connector trains with the memory tokens unless it is said otherwise.
-
-        Raises:
-            ValueError: If an adapter is unknown.
+        The connector trains with the memory tokens unless it is said otherwise. Raises a ValueError if an
+        adapter is unknown.
         """
         forget(tuner_layers(self.decoder))
         adapters = set(adapters)
@@ -246,10 +231,8 @@ class ClaraPreTrainedModel(PreTrainedModel):
 
         The copies are rounded to the base's dtype, so in bfloat16 an answer may differ now and then. They are
         used where no gradient is computed, and dropped when an adapter is loaded or set to train. The
-        compressor is not to be merged: memories must not depend on such an option.
-
-        Raises:
-            ValueError: If an adapter is unknown or the compressor, or the base is quantised or offloaded.
+        compressor is not to be merged: memories must not depend on such an option. Raises a ValueError if an
+        adapter is unknown or the compressor, or the base is quantised or offloaded.
         """
         adapters = list(adapters)
         allowed = [name for name in adapter_names(self.decoder) if name != "compressor"]
@@ -268,8 +251,7 @@ class ClaraPreTrainedModel(PreTrainedModel):
     ) -> None:
         """Turns activation checkpointing on; adapters worn at forward are worn again in the recomputation.
 
-        Raises:
-            ValueError: If re-entrant checkpointing is asked for: it gives wrong gradients with adapters.
+        Raises a ValueError if re-entrant checkpointing is asked for: it gives wrong gradients with adapters.
         """
         options = {"use_reentrant": False, **(activation_checkpointing_kwargs or {})}
         if options["use_reentrant"]:
@@ -277,7 +259,7 @@ class ClaraPreTrainedModel(PreTrainedModel):
                 "`use_reentrant=True` gives silently wrong gradients when adapters are switched: "
                 "leave it out or set it to False."
             )
-        options["context_fn"] = CheckpointContexts(self.decoder)
+        options["context_fn"] = functools.partial(checkpoint_contexts, self.decoder)
         super().activation_checkpointing_enable(options, **kwargs)
 
     @classmethod
@@ -306,20 +288,14 @@ class ClaraPreTrainedModel(PreTrainedModel):
         hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
         path = base_path(base)
         text_config = AutoConfig.from_pretrained(path, revision=revision or "main", **hub)
-        if has_experts(text_config):
+        if any(getattr(text_config.get_text_config(), name, None) for name in EXPERTS):
             fields.setdefault("lora_dropout", 0.0)
-        config = cls.config_class(
-            text_config=text_config,
-            compression_rate=compression_rate,
-            base_model_name_or_path=base,
-            base_model_revision=revision,
-            **fields,
-        )
+        own = {"base_model_name_or_path": base, "base_model_revision": revision}
+        config = cls.config_class(text_config=text_config, compression_rate=compression_rate, **own, **fields)
         model = cls._load_checked(path, config, revision=revision or "main", **kwargs)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model._add_fresh_adapters()
-            model._reset_own_parameters()
+            model._start_afresh()
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or "main", **hub)
         model.processor = make_processor(tokenizer, config)
         model.generation_config = greedy_generation_config(model.generation_config)
@@ -357,16 +333,14 @@ class ClaraPreTrainedModel(PreTrainedModel):
         if config is None:
             fields = {key: kwargs.pop(key) for key in list(kwargs) if key in FIELDS}
             config = cls.config_class.from_pretrained(path, **fields, **hub)
-        own = read_own_tensors(path, own_names(config), **hub)
+        own, source = read_own_tensors(path, own_names(config), **hub), path
         if own is not None:
-            source, revision = base_path(config.base_model_name_or_path), config.base_model_revision
-            model = cls._load_checked(
-                source, config, *model_args, **{**kwargs, "revision": revision or "main"}
-            )
+            source = base_path(config.base_model_name_or_path)
+            kwargs["revision"] = config.base_model_revision or "main"
+        model = cls._load_checked(source, config, *model_args, **kwargs)
+        if own is not None:
             model.load_own_parameters(own, path)
             model.generation_config = GenerationConfig.from_pretrained(path, **hub)
-        else:
-            model = cls._load_checked(path, config, *model_args, **kwargs)
         for name in ADAPTERS:
             load_adapter(model.decoder, path, name, **hub)
         model.set_trainable(ADAPTERS if is_trainable else (), memory_tokens=is_trainable)
@@ -392,14 +366,8 @@ class ClaraPreTrainedModel(PreTrainedModel):
             raise ValueError(
                 f"The weights in {path} do not fit this model or are damaged: {error}"
             ) from error
-        problems = {
-            "missing": info["missing_keys"],
-            "extra": info["unexpected_keys"],
-            "misshapen": info["mismatched_keys"],
-        }
-        told = [f"{len(keys)} {what} (first: {sorted(keys)[0]})" for what, keys in problems.items() if keys]
-        if told:
-            raise ValueError(f"The weights in {path} do not fit this model: {', '.join(told)} tensors.")
+        odd = (info[f"{what}_keys"] for what in ("missing", "unexpected", "mismatched"))
+        check_fit(f"The weights in {path} do not fit this model", *odd)
         for flag in QUANTIZATION_FLAGS:
             if hasattr(model, flag):
                 setattr(model.decoder, flag, getattr(model, flag))
@@ -409,27 +377,20 @@ class ClaraPreTrainedModel(PreTrainedModel):
     def _from_config(cls, config: ClaraConfig, **kwargs: object) -> "ClaraPreTrainedModel":
         """`AutoModel.from_config`: random weights with fresh adapters, no processor."""
         model = super()._from_config(config, **kwargs)
-        model._add_fresh_adapters()
-        model._reset_own_parameters()
+        model._start_afresh()
         return model
 
-    def _add_fresh_adapters(self) -> None:
+    @torch.no_grad()
+    def _start_afresh(self) -> None:
+        """Adds adapters; memory tokens start as embeddings of random tokens, the gain at their scale."""
         for name in ADAPTERS:
             add_adapter(self.decoder, name, lora_config(self.config))
         copy_adapter(self.decoder, "compressor", "query_reasoner")
-
-    @torch.no_grad()
-    def _reset_own_parameters(self) -> None:
-        """Memory tokens start as embeddings of random tokens, the connector's gain at their scale."""
-        table = self.get_input_embeddings()
-        weight = table.weight
-        ids = torch.randint(len(weight), (max(self.config.num_memory_tokens, 256),), device="cpu").to(
-            weight.device
-        )
-        rows = table(ids).float()
+        table, count = self.get_input_embeddings(), max(self.config.num_memory_tokens, 256)
+        ids = torch.randint(len(table.weight), (count,), device="cpu")
+        rows = table(ids.to(table.weight.device)).float()
         for name, parameter in self.own_parameters().items():
-            value = rows[: len(parameter)] if name == "memory_tokens" else rows.pow(2).mean().sqrt()
-            parameter.copy_(torch.as_tensor(value).expand_as(parameter))
+            parameter.copy_(rows[: len(parameter)] if name == "memory_tokens" else rows.pow(2).mean().sqrt())
 
     def load_own_parameters(self, tensors: dict[str, Tensor], path: str) -> None:
         """Copies memory tokens and connector out of the tensors read from `path`."""

@@ -4,15 +4,6 @@ from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
 ADAPTERS = ("compressor", "query_reasoner", "generator")
-ESTIMATORS = ("straight_through", "gumbel")
-POOLINGS = ("memory_tokens", "mean")
-RETRIEVAL_POOLINGS = ("mean", "flatten")
-ENCODER_ATTENTIONS = ("causal", "bidirectional")
-CONNECTORS = ("none", "rms")
-LONG_TEXTS = ("split", "cut")
-ENCODER_POSITIONS = ("tokens", "columns")
-PROMPT_STYLES = ("clara", "released")
-MEMORY_ORDERS = ("score", "document")
 READINGS = ("together", "each")
 
 # The reference presets: the paper's two bases (section 4.1) at its compression rates (tables 1 and 5).
@@ -22,26 +13,30 @@ REFERENCE_BASES = {
 }
 REFERENCE_COMPRESSION_RATES = (4, 16, 32, 64, 128, 256)
 
-# Fields that count something.
+# Fields by what they hold: whole numbers from 1 on, of some few values; and those that may be None.
 COUNTS = (
-    "compression_rate",
-    "doc_max_length",
-    "question_max_length",
-    "retrieval_top_k",
-    "lora_r",
-    "lora_alpha",
-)
+    "compression_rate", "doc_max_length", "question_max_length", "retrieval_top_k", "lora_r", "lora_alpha",
+    "prompt_max_length", "encoder_length",
+)  # fmt: skip
+CHOICES = {
+    "retrieval_estimator": ("straight_through", "gumbel"),
+    "pooling": ("memory_tokens", "mean"),
+    "retrieval_pooling": ("mean", "flatten"),
+    "encoder_attention": ("causal", "bidirectional"),
+    "connector": ("none", "rms"),
+    "long_texts": ("split", "cut"),
+    "encoder_positions": ("tokens", "columns"),
+    "prompt_style": ("clara", "released"),
+    "memory_order": ("score", "document"),
+    "reading": READINGS,
+}
+OPTIONAL = ("prompt_max_length", "encoder_length", "reading_min_score", "reading_joint", "text_prefix")
 
-# How texts and prompts are written; the processor has fields of the same names.
-TEXT_FIELDS = (
-    "text_prefix",
-    "text_suffix",
-    "encoder_length",
-    "long_texts",
-    "prompt_style",
-    "memory_suffix",
-    "memory_marks",
-)
+# Fields that the processor has too, of the same names.
+PROCESSOR_FIELDS = (
+    "num_memory_tokens", "doc_max_length", "question_max_length", "pooling", "text_prefix", "text_suffix",
+    "encoder_length", "long_texts", "prompt_style", "memory_suffix", "memory_marks",
+)  # fmt: skip
 
 # What a saved config.json may hold beside the declared fields.
 LIBRARY_FIELDS = {
@@ -166,43 +161,43 @@ class ClaraConfig(PreTrainedConfig):
         if unknown:
             raise TypeError(f"ClaraConfig has no field {unknown}. Its fields are {sorted(FIELDS)}.")
         super().__post_init__(**kwargs)
-        self._check_counts()
-        self._check_rates()
-        self._check_patterns()
+        self._check_types()
+        self._check_numbers()
         self._check_choices()
-        self._check_texts()
 
-    def _check_counts(self) -> None:
-        counts = {name: getattr(self, name) for name in COUNTS}
-        optional = {name: getattr(self, name) for name in ("prompt_max_length", "encoder_length")}
-        counts.update({name: value for name, value in optional.items() if value is not None})
-        for name, value in counts.items():
-            if type(value) is not int:
-                raise TypeError(f"`{name}` must be a whole number, got {value!r}.")
-            if value < 1:
+    def _check_types(self) -> None:
+        kinds = (
+            ("a whole number", (int,), COUNTS),
+            ("a number", (int, float), ("retrieval_temperature", "lora_dropout")),
+            ("a number, or None", (int, float), ("reading_min_score", "reading_joint")),
+            ("a text", (str,), ("text_prefix", "text_suffix", "memory_suffix", "memory_marks")),
+            ("true or false", (bool,), ("strip_answers", "base_is_changed")),
+        )
+        for kind, types, names in kinds:
+            for name in names:
+                value = getattr(self, name)
+                if type(value) not in types and not (value is None and name in OPTIONAL):
+                    raise TypeError(f"`{name}` must be {kind}, got {value!r}.")
+
+    def _check_numbers(self) -> None:
+        for name in COUNTS:
+            value = getattr(self, name)
+            if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}.")
         if self.doc_max_length % self.compression_rate:
             raise ValueError(
                 f"`compression_rate` must divide `doc_max_length`, got {self.compression_rate} and "
                 f"{self.doc_max_length}: their ratio is the number of memory tokens of a document."
             )
-
-    def _check_rates(self) -> None:
-        for name in ("retrieval_temperature", "lora_dropout"):
-            if type(getattr(self, name)) not in (int, float):
-                raise TypeError(f"`{name}` must be a number, got {getattr(self, name)!r}.")
         least = self.retrieval_min_score
         if least is not None and (type(least) not in (int, float) or not -1 <= least <= 1):
             raise ValueError(f"`retrieval_min_score` must be a cosine from -1 to 1, or None, got {least!r}.")
-        for name in ("reading_min_score", "reading_joint"):
-            if type(getattr(self, name)) not in (int, float, type(None)):
-                raise TypeError(f"`{name}` must be a number, or None, got {getattr(self, name)!r}.")
         if not self.retrieval_temperature > 0:
             raise ValueError(f"`retrieval_temperature` must be above 0, got {self.retrieval_temperature}.")
         if not 0 <= self.lora_dropout < 1:
             raise ValueError(f"`lora_dropout` must be in [0, 1), got {self.lora_dropout}.")
 
-    def _check_patterns(self) -> None:
+    def _check_choices(self) -> None:
         for name in ("lora_rank_pattern", "lora_alpha_pattern"):
             value = getattr(self, name) or {}
             if not isinstance(value, dict) or not all(
@@ -211,21 +206,7 @@ class ClaraConfig(PreTrainedConfig):
                 raise ValueError(
                     f"`{name}` must map names of layers to whole numbers above 0, got {value!r}."
                 )
-
-    def _check_choices(self) -> None:
-        choices = {
-            "retrieval_estimator": ESTIMATORS,
-            "pooling": POOLINGS,
-            "retrieval_pooling": RETRIEVAL_POOLINGS,
-            "encoder_attention": ENCODER_ATTENTIONS,
-            "connector": CONNECTORS,
-            "long_texts": LONG_TEXTS,
-            "encoder_positions": ENCODER_POSITIONS,
-            "prompt_style": PROMPT_STYLES,
-            "memory_order": MEMORY_ORDERS,
-            "reading": READINGS,
-        }
-        for name, allowed in choices.items():
+        for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be one of {allowed}, got {getattr(self, name)!r}.")
         if self.pooling == "mean" and self.retrieval_pooling == "flatten":
@@ -233,15 +214,6 @@ class ClaraConfig(PreTrainedConfig):
                 "`retrieval_pooling` 'flatten' needs memories of one length: set it to 'mean', or `pooling` "
                 "to 'memory_tokens'."
             )
-
-    def _check_texts(self) -> None:
-        texts = {name: getattr(self, name) for name in ("text_suffix", "memory_suffix", "memory_marks")}
-        for name, value in {**texts, "text_prefix": self.text_prefix or ""}.items():
-            if not isinstance(value, str):
-                raise TypeError(f"`{name}` must be a text, got {value!r}.")
-        for name in ("strip_answers", "base_is_changed"):
-            if type(getattr(self, name)) is not bool:
-                raise TypeError(f"`{name}` must be true or false, got {getattr(self, name)!r}.")
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs: object) -> "ClaraConfig":
@@ -262,8 +234,7 @@ class ClaraConfig(PreTrainedConfig):
     def way_of_reading(self, asked: str | None, options: dict[str, object]) -> str:
         """How memories are read: as asked, else as configured, or "together" where options rule "each" out.
 
-        Raises:
-            ValueError: If it is unknown, or "each" was asked for with beams, several answers or sampling.
+        Raises a ValueError if it is unknown, or "each" was asked for with beams, several answers or sampling.
         """
         plain = {"num_beams": 1, "num_return_sequences": 1, "do_sample": False}
         odd = [name for name, value in plain.items() if (options.get(name) or value) != value]
@@ -276,13 +247,10 @@ class ClaraConfig(PreTrainedConfig):
         return asked
 
     @classmethod
-    def get_config_dict(
-        cls, pretrained_model_name_or_path: str, **kwargs: object
-    ) -> tuple[dict[str, object], dict[str, object]]:
+    def get_config_dict(cls, pretrained_model_name_or_path: str, **kwargs: object) -> tuple[dict, dict]:
         """Reads config.json; without one transformers would silently take the defaults, a 7B model.
 
-        Raises:
-            FileNotFoundError: If there is no config.json of a CLaRa model.
+        Raises a FileNotFoundError if there is no config.json of a CLaRa model.
         """
         found, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if "text_config" not in found:
@@ -311,10 +279,7 @@ class ClaraConfig(PreTrainedConfig):
         base = REFERENCE_BASES[name]
         text_config = kwargs.pop("text_config", None) or AutoConfig.from_pretrained(base)
         return cls(
-            text_config=text_config,
-            compression_rate=compression_rate,
-            base_model_name_or_path=base,
-            **kwargs,
+            text_config=text_config, compression_rate=compression_rate, base_model_name_or_path=base, **kwargs
         )
 
 

@@ -1,14 +1,13 @@
 """Text in, text out: building a memory, retrieving from it, answering from it, saying what it holds.
 
-Letters of the shapes: B questions, N passages, K chosen, M memory vectors (of the longest memory), H hidden
-width, D width of a search vector, L tokens, V vocabulary.
+The letters of shapes are those of retrieval_clara.
 """
 
 import importlib
 import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -28,7 +27,6 @@ from .processing_clara import (
     check_texts,
     is_document,
     is_path,
-    pool_order,
     reading_order,
     to_passages,
 )
@@ -41,13 +39,7 @@ from .prompts_clara import (
     paraphrase_prompt,
     plain_ids,
 )
-from .retrieval_clara import (
-    FLOATS,
-    ClaraGenerateOutput,
-    RetrievalOutput,
-    first,
-    format_name,
-)
+from .retrieval_clara import FLOATS, ClaraGenerateOutput, RetrievalOutput, first, format_name
 
 Memory = Any  # a corpus memory (the protocol of memory_clara), a folder of one, texts, or a list a question
 
@@ -116,15 +108,9 @@ class TextInterface:
         check_passages(len(passages.texts), *columns)
         dtype = format_name(dtype or self.dtype)
         values, offsets, vectors = self.compress_texts(passages.texts, batch_size, show_progress, tick)
-        return CorpusMemory(
-            values.to(FLOATS[dtype]) if dtype in FLOATS else values.float(),
-            *columns,
-            vectors=vectors,
-            dtype=dtype,
-            fingerprint=self.memory_fingerprint(),
-            base=self.memory_base(),
-            offsets=offsets,
-        )
+        values = values.to(FLOATS.get(dtype, torch.float32))
+        made_by = {"fingerprint": self.memory_fingerprint(), "base": self.memory_base()}
+        return CorpusMemory(values, *columns, offsets=offsets, vectors=vectors, dtype=dtype, **made_by)
 
     @torch.no_grad()
     def compress_texts(
@@ -206,22 +192,27 @@ class TextInterface:
             ModuleNotFoundError: If `hybrid` is asked for without bm25s.
         """
         memory = self._opened(memory)
-        texts = check_texts([questions] if isinstance(questions, str) else questions, "questions")
-        options = _options(where, exact, hybrid)
-        scores, indices = self._search(texts, self.question_vectors(texts), memory, retrieval_top_k, options)
-        found = RetrievalOutput(
-            document_ids=[[memory.document_ids[i] for i in row] for row in indices.tolist()],
-            indices=indices.tolist(),
-            scores=scores,
-        )
+        texts = check_texts(questions, "questions")
+        pools, options = [memory] * len(texts), _options(where, exact, hybrid)
+        found = self._search(texts, pools, retrieval_top_k, options)
         return first(found) if isinstance(questions, str) else found
 
     def _search(
-        self, questions: list[str], vectors: Tensor, memory: Any, k: int | None, options: dict[str, Any]
-    ) -> tuple[Tensor, Tensor]:
-        k = min(self.config.retrieval_top_k, len(memory)) if k is None else k
-        scores, indices = memory.search(vectors, k, questions=questions, **options)
-        return scores.cpu(), indices.cpu()
+        self, questions: list[str], pools: list, k: int | None, options: dict[str, Any]
+    ) -> RetrievalOutput:
+        """What each question finds in its pool; neighbouring questions of one pool search it at once."""
+        vectors, indices, scores = self.question_vectors(questions), [], []
+        for _, group in groupby(range(len(pools)), key=lambda row: id(pools[row])):
+            rows = list(group)
+            pool = pools[rows[0]]
+            most = min(self.config.retrieval_top_k, len(pool)) if k is None else k
+            asked = [questions[row] for row in rows]
+            found = pool.search(vectors[rows], most, questions=asked, **options)
+            scores.extend(found[0].cpu())
+            indices.extend(found[1].tolist())
+        ids = [[pool.document_ids[i] for i in row] for pool, row in zip(pools, indices, strict=True)]
+        padded = pad_sequence(scores, batch_first=True, padding_value=float("-inf"))
+        return RetrievalOutput(document_ids=ids, indices=indices, scores=padded)
 
     @torch.no_grad()
     def generate(
@@ -270,15 +261,14 @@ class TextInterface:
                     "`memory` is missing: give a corpus memory or a list of texts to answer from."
                 )
             with self.lock:
-                return (
-                    super().generate(**kwargs) if questions is None else super().generate(questions, **kwargs)
-                )
-        texts = check_texts([questions] if isinstance(questions, str) else questions, "questions")
+                inputs = [] if questions is None else [questions]
+                return super().generate(*inputs, **kwargs)
+        texts = check_texts(questions, "questions")
         reading = self.config.way_of_reading(reading, kwargs)
         with_dict = kwargs.pop("return_dict_in_generate", False)
         with self.lock:
-            pools, options = self._pools(memory, len(texts)), _options(where, exact, hybrid)
-            found, chosen = self._find(texts, pools, retrieval_top_k, options, reading)
+            options = _options(where, exact, hybrid)
+            found, chosen = self._find(texts, memory, retrieval_top_k, options, reading)
             generation = self.read_memories(texts, chosen, found.scores, reading, **kwargs)
         answers = self._decode(generation.sequences, len(texts))
         least = self.config.retrieval_min_score if min_score is None else min_score
@@ -303,9 +293,9 @@ class TextInterface:
         Returns:
             What was found (nested lists), input embeddings (B, L, H) and mask (B, L), padded on the left.
         """
-        texts = check_texts(list(questions), "questions")
+        texts = check_texts(questions, "questions")
         with self.lock:
-            found, chosen = self._find(texts, self._pools(memory, len(texts)), retrieval_top_k, options)
+            found, chosen = self._find(texts, memory, retrieval_top_k, options)
             return found, *self.embed_answers(texts, chosen)
 
     @torch.no_grad()
@@ -352,21 +342,19 @@ class TextInterface:
     ) -> tuple[Tensor, Tensor]:
         """Embeddings (B, L, H) and mask (B, L) of answering prompts over memories that were chosen already.
 
-        Args:
-            questions: B questions.
-            memories: For each question its memories (m, H), in the order in which they are read.
+        For each of B questions its memories (m, H), in the order in which they are read.
         """
-        slots = [[len(memory) for memory in row] for row in memories]
-        flat = [memory for row in memories for memory in row]
-        return self._filled(self._processor().encode_prompts(questions, slots), flat)
+        return self._filled(self._processor().encode_prompts, questions, memories)
 
-    def _filled(self, prompts: dict[str, Tensor], memories: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def _filled(
+        self, encode: Callable, prompts: Sequence, memories: Sequence[Sequence[Tensor]]
+    ) -> tuple[Tensor, Tensor]:
         """Embeddings and mask of prompts whose slots take the memories, one after the other."""
-        prompts = prompts.to(self.device)
-        width = self.config.get_text_config().hidden_size
-        rows = torch.cat([*memories]) if memories else torch.empty(0, width)
-        embeds = self.fill_slots(prompts["input_ids"], rows.to(self.device))
-        return embeds, prompts["attention_mask"]
+        slots = [[len(memory) for memory in row] for row in memories]
+        batch = encode(prompts, slots).to(self.device)
+        none = torch.empty(0, self.config.get_text_config().hidden_size)
+        rows = torch.cat([memory for row in memories for memory in row] or [none])
+        return self.fill_slots(batch["input_ids"], rows.to(self.device)), batch["attention_mask"]
 
     def _pools(self, memory: Memory, count: int) -> list[Any]:
         """The memory each question searches: one for all, or one compressed pool a question."""
@@ -381,33 +369,17 @@ class TextInterface:
         return [self.build_memory(pool, show_progress=False) for pool in memory]
 
     def _find(
-        self, questions: list[str], pools: list, k: int | None, options: dict, reading: str = "together"
+        self, questions: list[str], memory: Memory, k: int | None, options: dict, reading: str = "together"
     ) -> tuple[RetrievalOutput, list[list[Tensor]]]:
         """What was found, and for each question its K memories (m, H) in the order in which they are read."""
-        vectors = self.question_vectors(questions)
-        groups: dict[int, list[int]] = defaultdict(list)
-        for row, pool in enumerate(pools):
-            groups[id(pool)].append(row)
-        scores: list[Tensor] = [torch.empty(0)] * len(pools)
-        indices: list[list[int]] = [[]] * len(pools)
-        for rows in groups.values():
-            asked, pool = [questions[row] for row in rows], pools[rows[0]]
-            group_scores, group_indices = self._search(asked, vectors[rows], pool, k, options)
-            for row, row_scores, row_indices in zip(rows, group_scores, group_indices.tolist(), strict=True):
-                scores[row], indices[row] = row_scores, row_indices
-        if not all(indices):
+        pools = self._pools(memory, len(questions))
+        found = self._search(questions, pools, k, options)
+        if not all(found.indices):
             raise ValueError(f"`where` {options['where']!r} lets no passage through: nothing to answer from.")
-        order = reading_order if self.config.memory_order == "score" else pool_order
-        order = (lambda _, row: row) if reading == "each" else order
-        chosen = [pool.gather(order(pool, row)) for pool, row in zip(pools, indices, strict=True)]
-        found = RetrievalOutput(
-            document_ids=[
-                [pool.document_ids[i] for i in row] for pool, row in zip(pools, indices, strict=True)
-            ],
-            indices=indices,
-            scores=pad_sequence(scores, batch_first=True, padding_value=float("-inf")),
-        )
-        return found, chosen
+        orders = {"each": lambda _, row: row, "score": reading_order, "document": lambda _, row: sorted(row)}
+        order = orders["each" if reading == "each" else self.config.memory_order]
+        pairs = zip(pools, found.indices, strict=True)
+        return found, [pool.gather(order(pool, row)) for pool, row in pairs]
 
     def _generate_from(self, embeds: Tensor, mask: Tensor, **kwargs: Any) -> ModelOutput:
         """Generates from prompt embeddings (B, L, H), wearing the generator; the caller holds the lock."""
@@ -442,33 +414,29 @@ class TextInterface:
     def paraphrase_memory(self, memory: Any, index: int, streamer: Any = None, **kwargs: Any) -> str:
         """Says again in words what the memory of the passage at `index` holds; its text is not read.
 
-        Raises:
-            ValueError: If another model made the memory.
-            IndexError: If there is no passage of that index.
+        Raises a ValueError if another model made the memory; an IndexError if there is no passage of that
+        index.
         """
         memory = self._opened(memory)
         return self._paraphrased([memory.gather([index])], streamer=streamer, **kwargs)[0]
 
     def _paraphrased(self, memories: list[list[Tensor]], **kwargs: Any) -> list[str]:
-        prompt = paraphrase_prompt(self.config.prompt_style)
-        slots = [[len(memory) for memory in row] for row in memories]
-        prompts = self._processor().encode_messages([prompt] * len(slots), slots)
+        prompts = [paraphrase_prompt(self.config.prompt_style)] * len(memories)
         with self.lock:
-            flat = [memory for row in memories for memory in row]
-            generation = self._generate_from(*self._filled(prompts, flat), **kwargs)
-        return self._decode(generation.sequences, len(slots))
+            filled = self._filled(self._processor().encode_messages, prompts, memories)
+            generation = self._generate_from(*filled, **kwargs)
+        return self._decode(generation.sequences, len(prompts))
 
     def _opened(self, memory: Any) -> Any:
         """A corpus memory that this model made, opened if a folder is given.
 
-        Raises:
-            TypeError: If it is neither.
-            ValueError: If another model made it, or a path holds no memory.
+        Raises a TypeError if it is neither; a ValueError if another model made it, or a path holds no memory.
         """
         if is_path(memory):
-            if not Path(memory).expanduser().is_dir():
+            folder = os.path.expanduser(memory)
+            if not os.path.isdir(folder):
                 check_no_path(memory, "memory")
-            return self.load_memory(str(Path(memory).expanduser()))
+            return self.load_memory(folder)
         if not is_corpus_memory(memory):
             raise TypeError(
                 f"`memory` must be a corpus memory of `build_memory`, got {type(memory).__name__}."

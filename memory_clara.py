@@ -4,8 +4,7 @@ A stored memory is a folder of three files. `memory.json` holds the checksums of
 last; until then new data lie beside the old as `*.new`. A process killed at any moment leaves the old memory
 or the new one.
 
-Letters of the shapes: B questions, N passages, K chosen, T all vectors of all passages, H hidden width, D
-width of a search vector.
+The letters of shapes are those of retrieval_clara.
 """
 
 import hashlib
@@ -114,16 +113,15 @@ class CorpusMemory:
     ) -> None:
         values, offsets = check_ragged(values, offsets)
         columns = check_passages(len(offsets) - 1, texts, document_ids, metadata, parents, orders)
-        vectors = (
-            mean_vectors(check_finite(values), offsets) if vectors is None else vectors.detach().float().cpu()
-        )
+        vectors = mean_vectors(check_finite(values), offsets) if vectors is None else vectors
+        vectors = vectors.detach().float().cpu()
         if vectors.dim() != 2 or len(vectors) != len(offsets) - 1:
             raise ValueError(
                 f"`vectors` must be ({len(offsets) - 1}, D), one a passage, got {tuple(vectors.shape)}."
             )
-        self._hold(pack(values, format_name(dtype or values.dtype)), offsets, check_finite(vectors), columns)
         self.dtype, self.fingerprint = format_name(dtype or values.dtype), fingerprint
         self.base = None if base is None else dict(base)
+        self._hold(pack(values, self.dtype), offsets, check_finite(vectors), columns)
 
     def _hold(self, parts: dict[str, Tensor], offsets: Tensor, vectors: Tensor, columns: dict) -> None:
         self._parts, self.offsets, self.vectors, self._columns = parts, offsets, vectors.contiguous(), columns
@@ -162,8 +160,7 @@ class CorpusMemory:
     def gather(self, indices: Sequence[int] | Tensor) -> list[Tensor]:
         """Memories (m_i, H) of passages, of the format's dtype; float32 from int8 and int4.
 
-        Raises:
-            IndexError: If an index is negative or not below N.
+        Raises an IndexError if an index is negative or not below N.
         """
         found = []
         for index in indices.tolist() if isinstance(indices, Tensor) else indices:
@@ -214,14 +211,24 @@ class CorpusMemory:
     def append(self, other: Any) -> None:
         """Adds the passages of another corpus memory, in place; its memories take this one's format.
 
-        Raises:
-            ValueError: If another model made it or one of its documents is here; nothing is added then.
+        Raises a ValueError if another model made it or one of its documents is here; nothing is added then.
         """
-        check_kin(other, self.fingerprint, self.hidden_size, self.vectors.shape[1])
+        if not hasattr(other, "values"):
+            got = type(other).__name__
+            raise TypeError(f"`other` must be a `CorpusMemory`, got a {got}: use `to_memory`.")
+        if other.fingerprint != self.fingerprint:
+            raise ValueError(
+                f"`other` has fingerprint {other.fingerprint}, this memory {self.fingerprint}: another "
+                "compressor or base made it; build it again with this memory's model."
+            )
+        values, sizes = other.values, (self.hidden_size, self.vectors.shape[1])
+        got = (values.shape[1], other.vectors.shape[1])
+        if got != sizes:
+            raise ValueError(f"`other` has (H, D) = {got}, this memory {sizes}: not equal.")
         here = sorted(({*self.parents} & {*other.parents}) | ({*self.document_ids} & {*other.document_ids}))
         if here:
             raise ValueError(f"`other` has the document {here[0]!r}, which is here already: rename it.")
-        packed = pack(other.values, self.dtype)
+        packed = pack(values, self.dtype)
         parts = {name: torch.cat([part, packed[name]]) for name, part in self._parts.items()}
         offsets = torch.cat([self.offsets, other.offsets[1:] + self.offsets[-1]])
         added = (other.texts, other.document_ids, other.metadata, other.parents, other.orders)
@@ -232,9 +239,7 @@ class CorpusMemory:
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Writes the memory to a folder of three files, in place of one that is there.
 
-        Raises:
-            NotADirectoryError: If `folder` is a file.
-            RuntimeError: If another process writes there.
+        Raises a NotADirectoryError if `folder` is a file; a RuntimeError if another process writes there.
         """
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():
@@ -281,7 +286,14 @@ class CorpusMemory:
             ValueError: If a file is damaged, or another compressor or base made the memories.
         """
         path = Path(folder)
-        path = path if path.is_dir() else _download(str(folder), options)
+        try:
+            if not path.is_dir():
+                ours = {"repo_type": "dataset", "allow_patterns": [*FILES]}
+                path = Path(snapshot_download(str(folder), **ours, **options))
+        except (HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError) as error:
+            raise FileNotFoundError(
+                f"{str(folder)!r} is neither a folder nor a dataset repository that can be reached: {error}"
+            ) from error
         facts, digest = read_facts(path)
         if fingerprint is not None and facts["fingerprint"] != fingerprint:
             raise ValueError(
@@ -311,13 +323,8 @@ class CorpusMemory:
             base = (facts.pop("base") or {}).get("name") or "an unknown base"
             card = CARD.format(**facts, base=base, repo_id=repo_id)
             (Path(name) / "README.md").write_text(card, encoding="utf-8")
-            return api.upload_folder(
-                repo_id=repo_id,
-                folder_path=name,
-                repo_type="dataset",
-                commit_message="Upload corpus memory",
-                allow_patterns=[*FILES, "README.md"],
-            )
+            sent = {"commit_message": "Upload corpus memory", "allow_patterns": [*FILES, "README.md"]}
+            return api.upload_folder(repo_id=repo_id, folder_path=name, repo_type="dataset", **sent)
 
 
 def _settle(folder: Path) -> None:
@@ -398,15 +405,6 @@ def _read_passages(folder: Path, facts: Mapping[str, Any]) -> dict[str, list]:
         raise ValueError(f"{path} is no table of passages: {error}") from error
 
 
-def _download(repo_id: str, options: Mapping[str, Any]) -> Path:
-    try:
-        return Path(snapshot_download(repo_id, repo_type="dataset", allow_patterns=[*FILES], **options))
-    except (HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError) as error:
-        raise FileNotFoundError(
-            f"{repo_id!r} is neither a folder nor a dataset repository that can be reached: {error}"
-        ) from error
-
-
 def check_passages(
     rows: int,
     texts: Sequence[str],
@@ -420,32 +418,28 @@ def check_passages(
     parents = ids if parents is None else parents
     places: defaultdict = defaultdict(itertools.count)
     given = {
-        "texts": texts,
         "document_ids": ids,
-        "metadata": [{}] * rows if metadata is None else metadata,
+        "texts": texts,
         "parents": parents,
         "orders": [next(places[parent]) for parent in parents] if orders is None else orders,
+        "metadata": [{}] * rows if metadata is None else metadata,
     }
     for name, entries in given.items():
         if isinstance(entries, str) or len(entries) != rows:
             got = "one string" if isinstance(entries, str) else f"{len(entries)} entries"
             raise ValueError(f"`{name}` must have one entry for each of the {rows} memories, got {got}.")
-    columns = {
-        "id": _strings("document_ids", ids),
-        "text": _strings("texts", texts),
-        "parent": _strings("parents", parents),
-        "order": list(given["orders"]),
-        "metadata": [json_text(index, entry) for index, entry in enumerate(given["metadata"])],
-    }
-    for index, order in enumerate(columns["order"]):
+    for name in ("document_ids", "texts", "parents"):
+        _check_strings(name, given[name])
+    given["metadata"] = [json_text(index, entry) for index, entry in enumerate(given["metadata"])]
+    for index, order in enumerate(given["orders"]):
         if type(order) is not int or not 0 <= order < 2**63:
             raise ValueError(f"`orders[{index}]` must be a whole number of at least 0, got {order!r}.")
-    check_unique("document_ids", columns["id"])
-    check_unique("parents, orders", list(zip(columns["parent"], columns["order"], strict=True)))
-    return columns
+    check_unique("document_ids", ids)
+    check_unique("parents, orders", list(zip(parents, given["orders"], strict=True)))
+    return {column: list(entries) for column, entries in zip(SCHEMA.names, given.values(), strict=True)}
 
 
-def _strings(name: str, entries: Sequence[str]) -> list[str]:
+def _check_strings(name: str, entries: Sequence[str]) -> None:
     for index, entry in enumerate(entries):
         if not isinstance(entry, str):
             raise ValueError(f"`{name}[{index}]` must be a string, got {entry!r}: convert it with str().")
@@ -456,7 +450,6 @@ def _strings(name: str, entries: Sequence[str]) -> list[str]:
                 f"`{name}[{index}]` is not valid Unicode (a lone surrogate at character {error.start}): "
                 "replace it, for instance with .encode('utf-8', 'replace').decode()."
             ) from error
-    return list(entries)
 
 
 def json_text(index: int, entry: Mapping[str, Any]) -> str:
@@ -469,20 +462,6 @@ def json_text(index: int, entry: Mapping[str, Any]) -> str:
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"`metadata[{index}]` cannot be written as JSON: {error}.") from error
     return text
-
-
-def check_kin(other: Any, fingerprint: str | None, hidden_size: int, width: int) -> None:
-    """Raises a `ValueError` if another model made a memory, a `TypeError` if it is not one in RAM."""
-    if not hasattr(other, "values"):
-        raise TypeError(f"`other` must be a `CorpusMemory`, got a {type(other).__name__}: use `to_memory`.")
-    if other.fingerprint != fingerprint:
-        raise ValueError(
-            f"`other` has fingerprint {other.fingerprint}, this memory {fingerprint}: another compressor or "
-            "base made it; build it again with this memory's model."
-        )
-    got = (other.values.shape[1], other.vectors.shape[1])
-    if got != (hidden_size, width):
-        raise ValueError(f"`other` has (H, D) = {got}, this memory {(hidden_size, width)}: not equal.")
 
 
 def sync(path: Path) -> None:

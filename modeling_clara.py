@@ -1,7 +1,6 @@
 """ClaraForRetrievalGeneration: compress, reason, retrieve, forward (loss), generate (text).
 
-Letters of the shapes: B questions, N documents, K chosen, M memory vectors (of the longest memory), H hidden
-width, L tokens, D width of a search vector, V vocabulary.
+The letters of shapes are those of retrieval_clara.
 """
 
 from dataclasses import dataclass
@@ -90,14 +89,8 @@ def segment_attention(segments: Tensor) -> Tensor:
 
 
 def segment_positions(segments: Tensor) -> Tensor:
-    """(B, L) positions: each question goes on where the shared prompt ends."""
-    prompt = (segments == 0).long()
-    found = (prompt.cumsum(dim=-1) - 1).clamp(min=0) * prompt
-    length = prompt.sum(dim=-1, keepdim=True)
-    for number in range(1, int(segments.max()) + 1):
-        own = (segments == number).long()
-        found += (length + own.cumsum(dim=-1) - 1) * own
-    return found
+    """(B, L) positions, as many as each token sees before it: each question goes on where the prompt ends."""
+    return segment_attention(segments).sum(dim=-1) - 1
 
 
 def length_groups(attention_mask: Tensor, ratio: float = 0.75) -> list[Tensor]:
@@ -110,9 +103,8 @@ def length_groups(attention_mask: Tensor, ratio: float = 0.75) -> list[Tensor]:
     if many or attention_mask.is_cuda:
         return [torch.arange(len(attention_mask), device=attention_mask.device)]
     lengths = attention_mask.sum(dim=-1).tolist()
-    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     groups: list[list[int]] = []
-    for row in order:
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
         if not groups or lengths[row] < ratio * lengths[groups[-1][0]]:
             groups.append([])
         groups[-1].append(row)
@@ -169,36 +161,24 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
             tokens = self.memory_tokens.to(embeds).expand(len(embeds), -1, -1)
             embeds = torch.cat([embeds, tokens], dim=1)
             full_mask = torch.cat([mask, mask.new_ones(tokens.shape[:2])], dim=1)
+        attend, places = full_mask, positions(full_mask, self.config.encoder_positions)
+        if self.config.encoder_attention == "bidirectional":
+            attend = full_mask.bool().unsqueeze(1).expand(-1, full_mask.shape[-1], -1)
+            attend = attention_bias(attend, embeds.dtype, self.decoder.config._attn_implementation)
         with self.lock, wearing(self.decoder, adapter):
             states = self.decoder.base_model(
-                inputs_embeds=embeds,
-                attention_mask=self._encoder_mask(full_mask, embeds.dtype),
-                position_ids=positions(full_mask, self.config.encoder_positions),
-                use_cache=False,
+                inputs_embeds=embeds, attention_mask=attend, position_ids=places, use_cache=False
             ).last_hidden_state
         if self.config.pooling == "memory_tokens":
             values = states[:, length:]
             return Memories(values, mask.new_full(values.shape[:1], values.shape[1])), states[:, :length]
         return span_means(states, mask, self.config.compression_rate), states
 
-    def _encoder_mask(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
-        if self.config.encoder_attention == "causal":
-            return mask
-        attend = mask.bool().unsqueeze(1).expand(-1, mask.shape[-1], -1)
-        return attention_bias(attend, dtype, self.decoder.config._attn_implementation)
-
     def fill_slots(self, input_ids: Tensor, rows: Tensor) -> Tensor:
-        """Embeds a prompt and puts the memories, through the connector, into its slots.
+        """Embeds prompts (B, L) and puts memory vectors, through the connector, into their slots: (B, L, H).
 
-        Args:
-            input_ids: (B, L) prompt ids, `SLOT_ID` at the slots.
-            rows: (slots, H): the memory vectors in the order of the slots.
-
-        Returns:
-            (B, L, H) input embeddings.
-
-        Raises:
-            ValueError: If there are not as many slots as vectors.
+        `rows` (slots, H) are the vectors in the order of the slots, at which the ids are `SLOT_ID`. Raises a
+        ValueError if there are not as many slots as vectors.
         """
         slots = input_ids == SLOT_ID
         counts = slots.sum(dim=-1)
@@ -207,14 +187,11 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
                 f"`input_ids` has {counts.tolist()} memory slots a row but {len(rows)} memory vectors are "
                 "given: encode the prompts for the memories of the documents that are given."
             )
+        if self.config.connector == "rms":
+            gain = self.memory_gain.float().to(rows.device)
+            rows = functional.rms_norm(rows.float(), rows.shape[-1:], eps=1e-6) * gain
         embeds = self.get_input_embeddings()(input_ids.clamp(min=0))
-        return embeds.masked_scatter(slots.unsqueeze(-1), self._connect(rows).to(embeds))
-
-    def _connect(self, memory: Tensor) -> Tensor:
-        if self.config.connector == "none":
-            return memory
-        gain = self.memory_gain.float().to(memory.device)
-        return functional.rms_norm(memory.float(), memory.shape[-1:], eps=1e-6) * gain
+        return embeds.masked_scatter(slots.unsqueeze(-1), rows.to(embeds))
 
     def forward(
         self,
@@ -281,22 +258,15 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
         documents = (document_input_ids, document_attention_mask, document_indices, document_counts)
         matches = (match_input_ids, match_attention_mask)
         memories, found = self._memories((memory, memory_counts), documents, matches)
+        read = average_neighbours(memories, rate_factor)
         if query_input_ids is None:
-            rows = _rows(input_ids, average_neighbours(memories, rate_factor), memory_mask)
-            found |= {"rows": rows, "mask": attention_mask}
+            rows, mask = _rows(input_ids, read, memory_mask), attention_mask
         else:
-            questions = (query_input_ids, query_attention_mask)
-            pools = (memories, memory_vectors, memory_mask, wanted)
-            found |= self._retrieved(questions, pools, (input_ids, attention_mask, rate_factor))
-        return self._answered(input_ids, found, (labels, segments, num_items_in_batch), **kwargs)
-
-    def _answered(self, input_ids: Tensor | None, found: dict, asked: tuple, **kwargs: object) -> ClaraOutput:
-        """What was found, and the answers' loss and logits where there are prompts to answer."""
-        rows, mask = found.pop("rows", None), found.pop("mask", None)
-        if rows is None:
-            return ClaraOutput(**found)
-        loss, logits = self._answer((input_ids, rows, mask), *asked, **kwargs)
-        return ClaraOutput(loss=loss, logits=logits, **found)
+            found |= self._scores((query_input_ids, query_attention_mask), memories, memory_vectors)
+            if input_ids is None:
+                return ClaraOutput(**found)
+            rows, mask = self._choose((input_ids, attention_mask), found, read, memory_mask, wanted)
+        return self._answer((input_ids, rows, mask), (labels, segments, num_items_in_batch), found, **kwargs)
 
     def _plain(self, kwargs: dict[str, object], num_items: Tensor | int | None) -> ClaraOutput:
         """The base's own forward pass; it divides its summed loss by the number of items if it is given."""
@@ -307,52 +277,39 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
     def _memories(
         self, given: tuple[Tensor | None, Tensor | None], documents: tuple, matches: tuple
     ) -> tuple[Memories, dict[str, Tensor]]:
-        """The memories of a pass, given or compressed in it, and what compressing found."""
+        """The memories (B, N, M, H) of a pass: given, or compressed in it, with what compressing found.
+
+        That is the alignment loss, and if there are questions to match their scores (Q, D) and vectors.
+        """
         memory, counts = given
-        if memory is None:
-            return self._compress_candidates(documents, matches)
-        full = torch.full(memory.shape[:-2], memory.shape[-2], device=memory.device)
-        return Memories(memory, full if counts is None else counts), {}
-
-    def _retrieved(self, questions: tuple, pools: tuple, prompts: tuple) -> dict[str, Tensor]:
-        """Scores and vectors of questions; with prompts what was chosen, its rows and the prompts' mask."""
-        memories, vectors, memory_mask, wanted = pools
-        input_ids, attention_mask, rate_factor = prompts
-        query = self.search_vectors(self.reason(*questions))
-        scores = cosine_scores(query, self.search_vectors(memories) if vectors is None else vectors)
-        found = {"scores": scores, "query_vectors": query}
-        if input_ids is None:
-            return found
-        read = average_neighbours(memories, rate_factor)
-        chosen, indices = self._choose(scores, read, memory_mask, wanted, input_ids)
-        mask = _without_empty(input_ids, attention_mask, chosen)
-        return {**found, "indices": indices, "rows": chosen.values.flatten(0, -2), "mask": mask}
-
-    def _compress_candidates(
-        self,
-        documents: tuple[Tensor, Tensor | None, Tensor | None, Tensor | None],
-        questions: tuple[Tensor | None, Tensor | None],
-    ) -> tuple[Memories, dict[str, Tensor]]:
-        """Memories (B, N, M, H), their alignment loss, and scores (Q, D) of questions to match, if any."""
+        if memory is not None:
+            full = torch.full(memory.shape[:-2], memory.shape[-2], device=memory.device)
+            return Memories(memory, full if counts is None else counts), {}
         input_ids, mask, indices, counts = documents
         mask = torch.ones_like(input_ids) if mask is None else mask
         memories, states = self._encode("compressor", input_ids, mask)
         found = {"alignment_loss": alignment_loss(states, mask, pool(memories), counts)}
-        if questions[0] is not None:
-            asked, held = self.search_vectors(self.compress(*questions)), self.search_vectors(memories)
+        if matches[0] is not None:
+            asked, held = self.search_vectors(self.compress(*matches)), self.search_vectors(memories)
             found |= {"query_vectors": asked, "document_vectors": held}
             found["match_scores"] = cosine_scores(asked, held)
         indices = torch.arange(len(mask), device=mask.device).unsqueeze(-1) if indices is None else indices
         return Memories(memories.values[indices], memories.counts[indices]), found
 
+    def _scores(self, questions: tuple, memories: Memories, vectors: Tensor | None) -> dict[str, Tensor]:
+        """Search vectors of questions, and their scores (B, N) with candidates."""
+        query = self.search_vectors(self.reason(*questions))
+        vectors = self.search_vectors(memories) if vectors is None else vectors
+        return {"query_vectors": query, "scores": cosine_scores(query, vectors)}
+
     def _choose(
-        self,
-        scores: Tensor,
-        memories: Memories,
-        mask: Tensor | None,
-        wanted: Tensor | None,
-        input_ids: Tensor,
-    ) -> tuple[Memories, Tensor]:
+        self, prompts: tuple, found: dict, memories: Memories, mask: Tensor | None, wanted: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Rows for the slots, and the prompts' mask without slots that short memories leave empty.
+
+        Chooses by the scores of what was `found` and adds the `indices` to it.
+        """
+        input_ids, attention_mask = prompts
         slots = int((input_ids[0] == SLOT_ID).sum())
         k, rest = divmod(slots, memories.values.shape[-2])
         if rest or not k:
@@ -363,29 +320,24 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
         config = self.config
         estimator = config.retrieval_estimator if self.training else "straight_through"
         wanted = wanted if self.training else None
-        weights, indices = soft_topk(scores, k, config.retrieval_temperature, estimator, mask, wanted)
-        return select(weights, indices, memories), indices
+        options = (config.retrieval_temperature, estimator, mask, wanted)
+        weights, found["indices"] = soft_topk(found["scores"], k, *options)
+        chosen = select(weights, found["indices"], memories)
+        seen = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        seen = seen.masked_scatter(input_ids == SLOT_ID, chosen.mask.flatten().to(seen.dtype))
+        return chosen.values.flatten(0, -2), seen
 
-    def _answer(
-        self,
-        prompts: tuple[Tensor, Tensor, Tensor | None],
-        labels: Tensor | None,
-        segments: Tensor | None,
-        num_items: Tensor | int | None,
-        **kwargs: object,
-    ) -> tuple[Tensor | None, Tensor]:
-        """Loss and logits, wearing the generator: logits of the labelled tokens, or of all without labels."""
-        input_ids, rows, mask = prompts
+    def _answer(self, prompts: tuple, asked: tuple, found: dict, **kwargs: object) -> ClaraOutput:
+        """Adds loss and logits, without labels of all tokens, to what was found, wearing the generator."""
+        (input_ids, rows, mask), (labels, segments, num_items) = prompts, asked
         embeds = self.fill_slots(input_ids, rows)
         mask = torch.ones_like(input_ids) if mask is None else mask
         with self.lock, wearing(self.decoder, "generator"):
             if labels is not None:
                 logits = self._labelled_logits(embeds, mask, labels, segments, **kwargs)
-                return next_token_loss(logits, labels, num_items), logits
-            out = self.decoder(
-                inputs_embeds=embeds, attention_mask=mask, position_ids=positions(mask), **kwargs
-            )
-            return None, out.logits
+                return ClaraOutput(loss=next_token_loss(logits, labels, num_items), logits=logits, **found)
+            given = {"inputs_embeds": embeds, "attention_mask": mask, "position_ids": positions(mask)}
+            return ClaraOutput(logits=self.decoder(**given, **kwargs).logits, **found)
 
     def _labelled_logits(
         self, embeds: Tensor, mask: Tensor, labels: Tensor, segments: Tensor | None, **kwargs: object
@@ -397,21 +349,17 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
         """
         keep = labels[:, 1:] != IGNORE_INDEX
         groups = length_groups(mask)
-        logits = [self._group_logits(embeds, mask, keep, segments, rows, **kwargs) for rows in groups]
+        logits = [self._group_logits((embeds, mask, keep), segments, rows, **kwargs) for rows in groups]
         places = torch.arange(int(keep.sum()), device=keep.device)
         by_row = places.split(keep.sum(dim=-1).tolist())
         order = torch.cat([by_row[row] for rows in groups for row in rows.tolist()])
         return torch.cat(logits)[order.argsort()]
 
     def _group_logits(
-        self,
-        embeds: Tensor,
-        mask: Tensor,
-        keep: Tensor,
-        segments: Tensor | None,
-        rows: Tensor,
-        **kwargs: object,
+        self, prompts: tuple[Tensor, Tensor, Tensor], segments: Tensor | None, rows: Tensor, **kwargs: object
     ) -> Tensor:
+        """The logits of some rows of the prompts: their embeddings, mask, and where they are labelled."""
+        embeds, mask, keep = prompts
         used = mask[rows].any(dim=0).nonzero()
         columns = slice(int(used[0]), int(used[-1]) + 1)
         kept, own = keep[rows][:, columns], mask[rows][:, columns]
@@ -419,9 +367,13 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
         def narrow(head: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
             return (args[0][:, : kept.shape[1]][kept].unsqueeze(0),)
 
+        attend, places = own, positions(own)
+        if segments is not None:
+            shared, kind = segments[rows][:, columns], self.decoder.config._attn_implementation
+            attend = attention_bias(segment_attention(shared), embeds.dtype, kind)
+            places = segment_positions(shared)
         handle = self.decoder.get_output_embeddings().register_forward_pre_hook(narrow)
         try:
-            attend, places = self._prompt_mask(own, segments, (rows, columns), embeds.dtype)
             return self.decoder(
                 inputs_embeds=embeds[rows][:, columns],
                 attention_mask=attend,
@@ -431,17 +383,6 @@ class ClaraForRetrievalGeneration(TextInterface, ClaraPreTrainedModel, Generatio
             ).logits[0]
         finally:
             handle.remove()
-
-    def _prompt_mask(
-        self, mask: Tensor, segments: Tensor | None, part: tuple[Tensor, slice], dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor]:
-        """Attention mask and positions of prompts, of which some may hold several questions."""
-        if segments is None:
-            return mask, positions(mask)
-        rows, columns = part
-        own = segments[rows][:, columns]
-        bias = attention_bias(segment_attention(own), dtype, self.decoder.config._attn_implementation)
-        return bias, segment_positions(own)
 
 
 def _rows(input_ids: Tensor, memories: Memories, mask: Tensor | None) -> Tensor:
@@ -454,12 +395,6 @@ def _rows(input_ids: Tensor, memories: Memories, mask: Tensor | None) -> Tensor:
             f"{given.sum(dim=-1).tolist()} vectors: encode the prompts for the documents that are given."
         )
     return Memories(memories.values, given).rows()
-
-
-def _without_empty(input_ids: Tensor, mask: Tensor | None, chosen: Memories) -> Tensor:
-    """(B, L) attention mask that leaves out the slots beyond the end of each chosen memory (B, K, M, H)."""
-    mask = torch.ones_like(input_ids) if mask is None else mask
-    return mask.masked_scatter(input_ids == SLOT_ID, chosen.mask.flatten().to(mask.dtype))
 
 
 def check_sources(
@@ -476,15 +411,10 @@ def check_sources(
 
 
 def next_token_loss(logits: Tensor, labels: Tensor, num_items: Tensor | int | None = None) -> Tensor:
-    """Mean cross-entropy in float32 of the labelled tokens.
+    """Mean cross-entropy in float32 of the labelled tokens, or their sum divided by `num_items`.
 
-    Args:
-        logits: (labelled, V), in the order of the labels.
-        labels: (B, L), -100 where there is no label; the first column never counts.
-        num_items: Divisor in place of the number of labels.
-
-    Raises:
-        ValueError: If nothing is labelled.
+    Of logits (labelled, V), in the order of the labels (B, L), -100 where there is none; the first column
+    never counts. Raises a ValueError if nothing is labelled.
     """
     targets = labels[:, 1:][labels[:, 1:] != IGNORE_INDEX]
     if not len(targets):

@@ -14,11 +14,7 @@ KEYS = ("question", "documents", "memory")
 
 # What config.json says of it, so that `pipeline(model=..., trust_remote_code=True)` finds the task by itself.
 CUSTOM_PIPELINES = {
-    TASK: {
-        "impl": "pipeline_clara.RetrievalAugmentedGenerationPipeline",
-        "pt": ["AutoModel"],
-        "type": "text",
-    }
+    TASK: {"impl": "pipeline_clara.RetrievalAugmentedGenerationPipeline", "pt": ["AutoModel"], "type": "text"}
 }
 
 
@@ -32,11 +28,8 @@ class RetrievalAugmentedGenerationPipeline(Pipeline):
     ```
     """
 
-    _load_processor = False
-    _load_tokenizer = False
-    _load_image_processor = False
-    _load_video_processor = False
-    _load_feature_extractor = False
+    _load_processor = _load_tokenizer = _load_feature_extractor = False
+    _load_image_processor = _load_video_processor = False
 
     def __call__(
         self,
@@ -68,19 +61,13 @@ class RetrievalAugmentedGenerationPipeline(Pipeline):
         items = [question] if single else list(question)
         if items and all(isinstance(item, Mapping) for item in items):
             items, documents, memory = self._unpack(items, documents, memory)
-        size = batch_size or self._batch_size or BATCH_SIZE
+        size, parameters = batch_size or self._batch_size or BATCH_SIZE, {**self._forward_params, **kwargs}
         answers = [
             answer
             for batch in self._batches(items, documents, memory, size)
-            for answer in self.run_single(batch, *self._parameters(kwargs))
+            for answer in self.run_single(batch, {}, parameters, {})
         ]
         return answers[0] if single else answers
-
-    def _parameters(self, kwargs: Mapping[str, Any]) -> tuple[dict, dict, dict]:
-        """Parameters of the three steps: those of the call above those of the constructor."""
-        own = (self._preprocess_params, self._forward_params, self._postprocess_params)
-        called = self._sanitize_parameters(**kwargs)
-        return tuple({**first, **second} for first, second in zip(own, called, strict=True))
 
     @staticmethod
     def _unpack(items: list[Mapping], documents: Any, memory: Any) -> tuple[list, Any, Any]:
@@ -141,10 +128,13 @@ class RetrievalAugmentedGenerationPipeline(Pipeline):
 
     def postprocess(self, outputs: dict[str, Any]) -> list[dict[str, Any]]:
         """One mapping for each question of the batch."""
-        return [
-            {"answer": answer, "documents": list(_documents(passages, indices, scores))}
-            for answer, indices, scores, passages in zip(*outputs["out"], outputs["passages"], strict=True)
-        ]
+        answers = []
+        for answer, indices, scores, passages in zip(*outputs["out"], outputs["passages"], strict=True):
+            found = zip(indices, scores, strict=False)  # a shorter pool's scores are padded at the end
+            ids, texts = passages.document_ids, passages.texts
+            documents = [{"id": ids[i], "score": score, "text": texts[i]} for i, score in found]
+            answers.append({"answer": answer, "documents": documents})
+        return answers
 
 
 def register_pipeline() -> None:
@@ -156,12 +146,6 @@ def register_pipeline() -> None:
         PIPELINE_REGISTRY.register_pipeline(
             TASK, pipeline_class=RetrievalAugmentedGenerationPipeline, pt_model=AutoModel, type="text"
         )
-
-
-def _documents(passages: Any, indices: list[int], scores: list[float]) -> Iterator[dict[str, Any]]:
-    """Chosen passages with their cosines; a shorter pool's scores are padded at the end."""
-    for index, score in zip(indices, scores, strict=False):
-        yield {"id": passages.document_ids[index], "score": score, "text": passages.texts[index]}
 
 
 def _listed(documents: Any) -> list:

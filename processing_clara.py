@@ -72,10 +72,6 @@ class Passages:
         self.parents += [document_id] * len(parts)
         self.orders += range(len(parts))
 
-    def __getitem__(self, rows: slice) -> "Passages":
-        """A slice of the passages."""
-        return Passages(*(list(column)[rows] for column in vars(self).values()))
-
 
 def is_document(value: Any) -> bool:
     """Whether a value is one document and not a collection of them: a text, a mapping, LangChain's object."""
@@ -111,8 +107,9 @@ def clean_text(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def check_texts(texts: Sequence[str], name: str) -> list[str]:
-    """Cleans texts; raises a TypeError at what is no string, a ValueError at an empty one or if none is."""
+def check_texts(texts: str | Sequence[str], name: str) -> list[str]:
+    """Cleans texts, or one; raises a TypeError at what is no string, a ValueError at an empty one or none."""
+    texts = [texts] if isinstance(texts, str) else list(texts)
     if not texts:
         raise ValueError(f"`{name}` is empty: give at least one text.")
     for index, text in enumerate(texts):
@@ -145,21 +142,15 @@ def read_fields(document: Any) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if key not in OURS or value is not None}
 
 
-def check_parts(document_ids: Iterable[str]) -> None:
-    """Raises a `ValueError` if one document is named as a part of another would be."""
-    known = set(document_ids)
-    for document_id in known:
+def check_parts(files: Mapping[str, Any]) -> None:
+    """Raises a `ValueError` if an id, mapped to its file or to None, is what a part of another is called."""
+    for document_id, file in files.items():
         part = PART.fullmatch(document_id)
-        if part and part[1] in known:
-            raise ValueError(part_clash(document_id, part[1]))
-
-
-def part_clash(document_id: str, parent: str) -> str:
-    """What is said of a document that is named as a part of another."""
-    return (
-        f"`document_ids`: {document_id!r} is what a part of the document {parent!r} is called when that "
-        "is split: rename one of them."
-    )
+        if part and part[1] in files:
+            raise ValueError(
+                f"{f'{file}: ' if file else ''}`document_ids`: {document_id!r} is what a part of the "
+                f"document {part[1]!r} is called when that is split: rename one of them."
+            )
 
 
 def to_passages(
@@ -191,18 +182,19 @@ def to_passages(
             raise ValueError(f"`{name}` has {len(values)} entries for {len(documents)} documents.")
     fields = [_fields(document, index, alone) for index, document in enumerate(documents)]
     check_texts([entry["text"] for entry in fields], "documents")
-    ids = [
-        clean_text(str(document_ids[i] if document_ids is not None else entry.get("id", first + i)))
-        for i, entry in enumerate(fields)
-    ]
+    if document_ids is None:
+        document_ids = [entry.get("id", number) for number, entry in enumerate(fields, first)]
+    ids = [clean_text(str(document_id)) for document_id in document_ids]
     check_unique("document_ids", ids)
-    check_parts(ids)
+    check_parts(dict.fromkeys(ids))
     pieces = [_pieces(entry, index) for index, entry in enumerate(fields)]
     headers, sections = zip(*(piece for document in pieces for piece in document), strict=True)
     parts = iter(split(list(sections), list(headers)))
     passages = Passages()
     for index, entry in enumerate(fields):
-        kept = {**_metadata(entry), **(metadata[index] if metadata is not None else {})}
+        kept = {"title": entry["title"]} if entry.get("title") else {}
+        kept |= {key: value for key, value in entry.items() if key not in OURS}
+        kept = kept if metadata is None else {**kept, **metadata[index]}
         texts, extra = [], []
         for header, _ in pieces[index]:
             found = next(parts)
@@ -243,24 +235,13 @@ def _pieces(fields: Mapping[str, Any], index: int) -> list[tuple[str, str]]:
     return pieces
 
 
-def _metadata(fields: Mapping[str, Any]) -> dict:
-    kept = {key: value for key, value in fields.items() if key not in OURS}
-    return {"title": fields["title"], **kept} if fields.get("title") else kept
-
-
 def reading_order(passages: Any, indices: Iterable[int]) -> list[int]:
     """Indices as the generator gets them: best first, passages of one document in the document's order."""
     indices = list(indices)
     parts: dict[str, list[int]] = defaultdict(list)
-    for index in indices:
+    for index in sorted(indices, key=lambda i: passages.orders[i], reverse=True):
         parts[passages.parents[index]].append(index)
-    queues = {parent: iter(sorted(rows, key=lambda i: passages.orders[i])) for parent, rows in parts.items()}
-    return [next(queues[passages.parents[index]]) for index in indices]
-
-
-def pool_order(passages: Any, indices: Iterable[int]) -> list[int]:
-    """Indices as they lie in the pool of `passages`, whatever their scores."""
-    return sorted(indices)
+    return [parts[passages.parents[index]].pop() for index in indices]
 
 
 class ClaraProcessor(ProcessorMixin):
@@ -275,14 +256,8 @@ class ClaraProcessor(ProcessorMixin):
         doc_max_length: Longest passage in tokens, with the beginning-of-text token if the base uses one.
         question_max_length: Longest question in tokens.
         prompt_max_length: Longest prompt in tokens, slots and answer included.
-        text_prefix: What stands before documents and questions; this and the following as in `ClaraConfig`.
-        text_suffix: What stands after them.
-        encoder_length: Tokens that each is padded to; also their limit.
-        long_texts: "split" or "cut", what happens to those above the limit.
-        prompt_style: "clara" or "released".
-        memory_suffix: What stands after each document's memory in a prompt.
-        memory_marks: A document's place in a prompt whose memories are written without a gap.
-        pooling: "mean" (a passage of L tokens has ceil(L / rate) vectors) or "memory_tokens" (always M).
+        text_prefix, text_suffix, encoder_length, long_texts, prompt_style, memory_suffix, memory_marks,
+            pooling: As in `ClaraConfig`.
     """
 
     def __init__(
@@ -315,22 +290,20 @@ class ClaraProcessor(ProcessorMixin):
         Raises:
             ValueError: If a text is empty, or longer than `doc_max_length` and `truncation` is off; names it.
         """
-        texts = check_texts(self._listed(texts), "texts")
         way_out = "split it with `split_documents`"
         return self._encode(texts, "texts", self.doc_max_length, truncation, way_out)
 
     def encode_questions(self, questions: Sequence[str]) -> BatchEncoding:
         """Encodes B questions for `model.reason`: `input_ids` and `attention_mask`, (B, L).
 
-        Raises:
-            ValueError: If a question is empty or longer than `question_max_length` tokens.
+        Raises a ValueError if a question is empty or longer than `question_max_length` tokens.
         """
-        questions = check_texts(self._listed(questions), "questions")
         return self._encode(questions, "questions", self.question_max_length, False, "shorten it")
 
     def _encode(
-        self, texts: list[str], name: str, limit: int, truncation: bool, way_out: str
+        self, texts: Sequence[str], name: str, limit: int, truncation: bool, way_out: str
     ) -> BatchEncoding:
+        texts = check_texts(texts, name)
         ids = framed_ids(self.tokenizer, texts, self.text_prefix, self.text_suffix)
         limit = self.encoder_length or limit
         if truncation or self.long_texts == "cut":
@@ -360,10 +333,7 @@ class ClaraProcessor(ProcessorMixin):
         return split_texts(self.tokenizer, texts, limit, headers)
 
     def encode_prompts(
-        self,
-        questions: Sequence[str],
-        slots: Sequence[Sequence[int]],
-        answers: Sequence[str] | None = None,
+        self, questions: Sequence[str], slots: Sequence[Sequence[int]], answers: Sequence[str] | None = None
     ) -> BatchEncoding:
         """Encodes answering prompts with slots for the memories of documents.
 
@@ -379,9 +349,10 @@ class ClaraProcessor(ProcessorMixin):
         Raises:
             ValueError: If a text is empty, a prompt with its answer is too long, or a number is out of range.
         """
-        questions = check_texts(self._listed(questions), "questions")
-        prompts = [answer_prompt(self.prompt_style) for _ in questions]
-        return self.encode_messages(prompts, slots, questions, answers)
+        questions = check_texts(questions, "questions")
+        return self.encode_messages(
+            [answer_prompt(self.prompt_style)] * len(questions), slots, questions, answers
+        )
 
     def encode_messages(
         self,
@@ -392,7 +363,7 @@ class ClaraProcessor(ProcessorMixin):
     ) -> BatchEncoding:
         """Encodes any prompts of prompts_clara; see `encode_prompts`. `texts` fill their `TEXT` marks."""
         texts = [""] * len(prompts) if texts is None else texts
-        self._check_prompts(len(prompts), slots, targets)
+        self.check_prompts(len(prompts), slots, targets)
         ids = [
             [token for part in prompt_ids(self, messages, row, text) for token in part]
             for messages, row, text in zip(prompts, slots, texts, strict=True)
@@ -402,63 +373,36 @@ class ClaraProcessor(ProcessorMixin):
                 ids, self.prompt_max_length, "prompts", "shorten the question or choose fewer documents"
             )
             return self.pad(ids)
-        ends = self._ends(targets)
-        labels = [[IGNORE_INDEX] * len(row) + end for row, end in zip(ids, ends, strict=True)]
-        return self._labelled([row + end for row, end in zip(ids, ends, strict=True)], labels)
+        pairs = zip(ids, self.answer_ids(targets), strict=True)
+        batch = self.encode_parts([[(row, False, 0), (end, True, 0)] for row, end in pairs])
+        del batch["segments"]
+        return batch
 
-    def encode_packed(
-        self,
-        prompts: Sequence[Messages],
-        slots: Sequence[Sequence[int]],
-        texts: Sequence[Sequence[str]],
-        targets: Sequence[Sequence[str]],
-    ) -> BatchEncoding:
-        """Encodes several questions a prompt, which share its head with the memories (training).
-
-        What stands after the slots is repeated for each question with its answer, which attends to the shared
-        head and itself alone (`segments`), so that the loss is that of one prompt a question.
-
-        `texts` and `targets` hold for each of B prompts the texts that fill its `TEXT` mark, and the answers.
+    def encode_parts(self, rows: Sequence[Sequence[tuple[list[int], bool, int]]]) -> BatchEncoding:
+        """Encodes B prompts with their answers from parts: ids, whether they are labelled, their segment.
 
         Returns:
-            `input_ids`, `attention_mask`, `labels` and `segments` (-1 at padding, 0 in the shared head or
-            where a prompt has one text, then 1, 2, …), each (B, L).
-        """
-        self._check_prompts(len(prompts), slots, targets)
-        rows, labels, segments = [], [], []
-        for messages, counts, questions, answers in zip(prompts, slots, texts, targets, strict=True):
-            first: list[int] = []
-            row, label, segment = [], [], []
-            for number, (question, end) in enumerate(
-                zip(questions, self._ends(answers), strict=True), start=1
-            ):
-                head, tail = prompt_ids(self, messages, counts, question)
-                if not first:
-                    first, row = head, list(head)
-                    label, segment = [IGNORE_INDEX] * len(head), [0] * len(head)
-                row += tail + end
-                label += [IGNORE_INDEX] * len(tail) + end
-                segment += [number if len(questions) > 1 else 0] * (len(tail) + len(end))
-            rows.append(row)
-            labels.append(label)
-            segments.append(segment)
-        batch = self._labelled(rows, labels)
-        batch["segments"] = self._left(segments, -1)
-        return batch
+            `input_ids`, `attention_mask`, `labels` (-100 outside labelled parts) and `segments` (-1 at
+            padding), each (B, L).
 
-    def _ends(self, targets: Sequence[str]) -> list[list[int]]:
-        found = plain_ids(self.tokenizer, check_texts(targets, "answers"))
+        Raises:
+            ValueError: If a prompt with its answers is too long.
+        """
+        ids = [[token for part, *_ in row for token in part] for row in rows]
+        way_out = "shorten the answer or choose fewer documents"
+        self._check_lengths(ids, self.prompt_max_length, "prompts", way_out)
+        labels = [[i if told else IGNORE_INDEX for part, told, _ in row for i in part] for row in rows]
+        segments = [[number for part, _, number in row for _ in part] for row in rows]
+        texts = {"labels": self._left(labels, IGNORE_INDEX), "segments": self._left(segments, -1)}
+        return BatchEncoding({**self.pad(ids), **texts})
+
+    def answer_ids(self, answers: Sequence[str]) -> list[list[int]]:
+        """Ids of answers, each with the token that ends it."""
+        found = plain_ids(self.tokenizer, check_texts(answers, "answers"))
         return [[*row, self.tokenizer.eos_token_id] for row in found]
 
-    def _labelled(self, ids: list[list[int]], labels: list[list[int]]) -> BatchEncoding:
-        self._check_lengths(
-            ids, self.prompt_max_length, "prompts", "shorten the answer or choose fewer documents"
-        )
-        batch = self.pad(ids)
-        batch["labels"] = self._left(labels, IGNORE_INDEX)
-        return batch
-
-    def _check_prompts(self, prompts: int, slots: Sequence[Sequence[int]], answers: Sequence | None) -> None:
+    def check_prompts(self, prompts: int, slots: Sequence[Sequence[int]], answers: Sequence | None) -> None:
+        """Raises a ValueError unless slots and answers are as many as prompts, and counts are possible."""
         for name, values in (("slots", slots), ("answers", answers)):
             if values is not None and len(values) != prompts:
                 raise ValueError(f"`{name}` has {len(values)} entries for {prompts} prompts.")
@@ -473,10 +417,6 @@ class ClaraProcessor(ProcessorMixin):
         prefix, suffix = self.text_prefix, self.text_suffix
         opening = opening_ids(self.tokenizer) if prefix is None else template_ids(self.tokenizer, prefix)
         return len(opening) + len(template_ids(self.tokenizer, suffix))
-
-    @staticmethod
-    def _listed(texts: Sequence[str]) -> list[str]:
-        return [texts] if isinstance(texts, str) else list(texts)
 
     @staticmethod
     def _check_lengths(ids: list[list[int]], limit: int, name: str, way_out: str) -> None:

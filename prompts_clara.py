@@ -56,16 +56,10 @@ def following_ids(tokenizer: PreTrainedTokenizerBase, text: str, before: str = "
 def framed_ids(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], prefix: str | None, suffix: str
 ) -> list[list[int]]:
-    """Ids of users' texts between special tokens.
+    """Ids of users' texts between special tokens; a `prefix` of None is the tokenizer's own opening.
 
     A text is read in its place, since some tokenizers read the first word of an input in another way; one in
     which special tokens are written is read apart, as letters.
-
-    Args:
-        tokenizer: The base's tokenizer.
-        texts: N texts.
-        prefix: Special tokens before each; None means the tokenizer's own opening.
-        suffix: Special tokens after each.
     """
     opening = opening_ids(tokenizer) if prefix is None else template_ids(tokenizer, prefix)
     closing = template_ids(tokenizer, suffix)
@@ -119,23 +113,15 @@ ANSWER_SYSTEM = (
 
 @dataclass(frozen=True)
 class PromptStyle:
-    """The wording of the prompts with which a checkpoint was trained.
-
-    Attributes:
-        answer_system: System text of the answering prompt.
-        answer_user: Its user's turn.
-        paraphrase_user: The user's turn of the paraphrase prompt.
-        between: What stands between the memories of two documents.
-        joint: What joins the system text and the user's turn where a template has no system role.
-        careful: The system text goes into the user's turn also where a template drops it without an error,
-            and white space around the user's text is removed.
-    """
+    """The wording of the prompts with which a checkpoint was trained."""
 
     answer_system: str
     answer_user: str
     paraphrase_user: str
-    between: str
-    joint: str
+    between: str  # stands between the memories of two documents
+    joint: str  # joins the system text and the user's turn where a template has no system role
+    # The system text goes into the user's turn also where a template drops it without an error, and white
+    # space around the user's text is removed.
     careful: bool
 
 
@@ -161,47 +147,43 @@ STYLES = {
     ),
 }
 
-QUESTIONS_AND_ANSWERS_USER = (
-    "Document:\n{slots}\n\n"
-    "Write questions that together cover the key facts of this document, and answer each."
-)
-
-RECONSTRUCTION_USER = "Document:\n{slots}\n\nRepeat this document word for word."
-
-STANDALONE_USER = (
-    "Conversation:\n{text}\n\n"
-    "Rewrite the last question so that it can be understood without the conversation: put names in place of "
-    "words such as it, she or there. Reply with the question alone."
-)
-
 Messages = list[dict[str, str]]
 
 
 def answer_prompt(style: str = "clara") -> Messages:
     """Asks for a short answer to a question (at `TEXT`) out of the memories."""
     words = STYLES[style]
-    user = words.answer_user.format(slots=SLOTS, question=TEXT)
-    return [{"role": "system", "content": words.answer_system}, {"role": "user", "content": user}]
+    user = _user(words.answer_user.format(slots=SLOTS, question=TEXT))
+    return [{"role": "system", "content": words.answer_system}, *user]
+
+
+def _user(text: str) -> Messages:
+    return [{"role": "user", "content": text}]
 
 
 def questions_and_answers_prompt() -> Messages:
     """Asks for questions and their answers out of a memory (pretraining, simple and complex QA)."""
-    return [{"role": "user", "content": QUESTIONS_AND_ANSWERS_USER.format(slots=SLOTS)}]
+    task = "Write questions that together cover the key facts of this document, and answer each."
+    return _user(f"Document:\n{SLOTS}\n\n{task}")
 
 
 def paraphrase_prompt(style: str = "clara") -> Messages:
     """Asks for the document in other words (pretraining, and `model.paraphrase`)."""
-    return [{"role": "user", "content": STYLES[style].paraphrase_user.format(slots=SLOTS)}]
+    return _user(STYLES[style].paraphrase_user.format(slots=SLOTS))
 
 
 def reconstruction_prompt() -> Messages:
     """Asks for the document word for word (pretraining on unlabelled text)."""
-    return [{"role": "user", "content": RECONSTRUCTION_USER.format(slots=SLOTS)}]
+    return _user(f"Document:\n{SLOTS}\n\nRepeat this document word for word.")
 
 
 def standalone_prompt() -> Messages:
     """Asks the base for the last question of a conversation (at `TEXT`) in words that stand alone."""
-    return [{"role": "user", "content": STANDALONE_USER.format(text=TEXT)}]
+    return _user(
+        f"Conversation:\n{TEXT}\n\n"
+        "Rewrite the last question so that it can be understood without the conversation: put names in place "
+        "of words such as it, she or there. Reply with the question alone."
+    )
 
 
 def questions_and_answers_target(questions: list[str], answers: list[str]) -> str:
@@ -245,16 +227,11 @@ def prompt_ids(
 ) -> tuple[list[int], list[int]]:
     """Ids of a prompt up to its last memory slot, and those after it.
 
-    Args:
-        processor: Its `tokenizer`, `prompt_style`, `memory_suffix` and `memory_marks` count.
-        messages: The prompt.
-        slots: Vectors of each document's memory.
-        text: What fills the `TEXT` mark.
+    The processor's `tokenizer`, `prompt_style`, `memory_suffix` and `memory_marks` count; `slots` are the
+    vectors of each document's memory, `text` fills the `TEXT` mark.
     """
     tokenizer, style = processor.tokenizer, STYLES[processor.prompt_style]
-    head: list[int] = []
-    tail: list[int] = []
-    before, found = "", False
+    head, tail, before, found = [], [], "", False
     for part in _pieces(tokenizer, messages, processor.prompt_style, text.strip() if style.careful else text):
         if part == SLOTS:
             head, found, before = head + _slots(processor, slots), True, processor.memory_suffix
@@ -340,19 +317,11 @@ def choose_answers(
 def split_texts(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], limit: int, headers: Sequence[str] | None = None
 ) -> list[list[str]]:
-    """Cuts texts into passages, at paragraphs, else sentences, else white space where it can.
+    """Cuts each text into passages of at most `limit` tokens, at paragraphs, else sentences, else spaces.
 
-    Fenced code and tables stay whole where they fit.
-
-    Args:
-        tokenizer: The base's tokenizer.
-        texts: N texts.
-        limit: Most tokens of a passage, its header included.
-        headers: One for each text, which stands on a line of its own before each of its passages; one that
-            takes more than half of a passage stands before the first alone.
-
-    Returns:
-        For each text its passages; without headers they hold every character but the white space at the cuts.
+    Fenced code and tables stay whole where they fit; no character is lost but the white space at the cuts.
+    Each text's header stands on a line of its own before each of its passages and counts; one that takes more
+    than half of a passage stands before the first alone.
     """
     headers = [""] * len(texts) if headers is None else headers
     whole = [f"{header}\n{text}" if header else text for header, text in zip(headers, texts, strict=True)]
@@ -412,13 +381,9 @@ def _cut(text: str, start: int, end: int, blocks: Sequence[tuple[int, int]]) -> 
     block = next((span for span in blocks if span[0] < end < span[1]), None)
     if block is not None and block[0] > start + (end - start) // 8:
         return block[0]
-    if block is not None:
-        return _last(LINE, text, start, end, 2, ()) or _last(SPACE, text, start, end, 2, ()) or end
-    for pattern, share in CUTS:
-        found = _last(pattern, text, start, end, share, blocks)
-        if found:
-            return found
-    return end
+    cuts, whole = (CUTS, blocks) if block is None else (CUTS[-2:], ())
+    found = (_last(pattern, text, start, end, share, whole) for pattern, share in cuts)
+    return next(filter(None, found), end)
 
 
 def _last(
@@ -426,6 +391,6 @@ def _last(
 ) -> int:
     """The end of the last match outside of blocks, behind the first 1 / share of text[start:end]; else 0."""
     least = start + (end - start) // share
-    found = [match.end() for match in pattern.finditer(text, least, end)]
-    whole = [place for place in found if not any(first < place < last for first, last in blocks)]
-    return max((place for place in whole if least < place <= end), default=0)
+    found = (match.end() for match in pattern.finditer(text, least, end))
+    outside = (place for place in found if not any(first < place < last for first, last in blocks))
+    return max((place for place in outside if place > least), default=0)

@@ -1,7 +1,7 @@
 """Retrieval as tensor maths without state: pooling, cosine, the differentiable top-k.
 
-Letters of the shapes: B questions, N passages, K chosen, M memory vectors (of the longest), H hidden width,
-L tokens, D width of a search vector, T all vectors of a ragged memory.
+Letters of the shapes: B questions, N passages, K chosen, M memory vectors (of the longest memory), T vectors
+of all memories, H hidden width, D width of a search vector, L tokens, V vocabulary.
 """
 
 import math
@@ -40,11 +40,6 @@ class Memories(NamedTuple):
     def rows(self) -> Tensor:
         """(T, H): the own vectors of all memories, one memory after the other."""
         return self.values[self.mask]
-
-    def to(self, *args: object, **kwargs: object) -> "Memories":
-        """Both tensors on another device; the values alone take another dtype."""
-        values = self.values.to(*args, **kwargs)
-        return Memories(values, self.counts.to(values.device))
 
 
 @dataclass
@@ -90,35 +85,11 @@ def first(output: ModelOutput) -> ModelOutput:
     return type(output)(**{key: value[0] if key in batched else value for key, value in output.items()})
 
 
-def ragged(values: Tensor, offsets: Tensor, indices: Tensor, length: int | None = None) -> Memories:
-    """Memories at indices out of all vectors in one row.
-
-    Args:
-        values: (T, H).
-        offsets: (N + 1,) int64: memory i is values[offsets[i]:offsets[i + 1]].
-        indices: (...) int64.
-        length: M; that of the longest chosen memory by default.
-
-    Returns:
-        `Memories` (..., M, H).
-    """
-    starts, counts = offsets[indices], offsets[indices + 1] - offsets[indices]
-    places = torch.arange(int(counts.max()) if length is None else length, device=values.device)
-    own = places < counts.unsqueeze(-1)
-    found = values[torch.where(own, starts.unsqueeze(-1) + places, 0)]
-    return Memories(found.masked_fill(~own.unsqueeze(-1), 0), counts)
-
-
 def span_means(states: Tensor, attention_mask: Tensor, rate: int) -> Memories:
     """Mean state of every `rate` tokens (arXiv 2510.20797): a text of L tokens has ceil(L / rate) vectors.
 
-    Args:
-        states: (N, L, H).
-        attention_mask: (N, L), padding on either side.
-        rate: Tokens a vector; the last vector is the mean of those that are left.
-
-    Returns:
-        `Memories` (N, M, H) in the states' dtype.
+    Of states (N, L, H) with a mask (N, L), padding on either side, to memories (N, M, H) in their dtype; the
+    last vector is the mean of those that are left.
     """
     mask = attention_mask.bool()
     lengths = mask.sum(dim=-1)
@@ -135,15 +106,8 @@ def span_means(states: Tensor, attention_mask: Tensor, rate: int) -> Memories:
 def average_neighbours(memories: Memories, factor: int) -> Memories:
     """Memories at a larger compression rate: every `factor` neighbouring vectors averaged (nested rates).
 
-    Args:
-        memories: (..., M, H).
-        factor: How many vectors become one; the last is the mean of those that are left.
-
-    Returns:
-        (..., ceil(M / factor), H) in the memories' dtype.
-
-    Raises:
-        ValueError: If the factor is below 1.
+    (..., M, H) -> (..., ceil(M / factor), H) in their dtype; the last is the mean of those that are left.
+    Raises a ValueError if the factor is below 1.
     """
     if factor < 1:
         raise ValueError(f"`factor` must be at least 1, got {factor}.")
@@ -157,18 +121,10 @@ def average_neighbours(memories: Memories, factor: int) -> Memories:
 
 
 def pool(memories: Memories, pooling: str = "mean") -> Tensor:
-    """The vector by which a memory is searched, in float32, also under autocast.
+    """The vector by which memories (..., M, H) are searched, in float32, also under autocast.
 
-    Args:
-        memories: (..., M, H).
-        pooling: "mean" (of a memory's own vectors), or "flatten" (the paper's form, section 3.2: all vectors
-            in one row; the memories must be equally long).
-
-    Returns:
-        (..., H), or (..., M * H) flattened.
-
-    Raises:
-        ValueError: If memories of different lengths are to be flattened.
+    "mean": that of a memory's own vectors, (..., H); "flatten": all in one row, (..., M * H), the paper's
+    form (section 3.2). Raises a ValueError if memories of different lengths are to be flattened.
     """
     if pooling == "flatten":
         if not bool((memories.counts == memories.values.shape[-2]).all()):
@@ -198,17 +154,10 @@ def alignment_loss(
 
 
 def cosine_scores(query: Tensor, vectors: Tensor) -> Tensor:
-    """Cosines of search vectors, in float32 whatever the inputs are, also under autocast.
+    """Cosines of search vectors, (B, N) float32 whatever the inputs are, also under autocast.
 
-    Args:
-        query: (B, D) vectors of the questions.
-        vectors: (N, D) passages for all questions, or (B, N, D) candidates of each.
-
-    Returns:
-        (B, N) float32 scores in [-1, 1]; a zero vector scores 0.
-
-    Raises:
-        ValueError: If the widths differ.
+    Of questions (B, D) with passages for all, (N, D), or candidates of each, (B, N, D). A zero vector scores
+    0. Raises a ValueError if the widths differ.
     """
     if query.shape[-1] != vectors.shape[-1]:
         raise ValueError(
@@ -254,37 +203,6 @@ def soft_topk(
         ValueError: If k is below 1 or above a row's number of candidates, the temperature is not positive, or
             the estimator is unknown.
     """
-    _check_topk(scores, k, temperature, mask)
-    logits = scores.float() / temperature
-    if estimator == "gumbel":
-        logits = logits - torch.empty_like(logits).exponential_().log()
-    elif estimator != "straight_through":
-        raise ValueError(f"`estimator` must be 'straight_through' or 'gumbel', got {estimator!r}.")
-    taken = torch.zeros_like(logits, dtype=torch.bool) if mask is None else ~mask
-    chosen = _chosen(logits.masked_fill(taken, float("-inf")), k, wanted)
-    weights, indices = [], []
-    for place in range(k):
-        open_logits = logits.masked_fill(taken, float("-inf"))
-        index = chosen[:, place : place + 1]
-        soft = open_logits.softmax(dim=-1)
-        hard = torch.zeros_like(soft).scatter(-1, index, 1.0)
-        weights.append(hard + (soft - soft.detach()))
-        indices.append(index)
-        taken = taken.scatter(-1, index, True)
-    return torch.stack(weights, dim=1), torch.cat(indices, dim=1)
-
-
-def _chosen(logits: Tensor, k: int, wanted: Tensor | None) -> Tensor:
-    """(B, K) indices of the best, the wanted ones before all others, in the order of their logits."""
-    order = logits.argsort(dim=-1, descending=True, stable=True)
-    if wanted is None:
-        return order[:, :k]
-    place = torch.arange(order.shape[-1], device=order.device)
-    last = place + order.shape[-1] * (~wanted.gather(-1, order)).long()
-    return order.gather(-1, last.argsort(dim=-1)[:, :k].sort(dim=-1).values)
-
-
-def _check_topk(scores: Tensor, k: int, temperature: float, mask: Tensor | None) -> None:
     fewest = scores.shape[-1] if mask is None else int(mask.sum(dim=-1).min())
     if not 1 <= k <= fewest:
         raise ValueError(
@@ -292,18 +210,36 @@ def _check_topk(scores: Tensor, k: int, temperature: float, mask: Tensor | None)
         )
     if not temperature > 0:
         raise ValueError(f"`temperature` must be above 0, got {temperature}.")
+    logits = scores.float() / temperature
+    if estimator == "gumbel":
+        logits = logits - torch.empty_like(logits).exponential_().log()
+    elif estimator != "straight_through":
+        raise ValueError(f"`estimator` must be 'straight_through' or 'gumbel', got {estimator!r}.")
+    taken = torch.zeros_like(logits, dtype=torch.bool) if mask is None else ~mask
+    chosen = _chosen(logits.masked_fill(taken, float("-inf")), k, wanted)
+    weights = []
+    for index in chosen.split(1, dim=-1):
+        soft = logits.masked_fill(taken, float("-inf")).softmax(dim=-1)
+        hard = torch.zeros_like(soft).scatter(-1, index, 1.0)
+        weights.append(hard + (soft - soft.detach()))
+        taken = taken.scatter(-1, index, True)
+    return torch.stack(weights, dim=1), chosen.contiguous()
+
+
+def _chosen(logits: Tensor, k: int, wanted: Tensor | None) -> Tensor:
+    """(B, K) indices of the best, the wanted ones before all others, in the order of their logits."""
+    order = logits.argsort(dim=-1, descending=True, stable=True)
+    if wanted is None:
+        return order[:, :k]
+    last = (~wanted).gather(-1, order).long()
+    return order.gather(-1, last.argsort(dim=-1, stable=True)[:, :k].sort(dim=-1).values)
 
 
 def select(weights: Tensor, indices: Tensor, memories: Memories) -> Memories:
     """Memories chosen by soft top-k weights; the product carries the gradient to the scores.
 
-    Args:
-        weights: (B, K, N) from `soft_topk`.
-        indices: (B, K) from `soft_topk`.
-        memories: (B, N, M, H) a pool per question.
-
-    Returns:
-        (B, K, M, H) chosen memories in the memories' dtype.
+    Of the weights (B, K, N) and indices (B, K) of `soft_topk` and a pool per question, (B, N, M, H), to the
+    chosen memories (B, K, M, H) in their dtype.
     """
     values = memories.values
     with torch.autocast(values.device.type, enabled=False):
@@ -312,15 +248,7 @@ def select(weights: Tensor, indices: Tensor, memories: Memories) -> Memories:
 
 
 def mean_vectors(values: Tensor, offsets: Tensor) -> Tensor:
-    """The mean of each passage's vectors.
-
-    Args:
-        values: (T, H).
-        offsets: (N + 1,) int64, ascending from 0 to T.
-
-    Returns:
-        (N, H) float32.
-    """
+    """Each passage's mean, (N, H) float32, of vectors (T, H); offsets (N + 1,) int64 ascend from 0 to T."""
     counts = offsets.diff()
     rows = torch.repeat_interleave(torch.arange(len(counts)), counts)
     sums = torch.zeros(len(counts), values.shape[1]).index_add_(0, rows, values.float())
@@ -343,7 +271,7 @@ def check_search(vectors: Tensor, k: int, size: int, width: int) -> Tensor:
             f"`vectors` must be (B, {width}), one search vector a question, got {tuple(vectors.shape)}: "
             "question and memory must come from one model with one `retrieval_pooling`."
         )
-    return torch.nn.functional.normalize(vectors.detach().float().cpu(), dim=-1)
+    return functional.normalize(vectors.detach().float().cpu(), dim=-1)
 
 
 def nearest(
@@ -351,13 +279,8 @@ def nearest(
 ) -> tuple[Tensor, Tensor]:
     """Exact search by cosine, block by block, in float32; of equal scores the lower index first.
 
-    Args:
-        query: (B, D) unit vectors.
-        blocks: Indices (n,), float32 vectors (n, D) and their lengths (n,), or None for unit vectors.
-        k: K.
-
-    Returns:
-        (B, K) float32 scores and int64 indices, best first; fewer columns if there are fewer vectors.
+    Of unit vectors (B, D) in blocks of indices (n,), float32 vectors (n, D) and their lengths (n,), or None
+    for unit vectors: scores and int64 indices (B, K), best first; fewer columns if there are fewer vectors.
     """
     scores, indices = torch.empty(len(query), 0), torch.empty(len(query), 0, dtype=torch.long)
     for rows, vectors, lengths in blocks:
@@ -370,11 +293,6 @@ def nearest(
         order = order.gather(1, scores.gather(1, order).argsort(dim=1, descending=True, stable=True))[:, :k]
         scores, indices = scores.gather(1, order), indices.gather(1, order)
     return scores, indices
-
-
-def cosines(query: Tensor, vectors: Tensor) -> Tensor:
-    """Cosines (B, K) of unit vectors (B, D) with vectors (B, K, D)."""
-    return torch.einsum("bd,bkd->bk", query, torch.nn.functional.normalize(vectors.float(), dim=-1))
 
 
 def row_blocks(
@@ -390,8 +308,7 @@ def row_blocks(
 def format_name(dtype: torch.dtype | str) -> str:
     """The name of a format in which memories are kept, from its name or from a torch dtype.
 
-    Raises:
-        ValueError: If memories cannot be kept so.
+    Raises a ValueError if memories cannot be kept so.
     """
     name = str(dtype).removeprefix("torch.")
     if name not in FORMATS:
@@ -401,18 +318,11 @@ def format_name(dtype: torch.dtype | str) -> str:
 
 @torch.no_grad()
 def pack(values: Tensor, dtype: str) -> dict[str, Tensor]:
-    """Packs vectors in a format.
+    """Packs vectors (T, H) of any float dtype in a format: `values` (T, H), and `scales` where it has some.
 
-    Args:
-        values: (T, H), of any float dtype.
-        dtype: A float dtype's name; "int8", or "int4" with two values in a byte: both keep one bfloat16 scale
-            for 64 neighbouring values.
-
-    Returns:
-        `values` (T, H) or (T, H / 2), and `scales` (T, H / 64) beside int8 and int4.
-
-    Raises:
-        ValueError: If a value is NaN, infinite or too large for the format, or H is odd with int4.
+    "int8" and "int4" keep one bfloat16 scale for 64 neighbouring values, (T, H / 64); int4 has two values in
+    a byte, (T, H / 2). Raises a ValueError if a value is NaN, infinite or too large for the format, or H is
+    odd with int4.
     """
     if dtype in FLOATS:
         return {"values": check_finite(values.to(FLOATS[dtype]))}

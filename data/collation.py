@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from transformers import BatchEncoding
 
 from ..processing_clara import ClaraProcessor
 from ..prompts_clara import (
@@ -16,6 +17,7 @@ from ..prompts_clara import (
     paraphrase_prompt,
     plain_ids,
     plain_offsets,
+    prompt_ids,
     questions_and_answers_prompt,
     questions_and_answers_target,
     reconstruction_prompt,
@@ -72,6 +74,32 @@ class Target(NamedTuple):
     prompt: Messages
     texts: list[str]
     answers: list[str]
+
+
+def encode_packed(
+    processor: ClaraProcessor, targets: Sequence[Target], slots: Sequence[Sequence[int]]
+) -> BatchEncoding:
+    """Encodes several questions a prompt, which share its head with the memories.
+
+    What stands after the slots is repeated for each question with its answer, which attends to the shared
+    head and itself alone (`segments`), so that the loss is that of one prompt a question.
+
+    Returns:
+        `input_ids`, `attention_mask`, `labels` and `segments` (-1 at padding, 0 in the shared head or where a
+        prompt has one text, then 1, 2, …), each (B, L).
+    """
+    processor.check_prompts(len(targets), slots, targets)
+    rows = []
+    for (messages, texts, answers), counts in zip(targets, slots, strict=True):
+        row: list[tuple] = []
+        pairs = zip(texts, processor.answer_ids(answers), strict=True)
+        for number, (text, end) in enumerate(pairs, start=1):
+            head, tail = prompt_ids(processor, messages, counts, text)
+            segment = number if len(texts) > 1 else 0
+            shared = [] if row else [(head, False, 0)]
+            row += [*shared, (tail, False, segment), (end, True, segment)]
+        rows.append(row)
+    return processor.encode_parts(rows)
 
 
 @dataclass
@@ -136,10 +164,9 @@ class PretrainingCollator:
 
     def _prompts(self, targets: Sequence[Target], slots: list[list[int]]) -> dict[str, Tensor]:
         """Prompts and labels of the targets, packed or one a row."""
-        prompts = [target.prompt for target in targets]
         if self.pack_questions:
-            texts, answers = [target.texts for target in targets], [target.answers for target in targets]
-            return self.processor.encode_packed(prompts, slots, texts, answers)
+            return encode_packed(self.processor, targets, slots)
+        prompts = [target.prompt for target in targets]
         texts, answers = [target.texts[0] for target in targets], [target.answers[0] for target in targets]
         return self.processor.encode_messages(prompts, slots, texts, answers)
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..retrieval_clara import cosines, nearest, row_blocks
+from ..retrieval_clara import nearest, row_blocks
 
 WORD = r"(?u)\w+"
 FUSION, DEPTH, HALF = 60, 100, 0.5
@@ -172,6 +172,11 @@ class WordIndex:
         for words in self._tokens(questions, False):
             known = [word for word in words if word in self._index.vocab_dict]
             yield self._index.get_scores(known) if known else np.zeros(self._count, np.float32)
+
+
+def cosines(query: Tensor, vectors: Tensor) -> Tensor:
+    """Cosines (B, K) of unit vectors (B, D) with vectors (B, K, D)."""
+    return torch.einsum("bd,bkd->bk", query, torch.nn.functional.normalize(vectors.float(), dim=-1))
 
 
 def search_plain(

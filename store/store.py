@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..memory_clara import CorpusMemory, is_corpus_memory
-from ..retrieval_clara import check_search, cosines, format_name
+from ..retrieval_clara import check_search, format_name
 from . import search as find
 from .columns import Column
 from .commits import (
@@ -30,7 +30,7 @@ from .commits import (
 )
 from .indexes import INDEXED_FROM, build_ann, read_effort
 from .places import Places, check_files
-from .ranking import DEPTH, check_hybrid, fused
+from .ranking import DEPTH, check_hybrid, cosines, fused
 from .schema import ROW, Facts, check_row, literals, read_facts, unpack_row
 from .vectors import Vectors
 from .where import to_sql

@@ -43,7 +43,6 @@ MUTANTS = [
             "argsort(dim=-1, descending=True, stable=True)",
             "argsort(dim=-1, descending=False, stable=True)",
         ),
-        ("root", "starts.unsqueeze(-1) + places, 0)]", "starts.unsqueeze(-1) + places - 1, 0)]"),
         # adapters
         ("root", "    finally:\n        _wear(decoder, before)", "    finally:\n        _wear(decoder, [])"),
         (
@@ -56,8 +55,8 @@ MUTANTS = [
         ("root", "weight.float() + layer.scaling[name] * delta", "weight.float() + delta"),
         (
             "root",
-            "if layer.__dict__[VERSIONS][names[0]] != _adapter",
-            "if layer.__dict__[VERSIONS][names[0]] == _adapter",
+            "if layer.__dict__[VERSIONS][name] != _adapter",
+            "if layer.__dict__[VERSIONS][name] == _adapter",
         ),
         ("root", "head = _head(model.config) + repr([scaling", "head = repr([scaling"),
         ("root", "placed += int((bits * places).sum())", "placed += int(bits.sum())"),
@@ -66,8 +65,8 @@ MUTANTS = [
         ("root", "own = (key == 0) | (key == query)", "own = (key >= 0) | (key == query)"),
         (
             "root",
-            "found += (length + own.cumsum(dim=-1) - 1) * own",
-            "found += (length + own.cumsum(dim=-1)) * own",
+            "return segment_attention(segments).sum(dim=-1) - 1",
+            "return segment_attention(segments).sum(dim=-1)",
         ),
         ("root", "return torch.cat(logits)[order.argsort()]", "return torch.cat(logits)[order]"),
         ("root", "keep = labels[:, 1:] != IGNORE_INDEX", "keep = labels[:, :-1] != IGNORE_INDEX"),
@@ -94,8 +93,8 @@ MUTANTS = [
         ),
         (
             "root",
-            "functional.rms_norm(memory.float(), memory.shape[-1:], eps=1e-6) * gain",
-            "functional.rms_norm(memory.float(), memory.shape[-1:], eps=1e-6)",
+            "functional.rms_norm(rows.float(), rows.shape[-1:], eps=1e-6) * gain",
+            "functional.rms_norm(rows.float(), rows.shape[-1:], eps=1e-6)",
         ),
         (
             "root",
@@ -114,18 +113,14 @@ MUTANTS = [
             "self._check_lengths(ids, limit + 1, name, way_out)",
         ),
         ("root", "return ((vectors + factor - 1) // factor).tolist()", "return (vectors // factor).tolist()"),
-        ("root", "labels = [[IGNORE_INDEX] * len(row) + end for", "labels = [row + end for"),
+        ("root", "labels = [[i if told else IGNORE_INDEX for", "labels = [[i for"),
         (
             "root",
             "return [[*row, self.tokenizer.eos_token_id] for row in found]",
             "return [[*row] for row in found]",
         ),
-        (
-            "root",
-            "segment += [number if len(questions) > 1 else 0]",
-            "segment += [1 if len(questions) > 1 else 0]",
-        ),
-        ("root", "iter(sorted(rows, key=lambda i: passages.orders[i]))", "iter(sorted(rows))"),
+        (COLLATION, "segment = number if len(texts) > 1 else 0", "segment = 1 if len(texts) > 1 else 0"),
+        ("root", "sorted(indices, key=lambda i: passages.orders[i], reverse=True)", "sorted(indices)[::-1]"),
         (
             "root",
             "[[value] * (width - len(row)) + row for row in rows]",
@@ -154,7 +149,7 @@ MUTANTS = [
             "offsets = torch.cat([self.offsets, other.offsets[1:] + self.offsets[-1]])",
             "offsets = torch.cat([self.offsets, other.offsets[1:]])",
         ),
-        ("root", "    if other.fingerprint != fingerprint:", "    if other.fingerprint == fingerprint:"),
+        ("root", "if other.fingerprint != self.fingerprint:", "if other.fingerprint == self.fingerprint:"),
         ("root", "and file_digest(new) == named[name]:", "and file_digest(new) != named[name]:"),
         (
             "store/ranking.py",
@@ -185,6 +180,7 @@ MUTANTS = [
             "epoch, index = divmod(key, len(self.records))",
             "index = key % len(self.records); epoch = 0",
         ),
+        (MEMORIES, "starts.unsqueeze(-1) + places, 0)]", "starts.unsqueeze(-1) + places - 1, 0)]"),
         (MEMORIES, "usable &= ~same.tril(-1).any(dim=-1)", "usable &= ~same.tril(0).any(dim=-1)"),
         (
             COLLATORS,
@@ -227,10 +223,10 @@ MUTANTS = [
             'indices[np.lexsort((indices, rows["_score"].to_numpy()))]',
         ),
         # what no test noticed in November 2026, where the line is now
-        ("root", "return mask, positions(mask)", "return mask, None"),
+        ("root", "attend, places = own, positions(own)", "attend, places = own, None"),
         (
             "root",
-            "return nullcontext(), wearing(self.decoder, *worn_adapters(self.decoder))",
+            "return nullcontext(), wearing(decoder, *worn_adapters(decoder))",
             "return nullcontext(), nullcontext()",
         ),
         ("root", "return model.eval()", "return model"),

@@ -21,9 +21,28 @@ from ..data.collation import Item, draw_rate
 from ..data.records import QuestionRecord
 from ..data.writers import whole_file
 from ..processing_clara import ClaraProcessor
-from ..retrieval_clara import ragged
+from ..retrieval_clara import Memories
 
 logger = logging.getLogger(__name__)
+
+
+def ragged(values: Tensor, offsets: Tensor, indices: Tensor, length: int | None = None) -> Memories:
+    """Memories at indices out of all vectors in one row.
+
+    Args:
+        values: (T, H).
+        offsets: (N + 1,) int64: memory i is values[offsets[i]:offsets[i + 1]].
+        indices: (...) int64.
+        length: M; that of the longest chosen memory by default.
+
+    Returns:
+        `Memories` (..., M, H).
+    """
+    starts, counts = offsets[indices], offsets[indices + 1] - offsets[indices]
+    places = torch.arange(int(counts.max()) if length is None else length, device=values.device)
+    own = places < counts.unsqueeze(-1)
+    found = values[torch.where(own, starts.unsqueeze(-1) + places, 0)]
+    return Memories(found.masked_fill(~own.unsqueeze(-1), 0), counts)
 
 
 class Candidates(NamedTuple):

@@ -10,13 +10,18 @@ from accelerate.utils import save_fsdp_optimizer
 from torch import Tensor
 from transformers.trainer import SCHEDULER_NAME
 
-from ..checkpoint_clara import base_is_own
+from ..configuration_clara import ClaraConfig
 from .card import render_card
 from .checkpoints import load_trained, save_trained, trained_state
 from .resuming import ResumableTrainer
 from .stages import get_stage
 
 CARD = "README.md"
+
+
+def base_is_own(config: ClaraConfig) -> bool:
+    """Whether the base is to be found nowhere else, so that a checkpoint must hold it."""
+    return config.base_is_changed or not config.base_model_name_or_path
 
 
 class SavingMixin(ResumableTrainer):

@@ -4,14 +4,14 @@ The plan alone decides the rows of the store. The number of workers is no part o
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ...processing_clara import OURS, PART, part_clash, read_fields
+from ...processing_clara import OURS, check_parts, read_fields
 from ...store.build import BuildPlan, decode_fields, encode_fields, file_facts
 from ...store.schema import merge_fields
 from ..documents import find_files, read_files
@@ -81,7 +81,7 @@ def survey(
                 tick(1)
     if not seen:
         raise ValueError(f"The files hold no document: {skipped.told() or 'they have no rows'}.")
-    _check_parts(seen)
+    check_parts(seen)
     size = part_size or SMALLEST_PART * max(1, -(-len(seen) // (SMALLEST_PART * MOST_PARTS)))
     starts = [[number, row] for index, number, row in places if index % size == 0]
     return Corpus(facts, len(seen), text_bytes, starts, size, encode_fields(merge_fields(fields, waiting)))
@@ -91,14 +91,6 @@ def _add_id(seen: dict[str, Path], document_id: str, file: Path) -> None:
     if document_id in seen:
         raise ValueError(f"{file}: the id {document_id!r} occurs twice: ids must be unique.")
     seen[document_id] = file
-
-
-def _check_parts(seen: Mapping[str, Path]) -> None:
-    """Refuses ids that are named as a part of another (`d#1` beside `d`)."""
-    for document_id, file in seen.items():
-        part = PART.fullmatch(document_id)
-        if part and part[1] in seen:
-            raise ValueError(f"{file}: {part_clash(document_id, part[1])}")
 
 
 def metadata_of(document: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ...data.documents import SUFFIXES, read_files
 from ...data.markdown import markdown_document
 from ...data.sample_corpus import sample_documents, sample_questions
 from ...data.skipped import Skipped
+from ...processing_clara import Passages
 
 logger = logging.getLogger(__name__)
 MAX_DOCUMENTS, MAX_CHARACTERS, MAX_QUESTION = 500, 400_000, 1000
@@ -94,7 +95,7 @@ def compress_steps(model: Any, documents: Sequence[dict], step: int = STEP) -> I
     for end in ends:  # a document is remembered as a whole
         if end - start < step and end < total:
             continue
-        part = model.compress_passages(passages[start:end])
+        part = model.compress_passages(Passages(*(column[start:end] for column in vars(passages).values())))
         if memory is None:
             memory = part
         else:

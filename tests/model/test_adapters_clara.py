@@ -8,11 +8,11 @@ import torch
 from clara.adapters_clara import (
     CONFIG_FILE,
     WEIGHTS_FILE,
-    CheckpointContexts,
     adapter_names,
     adapter_parameters,
     adapter_state,
     add_adapter,
+    checkpoint_contexts,
     copy_adapter,
     load_adapter,
     load_adapter_state,
@@ -310,9 +310,8 @@ def test_an_adapter_that_is_no_plain_lora_is_refused(checkpoint, tmp_path, chang
 
 
 def test_a_recomputation_wears_what_the_forward_pass_wore(model):
-    contexts = CheckpointContexts(model.decoder)
     with wearing(model.decoder, "compressor"):
-        forward, again = contexts()
+        forward, again = checkpoint_contexts(model.decoder)
         with forward:
             assert worn_adapters(model.decoder) == ["compressor"]
     with wearing(model.decoder, "generator"):

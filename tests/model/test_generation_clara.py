@@ -416,10 +416,10 @@ class Listener(BaseStreamer):
         self.tokens.extend(value.flatten().tolist())
 
         def attempt():
-            taken = self.lock._lock.acquire(blocking=False)
+            taken = self.lock.acquire(blocking=False)
             self.free.append(taken)
             if taken:
-                self.lock._lock.release()
+                self.lock.release()
 
         thread = threading.Thread(target=attempt)
         thread.start()

@@ -10,7 +10,6 @@ from clara.processing_clara import (
     clean_text,
     is_document,
     is_path,
-    pool_order,
     reading_order,
     to_passages,
 )
@@ -258,7 +257,6 @@ def test_passages_of_one_document_are_read_in_its_order():
     assert reading_order(passages, [2, 3, 0, 1]) == [0, 3, 1, 2]
     assert reading_order(passages, [3, 1]) == [3, 1]
     assert reading_order(passages, []) == []
-    assert pool_order(passages, [2, 3, 0, 1]) == [0, 1, 2, 3]
 
 
 def test_the_parts_of_a_split_document_are_numbered():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from clara.data.collation import Target, encode_packed
 from clara.modeling_clara import segment_attention, segment_positions
 from clara.prompts_clara import answer_prompt
 from clara.retrieval_clara import (
@@ -9,10 +10,10 @@ from clara.retrieval_clara import (
     average_neighbours,
     cosine_scores,
     pool,
-    ragged,
     soft_topk,
     span_means,
 )
+from clara.train.memories import ragged
 from conftest import DOCUMENTS, QUESTIONS, make_model
 
 
@@ -107,9 +108,8 @@ def test_packed_questions_have_the_loss_of_single_ones(base, attention):
     assert counts == model.compress(**documents).counts.tolist()
     given = {f"document_{name}": value for name, value in documents.items()}
     texts, answers = [QUESTIONS[:2], QUESTIONS[2:]], [["1890", "Christiaan Huygens"], ["Leipzig"]]
-    packed = processor.encode_packed(
-        [answer_prompt(style)] * 2, [[count] for count in counts], texts, answers
-    )
+    targets = [Target(answer_prompt(style), *row) for row in zip(texts, answers, strict=True)]
+    packed = encode_packed(processor, targets, [[count] for count in counts])
     single = processor.encode_prompts(
         [*texts[0], *texts[1]], [[counts[0]], [counts[0]], [counts[1]]], [*answers[0], *answers[1]]
     )
@@ -122,7 +122,7 @@ def test_packed_questions_have_the_loss_of_single_ones(base, attention):
 def test_flash_attention_is_refused_for_packed_questions(base):
     model = make_model(base, pooling="mean")
     model.decoder.config._attn_implementation = "flash_attention_2"
-    packed = model.processor.encode_packed([answer_prompt()], [[1]], [["a", "b"]], [["c", "d"]])
+    packed = encode_packed(model.processor, [Target(answer_prompt(), ["a", "b"], ["c", "d"])], [[1]])
     with pytest.raises(ValueError, match="sdpa"):
         model(**packed, memory=torch.zeros(1, 1, 1, 32))
 
