@@ -28,7 +28,7 @@ def add_answer_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     add_search_arguments(parser)
     add("--retrieval-top-k", type=int, metavar="K", help="documents to answer from (default: 5)")
-    add("--max-new-tokens", type=int, metavar="N", help="longest answer (default: the model's)")
+    add("--max-new-tokens", type=int, help="longest answer (default: the model's)")
     add(
         "--reading",
         choices=("together", "each"),

@@ -65,22 +65,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_work(parser: argparse.ArgumentParser) -> None:
     """Adds who does the work and how."""
     add = parser.add_argument
-    add("--batch-size", type=int, default=16, metavar="N", help="passages compressed at once (default: 16)")
-    add("--workers", type=int, metavar="N", help="processes (default: one a core or GPU)")
-    add(
-        "--threads",
-        type=int,
-        metavar="N",
-        help="threads of each worker (default: 1, or all cores if there is one shard)",
-    )
-    add("--shard-size", type=int, metavar="N", help="documents in a shard (default: 4096 or more)")
+    add("--batch-size", type=int, default=16, help="passages compressed at once")
+    add("--workers", type=int, help="processes (default: one a core or GPU)")
+    add("--threads", type=int, help="threads of each worker (default: 1, or all cores if there is one shard)")
+    add("--shard-size", type=int, help="documents in a shard (default: 4096 or more)")
     add("--executor", choices=("local", "slurm", "ray"), default="local", help="where the workers run")
-    add("--tasks", type=int, metavar="N", help="tasks of a cluster (default: one a shard)")
+    add("--tasks", type=int, help="tasks of a cluster (default: one a shard)")
     add(
         "--executor-options",
         type=json.loads,
         default={},
-        metavar="JSON",
         help="more arguments of the datatrove executor, such as Slurm's partition and time",
     )
 

@@ -40,13 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     compare.add_argument(
         "--expected", required=True, metavar="FOLDER", help="expected.json and expected.safetensors"
     )
-    compare.add_argument(
-        "--max-new-tokens",
-        type=int,
-        default=24,
-        metavar="N",
-        help="length of the recorded answers (default: 24)",
-    )
+    compare.add_argument("--max-new-tokens", type=int, default=24, help="length of the recorded answers")
 
 
 def _add_text_generation(kinds: argparse._SubParsersAction) -> None:
@@ -68,7 +62,6 @@ def _add_text_generation(kinds: argparse._SubParsersAction) -> None:
         "--model-fields",
         type=json.loads,
         default={},
-        metavar="JSON",
         help='fields of ClaraConfig, such as \'{"compression_rate": 4, "lora_r": 16}\'',
     )
     for parser in (there, back):

@@ -28,11 +28,11 @@ MEANS = ("recall", "contains_gold", "text_tokens", "memory_tokens", "search_seco
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `clara demo`."""
     add = parser.add_argument
-    add("--questions", type=int, default=6, metavar="N", help="questions to ask (default: 6)")
+    add("--questions", type=int, default=6, help="questions to ask")
     add_model_arguments(parser)
     add("--compression-rate", type=int, metavar="R", help="text tokens a memory token (default: the model's)")
     add("--retrieval-top-k", type=int, metavar="K", help="documents to answer from (default: 5)")
-    add("--max-new-tokens", type=int, default=24, metavar="N", help="longest answer (default: 24)")
+    add("--max-new-tokens", type=int, default=24, help="longest answer")
     add("--output", metavar="FOLDER", help="keep the corpus memory here (default: thrown away)")
     add("--json", metavar="FILE", help="also write everything that is shown as JSON")
 

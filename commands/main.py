@@ -40,11 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
         dest="command", required=True, metavar="COMMAND", help="one of the commands above", prog="clara"
     )
     for name, module in found.items():
-        command = commands.add_parser(
-            name,
-            description=module.__doc__.strip(),
-            formatter_class=HelpFormatter,
-        )
+        command = commands.add_parser(name, description=module.__doc__.strip(), formatter_class=HelpFormatter)
         module.add_arguments(command)
         lines = [command.epilog, EXIT_LINE, examples(EXAMPLES[name])]
         command.epilog = "\n\n".join(filter(None, lines))

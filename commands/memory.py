@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         return added.add_argument
 
     add = action("list", show_documents, "list the documents, or the versions")
-    add("--limit", type=int, default=20, metavar="N", help="most documents to show; 0: all")
+    add("--limit", type=int, default=20, help="most documents to show; 0: all")
     add("--versions", action="store_true", help="the versions that are kept, instead of the documents")
     add("--json", action="store_true", help="one JSON object a line")
     add = action("show", show_document, "show a document: its passages, metadata and number of vectors")
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add = action(name, do, summary, model=True)
         add("paths", nargs="+", metavar="FILE_OR_FOLDER", help="read as `clara build-memory` reads them")
         add("--strict", action="store_true", help="stop at what gives no text, instead of listing it")
-        add("--batch-size", type=int, default=16, metavar="N", help="passages compressed at once")
+        add("--batch-size", type=int, default=16, help="passages compressed at once")
     _add_changes(action)
 
 

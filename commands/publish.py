@@ -57,13 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--dataset", action="append", default=[], metavar="ID", help="data set it was trained on (Hub id)")
     add("--base-model", metavar="ID", help="Hub id of the base, where the checkpoint names none")
-    add(
-        "--widgets",
-        type=int,
-        default=3,
-        metavar="N",
-        help="example answers in the card, right ones first (default: 3)",
-    )
+    add("--widgets", type=int, default=3, help="example answers in the card, right ones first")
     add("--device", help="such as cpu or cuda:0 (default: the accelerator if there is one)")
 
 

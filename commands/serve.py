@@ -48,12 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let the base rewrite a question that follows earlier turns, so that it stands alone",
     )
-    add("--model-name", default="clara", help="the model's own name (default: %(default)s)")
+    add("--model-name", default="clara", help="the model's own name")
     add_network_arguments(parser)
-    add("--max-batch", type=int, default=16, metavar="N", help="answers at once (default: 16)")
-    add("--max-queue", type=int, default=64, metavar="N", help="may wait (default: 64)")
-    add("--max-new-tokens", type=int, default=512, metavar="N", help="longest answer (default: 512)")
-    add("--drain-seconds", type=int, default=60, metavar="N", help="to finish at SIGTERM (default: 60)")
+    add("--max-batch", type=int, default=16, help="answers at once")
+    add("--max-queue", type=int, default=64, help="may wait")
+    add("--max-new-tokens", type=int, default=512, help="longest answer")
+    add("--drain-seconds", type=int, default=60, help="to finish at SIGTERM")
 
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +76,7 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="web page whose scripts may ask; may be repeated (default: none)",
     )
-    add("--max-body-bytes", type=int, default=1 << 20, metavar="N", help="largest request (default: 1 MiB)")
+    add("--max-body-bytes", type=int, default=1 << 20, help="largest request (default: 1 MiB)")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -45,11 +45,11 @@ def _add_work(group: Any) -> None:
     add(
         "--kinds", nargs="+", default=["simple", "complex", "paraphrase"], help="signals of stage pretraining"
     )
-    add("--max-questions", type=int, default=12, help="the most questions asked for at once (default: 12)")
-    add("--max-rounds", type=int, default=10, help="rounds of supplementary questions (default: 10)")
-    add("--max-attempts", type=int, default=3, help="attempts at a paraphrase (default: 3)")
-    add("--max-tokens", type=int, default=1024, help="the most tokens of a reply (default: 1024)")
-    add("--passage-words", type=int, default=150, help="the most words of a passage (default: 150)")
+    add("--max-questions", type=int, default=12, help="the most questions asked for at once")
+    add("--max-rounds", type=int, default=10, help="rounds of supplementary questions")
+    add("--max-attempts", type=int, default=3, help="attempts at a paraphrase")
+    add("--max-tokens", type=int, default=1024, help="the most tokens of a reply")
+    add("--passage-words", type=int, default=150, help="the most words of a passage")
     add("--seed", type=int, default=0)
     add("--documents-each", type=int, default=5, help="documents for a question of instruction_tuning")
     add("--pool-size", type=int, default=20, help="candidates for a question of end_to_end")
@@ -67,11 +67,11 @@ def _add_work(group: Any) -> None:
 
 def _add_teacher(group: Any) -> None:
     add = group.add_argument
-    add("--concurrency", type=int, default=64, help="the most calls in flight, in each task (default: 64)")
+    add("--concurrency", type=int, default=64, help="the most calls in flight, in each task")
     add("--timeout", type=float, default=120.0, help="seconds to wait for a reply (default: 120)")
     add("--patience", type=float, default=600.0, help="seconds without any reply before the run stops")
     add("--batch-size", type=int, default=8, help="requests in a batch of a local model")
-    add("--extra-body", type=json.loads, default={}, metavar="JSON", help="further fields of every request")
+    add("--extra-body", type=json.loads, default={}, help="further fields of every request")
     add("--input-price", type=float, default=0.0, help="price of a million read tokens, to show the cost")
     add("--output-price", type=float, default=0.0, help="price of a million written tokens")
 
@@ -80,7 +80,7 @@ def _add_machine(group: Any) -> None:
     add = group.add_argument
     add("--executor", choices=("local", "slurm", "ray"), default="local")
     add("--tasks", type=int, default=1, help="shares of the work; fixed for an output folder")
-    add("--executor-options", type=json.loads, default={}, metavar="JSON", help="arguments of the executor")
+    add("--executor-options", type=json.loads, default={}, help="arguments of the executor")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -42,10 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--points", nargs="+", required=True, metavar="EXAMPLES=PATH", help="checkpoints, by examples seen")
     add("--files", nargs="+", help="question rows with positives (default: samples)")
-    add("--limit", type=int, default=100, metavar="N", help="questions a file (default: 100)")
+    add("--limit", type=int, default=100, help="questions a file")
     add("--ahead", type=int, nargs="+", default=[10, 100], help="times the most examples")
-    add("--max-new-tokens", type=int, default=32, metavar="N", help="longest answer")
-    add("--batch-size", type=int, default=16, metavar="N")
+    add("--max-new-tokens", type=int, default=32, help="longest answer")
+    add("--batch-size", type=int, default=16)
     add("--seed", type=int, default=0, help="of the intervals")
     add("--device", help="to measure on (default: the accelerator if there is one)")
 
