@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data.sample_corpus import CORPUS, QUESTIONS
-from .models import EMBEDDED, SHIPPED, load_model
+from .models import EMBEDDED, SHIPPED, add_model_arguments, load_model
 from .search_options import need_store, question_texts
 
 if TYPE_CHECKING:
@@ -38,14 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `clara bench`."""
     add = parser.add_argument
     add("benchmark", nargs="?", choices=(*BENCHMARKS, "store", "all"), default="all")
-    add(
-        "--model",
-        metavar="PATH_OR_ID",
-        help="CLaRa checkpoint or causal LM (default: the shipped checkpoint, else the preset)",
-    )
+    add_model_arguments(parser)
     add("--preset", choices=PRESETS, help=f"shape of the model (default: {EMBEDDED})")
     add("--random-weights", action="store_true", help="make the preset, load nothing")
-    add("--device", help="such as cpu or cuda:0 (default: the accelerator if there is one)")
     add("--dtype", choices=DTYPES, help="of the weights (default: the model's own)")
     add(
         "--attn-implementation",
@@ -111,7 +106,7 @@ def load(arguments: argparse.Namespace) -> ClaraForRetrievalGeneration:
     import torch
 
     from ..evaluation.devices import choose_device
-    from ..evaluation.speed.models import random_model
+    from ..evaluation.speed.workload import random_model
 
     dtype = {"dtype": getattr(torch, arguments.dtype)} if arguments.dtype else {}
     if arguments.random_weights:

@@ -38,11 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="corpus memory, folder or Hub dataset repository; may be repeated (default name: the folder's)",
     )
     add_model_arguments(parser)
-    add(
-        "--merge-adapters",
-        action="store_true",
-        help="faster answers for two more copies of the base's weights (`model.merge_adapters`)",
-    )
+    add("--merge-adapters", action="store_true", help="faster answers for two more copies of the weights")
     add(
         "--rewrite",
         action="store_true",
@@ -107,7 +103,7 @@ def run(arguments: argparse.Namespace) -> None:
         origins=arguments.cors_origin,
         rewrite=arguments.rewrite,
     )
-    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn has drained by then and hands it on
     with listening(arguments.host, arguments.port) as place:
         show_banner(arguments, place.getsockname()[1], memories)
         config = uvicorn.Config(
@@ -147,11 +143,6 @@ def bound_kernel_caches() -> None:
     """Lets torch keep fewer compiled kernels; it reads this when it is loaded. What is set already, stays."""
     for name in KERNEL_CACHES:
         os.environ.setdefault(name, str(KERNELS))
-
-
-def leave(*_: Any) -> None:
-    """Ends the process; uvicorn has drained by then and hands the signal on."""
-    sys.exit(0)
 
 
 def named_folders(given: list[str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ import argparse
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -159,22 +160,8 @@ def _pipeline(arguments: argparse.Namespace) -> Any:
     from ..data.synthesis.pipeline import RunSettings, distillation_pipeline, pretraining_pipeline
     from ..data.synthesis.teacher import TeacherSettings
 
-    teacher = TeacherSettings(
-        arguments.teacher,
-        arguments.model,
-        arguments.concurrency,
-        arguments.timeout,
-        arguments.patience,
-        arguments.batch_size,
-        arguments.extra_body,
-    )
-    where = RunSettings(
-        arguments.limit,
-        arguments.passage_words,
-        arguments.tasks,
-        executor=arguments.executor,
-        options=arguments.executor_options,
-    )
+    teacher = _settings(TeacherSettings, arguments)
+    where = _settings(RunSettings, arguments, options=arguments.executor_options)
     if arguments.stage == "instruction_tuning":
         return distillation_pipeline(
             arguments.documents,
@@ -185,11 +172,15 @@ def _pipeline(arguments: argparse.Namespace) -> Any:
             where,
             form=arguments.format,
         )
-    kinds = tuple(arguments.kinds)
-    limits = ("max_questions", "max_rounds", "max_attempts", "max_tokens", "seed")
-    settings = SynthesisSettings(kinds, **{name: getattr(arguments, name) for name in limits})
+    settings = _settings(SynthesisSettings, arguments, kinds=tuple(arguments.kinds))
     options = {"form": arguments.format, "evaluation_files": arguments.evaluation}
     return pretraining_pipeline(arguments.documents, arguments.output, teacher, settings, where, **options)
+
+
+def _settings(kind: type, arguments: argparse.Namespace, **others: Any) -> Any:
+    """The settings of a kind, whose fields have the names of the options."""
+    given = {field.name: getattr(arguments, field.name) for field in fields(kind) if field.name in arguments}
+    return kind(**{**given, **others})
 
 
 def _items(arguments: argparse.Namespace) -> Iterator[Any]:

@@ -129,14 +129,11 @@ class ClaraModel:
                 list(questions), list(map(list, memories)), padded, "each", max_new_tokens=max_new_tokens
             )
         texts = processor.tokenizer.batch_decode(out.sequences, skip_special_tokens=True)
-        sizes = [
-            int(
-                processor.encode_prompts([question] * len(row), [[len(m)] for m in row])[
-                    "attention_mask"
-                ].sum()
-            )
+        prompts = [
+            processor.encode_prompts([question] * len(row), [[len(memory)] for memory in row])
             for question, row in zip(questions, memories, strict=True)
         ]
+        sizes = [int(batch["attention_mask"].sum()) for batch in prompts]
         return list(zip(map(str.strip, texts), sizes, strict=True))
 
 

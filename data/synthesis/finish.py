@@ -16,11 +16,10 @@ from pydantic import TypeAdapter
 
 from ..records import PretrainingRecord, QuestionRecord
 from ..writers import write_jsonl, write_parquet
-from .distillation import distilled_record
 from .gates import EvaluationQuestions, Gates, GateSettings
 from .machine import DocumentOutcome
 from .passages import read_texts
-from .questions import build_pools, read_seeds
+from .questions import build_pools, distilled_record, read_seeds
 from .report import Counts, table, total_progress, write_card, write_manifest, write_report
 from .retrievers import BM25Retriever, Retriever
 

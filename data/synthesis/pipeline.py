@@ -17,13 +17,12 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
 from ..documents import read_documents
-from .distillation import distil, distillation_items
 from .executors import check_executor, two_steps
 from .finish import finish, finish_distillation
 from .machine import SynthesisSettings, synthesize_document
 from .passages import read_passages, read_texts
 from .prompts import PROMPT_VERSION
-from .questions import read_seeds
+from .questions import distil, distillation_items, read_seeds
 from .rank import Job, OpenTeacher, run_rank
 from .report import write_manifest
 from .retrievers import BM25Retriever

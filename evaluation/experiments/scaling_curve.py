@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from clara.data.readers import read_questions
 from clara.data.records import QuestionRecord
 from clara.data.sample_corpus import sample_questions, sample_texts
 from clara.modeling_clara import ClaraForRetrievalGeneration
+from clara.processing_clara import IGNORE_INDEX
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
-from ..answer_losses import answer_losses
 from ..devices import choose_device
 from ..language_models import ClaraModel
 from ..metrics import score_answers
@@ -248,3 +252,34 @@ def _points(
     below = [scale * (interval["mean"] - interval["low"]) for interval in intervals]
     above = [scale * (interval["high"] - interval["mean"]) for interval in intervals]
     axes.errorbar(counts, means, yerr=[below, above], capsize=3, **style)
+
+
+@torch.no_grad()
+def answer_losses(
+    model: ClaraForRetrievalGeneration,
+    questions: Sequence[str],
+    answers: Sequence[str],
+    memories: Sequence[Sequence[Tensor]],
+) -> list[float]:
+    """Mean loss per answer token in nats, of each question, given its memories.
+
+    Args:
+        model: In eval mode, with its processor.
+        questions: B questions.
+        answers: B answers.
+        memories: For each question its memories (m, H), none or several.
+    """
+    slots = [[len(memory) for memory in row] for row in memories]
+    batch = model.processor.encode_prompts(questions, slots, answers).to(model.device)
+    counts = pad_sequence([torch.tensor(row, dtype=torch.long) for row in slots], batch_first=True)
+    width = model.config.get_text_config().hidden_size
+    given = torch.zeros(*counts.shape, max((count for row in slots for count in row), default=1), width)
+    for place, row in enumerate(memories):
+        for rank, memory in enumerate(row):
+            given[place, rank, : len(memory)] = memory
+    device = model.device
+    logits = model(**batch, memory=given.to(device), memory_counts=counts.to(device)).logits
+    labels = batch["labels"][:, 1:]
+    losses = functional.cross_entropy(logits.float(), labels[labels != IGNORE_INDEX], reduction="none")
+    lengths = (labels != IGNORE_INDEX).sum(dim=-1).tolist()
+    return [float(part.mean()) for part in losses.split(lengths)]

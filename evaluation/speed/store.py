@@ -28,9 +28,8 @@ from clara.store.schema import empty_fields, merge_fields
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .growth import CPU, growth
 from .report import Section, ratio, section, variant
-from .timing import measure
+from .timing import CPU, growth, measure
 
 BLOCK_ROWS = 2048
 QUESTIONS_AT_ONCE = 32

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from clara.evaluation.lens import logit_lens
 
 from ...data.sources import is_supported, likely_span
 from ...prompts_clara import NOT_FOUND
@@ -36,6 +35,7 @@ from .visit import (
     checked,
     compress_steps,
     count_tokens,
+    logit_lens,
     pasted_documents,
     sample_chips,
     sample_memory,
