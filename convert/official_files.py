@@ -60,7 +60,7 @@ def read_official(checkpoint: str, subfolder: str = "", **hub: Any) -> OfficialC
         ValueError: If a file is damaged, holds anything but tensors, or names an unknown adapter.
     """
     name = f"{checkpoint}/{subfolder}" if subfolder else str(checkpoint)
-    paths = {file: _find(checkpoint, subfolder, file, **hub) for file in (CONFIG, ADAPTERS, TABLES)}
+    paths = {file: _find(name, checkpoint, subfolder, file, **hub) for file in (CONFIG, ADAPTERS, TABLES)}
     fields = _read_json(paths[CONFIG])
     tables = _check_tensors(_load(paths[TABLES]), paths[TABLES])
     stored = _load(paths[ADAPTERS])
@@ -79,17 +79,12 @@ def read_official(checkpoint: str, subfolder: str = "", **hub: Any) -> OfficialC
     return OfficialCheckpoint(name, fields, adapters, copies, tables)
 
 
-def _find(checkpoint: str, subfolder: str, file: str, **hub: Any) -> Path:
+def _find(name: str, checkpoint: str, subfolder: str, file: str, **hub: Any) -> Path:
     optional = {"_raise_exceptions_for_missing_entries": False, **hub}
-    if Path(checkpoint).is_dir():
-        found = Path(checkpoint, subfolder, file)
-        path = found if found.is_file() else None
-    else:
-        path = cached_file(checkpoint, file, subfolder=subfolder, **optional)
+    path = cached_file(checkpoint, file, subfolder=subfolder, **optional)
     if path is None:
-        where = f"{checkpoint}/{subfolder}" if subfolder else checkpoint
         raise FileNotFoundError(
-            f"{where} has no {file}: a checkpoint of this format holds {CONFIG}, {ADAPTERS} and {TABLES}. "
+            f"{name} has no {file}: a checkpoint of this format holds {CONFIG}, {ADAPTERS} and {TABLES}. "
             "The released repositories keep them in sub-folders: pass `--subfolder compression-16`."
         )
     return Path(path)

@@ -10,13 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from ..adapters_clara import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    check_plain,
-    load_adapter_state,
-    tuner_layers,
-)
+from ..adapters_clara import CONFIG_FILE, WEIGHTS_FILE, check_plain, load_adapter_state, tuner_layers
 from ..bases.folders import complete_folder
 from ..checkpoint_clara import base_path, base_state
 from ..modeling_clara import ClaraForRetrievalGeneration

@@ -117,7 +117,8 @@ def _converted(content: bytes, suffix: str) -> dict[str, Any]:
     markitdown = _needed("markitdown")
     for noisy in ("pdfminer", "pdfplumber"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    charset = "utf-8" if suffix == ".html" and _is_utf8(content) else None
+    is_utf8 = content == content.decode(errors="ignore").encode()
+    charset = "utf-8" if suffix == ".html" and is_utf8 else None
     info = markitdown.StreamInfo(extension=suffix, charset=charset)
     try:
         found = markitdown.MarkItDown(enable_plugins=False).convert_stream(
@@ -128,14 +129,6 @@ def _converted(content: bytes, suffix: str) -> dict[str, Any]:
     except Exception as error:
         raise UnreadableError(f"cannot be read as {suffix}: {_first_line(error)}") from error
     return markdown_document(found.markdown, found.title)
-
-
-def _is_utf8(content: bytes) -> bool:
-    try:
-        content.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _first_line(error: Exception) -> str:

@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import pyarrow
@@ -15,15 +14,11 @@ from .records import CorpusRecord, PretrainingRecord, QuestionRecord
 from .rows import corpus_row, pretraining_rows, question_row
 
 Record = PretrainingRecord | QuestionRecord | CorpusRecord
-
-
-ROWS: Mapping[str, Callable[[Any], list[dict[str, Any]]]] = MappingProxyType(
-    {
-        "PretrainingRecord": pretraining_rows,
-        "QuestionRecord": lambda record: [question_row(record)],
-        "CorpusRecord": lambda record: [corpus_row(record)],
-    }
-)
+ROWS: Mapping[str, Callable[[Any], list[dict[str, Any]]]] = {
+    "PretrainingRecord": pretraining_rows,
+    "QuestionRecord": lambda record: [question_row(record)],
+    "CorpusRecord": lambda record: [corpus_row(record)],
+}
 
 
 def record_rows(record: Record) -> list[dict[str, Any]]:

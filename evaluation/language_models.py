@@ -143,10 +143,7 @@ def other_format(model: ClaraForRetrievalGeneration, store: Any) -> list[str]:
 
 
 def memory_folder(
-    output: Path,
-    model: ClaraForRetrievalGeneration,
-    documents: Sequence[str],
-    store: Any = None,
+    output: Path, model: ClaraForRetrievalGeneration, documents: Sequence[str], store: Any = None
 ) -> Path:
     """A folder for each compressor, list of documents and format, so that no run meets another's memories.
 

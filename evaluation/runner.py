@@ -20,11 +20,7 @@ SEARCH_BATCH = 64
 
 
 def run_system(
-    system: System,
-    examples: Sequence[Example],
-    path: Path,
-    settings: Mapping[str, Any],
-    batch_size: int = 16,
+    system: System, examples: Sequence[Example], path: Path, settings: Mapping[str, Any], batch_size: int = 16
 ) -> list[Prediction]:
     """Answers every example but those that the file already holds.
 

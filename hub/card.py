@@ -10,6 +10,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from ..configuration_clara import ADAPTERS
+from ..evaluation.tables import markdown_table
 from .results import Report, model_index, results_table
 from .upload import REPO_ID
 
@@ -193,8 +194,7 @@ def _training(cards: Sequence[str]) -> str:
     """A row for each stage, out of the trainer's cards; nothing without any."""
     rows = [_stage(card) for card in cards]
     head = ["run", "stage", "steps", "batch", "learning rate", "seed", "loss"]
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in lines) if rows else ""
+    return markdown_table(head, rows) if rows else ""
 
 
 def _stage(card: str) -> list[str]:
@@ -212,17 +212,18 @@ def _stage(card: str) -> list[str]:
 def _examples(examples: Examples) -> str:
     if not examples.shown:
         return "No example was generated."
-    lines = ["| question | answer | gold | first document found |", "| --- | --- | --- | --- |"]
+    rows = []
     for row in examples.shown:
         answer = row["answer"] if row["right"] else f"{row['answer']} ({WRONG})"
         cells = (row["question"], answer, row["gold"], row["documents"][0]["id"])
-        lines.append("| " + " | ".join(map(_cell, cells)) + " |")
+        rows.append([*map(_cell, cells)])
+    table = markdown_table(["question", "answer", "gold", "first document found"], rows)
     told = (
         f"Of {examples.asked} evenly spaced questions of the sample corpus, answered greedily from all its "
         f"documents, {examples.right} were answered right. The examples below are the first of these"
     )
     rest = "" if examples.right >= len(examples.shown) else "; the others are wrong and marked so"
-    return f"{told}{rest}.\n\n" + "\n".join(lines)
+    return f"{told}{rest}.\n\n{table}"
 
 
 def _cell(text: str) -> str:

@@ -138,21 +138,19 @@ class RequestReader:
 
     def _read_item(self, item: Any, name: str) -> dict[str, Any]:
         _check_mapping(item, f"`{name}`", ("question", "documents", "memory"), ("question",))
-        question = item["question"]
-        for text in self._listed(question, f"{name}.question") if isinstance(question, list) else [question]:
-            _check_text(text, f"{name}.question")
-            self._check_count(len(text), f"{name}.question", "question_characters", "characters")
+        question, place = item["question"], f"{name}.question"
+        texts = question if isinstance(question, list) else [question]
+        if not texts:
+            raise RequestError(f"`{place}` is empty: give at least one question.")
+        self._check_count(len(texts), place, "questions", "questions")
+        for text in texts:
+            _check_text(text, place)
+            self._check_count(len(text), place, "question_characters", "characters")
         if ("documents" in item) == ("memory" in item):
             raise RequestError(f"`{name}` must have either `documents` or `memory`.")
         if "memory" in item:
             return {"question": question, "memory": self._named(item["memory"], f"{name}.memory")}
         return {"question": question, "documents": self._read_documents(item["documents"], name)}
-
-    def _listed(self, questions: list, name: str) -> list:
-        if not questions:
-            raise RequestError(f"`{name}` is empty: give at least one question.")
-        self._check_count(len(questions), name, "questions", "questions")
-        return questions
 
     def _read_documents(self, documents: Any, name: str) -> list[Any]:
         if not isinstance(documents, list) or not documents:

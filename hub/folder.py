@@ -105,7 +105,7 @@ from transformers import AutoModel
 model = AutoModel.from_pretrained(os.environ["{MODEL_VARIABLE}"], trust_remote_code=True)
 launch(build(Page(model, trained=True, made=Path(__file__).with_name("{SAMPLE}"))))
 '''
-TEXT = """
+PAGE = """
 # CLaRa
 
 Drop documents on the page, or take the sample corpus; ask, and see which passages were read; look inside the
@@ -140,7 +140,7 @@ def write_space(folder: Path, model: str, loaded: Any = None) -> None:
         "short_description": "Documents as memories: searched, read and looked into",
     }
     head = yaml.safe_dump(settings, sort_keys=False)
-    text = TEXT.format(model=model, variable=MODEL_VARIABLE)
+    text = PAGE.format(model=model, variable=MODEL_VARIABLE)
     (folder / "README.md").write_text(f"---\n{head}---\n{text}", encoding="utf-8")
 
 

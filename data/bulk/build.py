@@ -1,7 +1,6 @@
 """Building the parts of a plan from files; the store appears at once, when all parts are done."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -56,9 +55,13 @@ def build_parts(output: str | Path, parts: Iterable[int], open_model: Callable[[
     model = _opened(open_model)
     if model.memory_fingerprint() != plan.fingerprint:
         raise ValueError("The model is not the one with which the build was begun: give `--model` as then.")
-    with _threads(plan.source["threads"]):
+    before = torch.get_num_threads()
+    torch.set_num_threads(plan.source["threads"])
+    try:
         for part in waiting:
             build.write(part, memories(build, plan, part, model))
+    finally:
+        torch.set_num_threads(before)
 
 
 def memories(build: StoreBuild, plan: BuildPlan, part: int, model: Any) -> Iterator[Any]:
@@ -100,16 +103,6 @@ def _noter(progress: TextIO, before: int, documents: int, done: int, passages: i
 @lru_cache(maxsize=1)
 def _opened(open_model: Callable[[], Any]) -> Any:
     return open_model()
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

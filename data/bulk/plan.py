@@ -147,23 +147,10 @@ def plan_for(model: Any, corpus: Corpus, dtype: str, batch_size: int, threads: i
         batch_size: passages compressed at once.
         threads: threads of each worker.
     """
-    hidden_size, width = widths(model)
-    source = {
-        "corpus": asdict(corpus),
-        "batch_size": batch_size,
-        "threads": threads,
-        "device": model.device.type,
-    }
-    return BuildPlan(
-        len(corpus.starts),
-        model.memory_fingerprint(),
-        model.memory_base(),
-        dtype,
-        hidden_size,
-        width,
-        corpus.fields,
-        source,
-    )
+    source = {"corpus": asdict(corpus), "batch_size": batch_size, "threads": threads}
+    source["device"] = model.device.type
+    made_by = (model.memory_fingerprint(), model.memory_base(), dtype)
+    return BuildPlan(len(corpus.starts), *made_by, *widths(model), corpus.fields, source)
 
 
 def widths(model: Any) -> tuple[int, int]:

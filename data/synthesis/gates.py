@@ -125,19 +125,17 @@ class Gates:
 
     def pair_reason(self, document: str, pair: Pair) -> str:
         """Returns why a pair is refused, or an empty string."""
-        limits = self.settings
-        question, answer = words(pair.question), words(pair.answer)
-        if not limits.question_words[0] <= len(question) <= limits.question_words[1]:
-            return "question_length"
-        if not limits.answer_words[0] <= len(answer) <= limits.answer_words[1]:
-            return "answer_length"
-        if _LEAK.search(pair.question) and not _LEAK.search(document):
-            return "leaked_question"
-        if "or" not in question and len(answer) > 1 and contains_run(question, answer):
-            return "answer_in_question"
-        if not self._supported(document, pair):
-            return "unsupported_answer"
-        return "contaminated" if self.evaluation.overlap(pair.question) > limits.max_overlap else ""
+        limits, question, answer = self.settings, words(pair.question), words(pair.answer)
+        told = "or" not in question and len(answer) > 1 and contains_run(question, answer)
+        refused = {
+            "question_length": not limits.question_words[0] <= len(question) <= limits.question_words[1],
+            "answer_length": not limits.answer_words[0] <= len(answer) <= limits.answer_words[1],
+            "leaked_question": _LEAK.search(pair.question) and not _LEAK.search(document),
+            "answer_in_question": told,
+            "unsupported_answer": not self._supported(document, pair),
+            "contaminated": self.evaluation.overlap(pair.question) > limits.max_overlap,
+        }
+        return next((reason for reason, holds in refused.items() if holds), "")
 
     def _supported(self, document: str, pair: Pair) -> bool:
         """Whether the document or the question holds the answer's numbers and enough of its content words.
@@ -172,19 +170,16 @@ class Gates:
     def paraphrase_reason(self, document: str, paraphrase: str) -> str:
         """Returns why a paraphrase is refused, or an empty string."""
         limits, measures = self.settings, paraphrase_measures(document, paraphrase)
-        if not limits.length_ratio[0] <= measures["length_ratio"] <= limits.length_ratio[1]:
-            return "paraphrase_length"
-        if measures["copied"] > limits.max_copied:
-            return "paraphrase_copies"
-        if measures["numbers"] < limits.min_numbers:
-            return "paraphrase_loses_numbers"
-        if measures["added_numbers"]:
-            return "paraphrase_adds_numbers"
-        if measures["names"] < limits.min_names:
-            return "paraphrase_loses_names"
-        if limits.check_language and not same_language(document, paraphrase):
-            return "language"
-        return ""
+        shortest, longest = limits.length_ratio
+        refused = {
+            "paraphrase_length": not shortest <= measures["length_ratio"] <= longest,
+            "paraphrase_copies": measures["copied"] > limits.max_copied,
+            "paraphrase_loses_numbers": measures["numbers"] < limits.min_numbers,
+            "paraphrase_adds_numbers": measures["added_numbers"],
+            "paraphrase_loses_names": measures["names"] < limits.min_names,
+            "language": limits.check_language and not same_language(document, paraphrase),
+        }
+        return next((reason for reason, holds in refused.items() if holds), "")
 
 
 def paraphrase_measures(document: str, paraphrase: str) -> dict[str, float]:

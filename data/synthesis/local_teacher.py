@@ -82,16 +82,14 @@ class LocalTeacher:
         """Runs the model on one batch of equal decoding settings."""
         import torch
 
-        texts = [self._render(request) for request in requests]
+        options = {"tokenize": False, "add_generation_prompt": True}
+        texts = [self.tokenizer.apply_chat_template(list(asked.messages), **options) for asked in requests]
         inputs = self.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
         length, limit = inputs["input_ids"].shape[1], max(request.max_tokens for request in requests)
         context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         if context is not None and length + limit > context:
-            return (
-                [self._generate([r])[0] for r in requests]
-                if len(requests) > 1
-                else [Reply("", "bad_request")]
-            )
+            alone = len(requests) == 1
+            return [Reply("", "bad_request") if alone else self._generate([r])[0] for r in requests]
         sampling = {"do_sample": False}
         if requests[0].temperature:
             torch.manual_seed(requests[0].seed)
@@ -104,11 +102,6 @@ class LocalTeacher:
             self._reply(request, ids.tolist(), prompt)
             for request, ids, prompt in zip(requests, sequences[:, length:], prompts, strict=True)
         ]
-
-    def _render(self, request: Request) -> str:
-        return self.tokenizer.apply_chat_template(
-            list(request.messages), tokenize=False, add_generation_prompt=True
-        )
 
     def _reply(self, request: Request, ids: list[int], prompt_tokens: int) -> Reply:
         """Cuts one row of new token ids at the end mark or the request's limit."""

@@ -32,14 +32,7 @@ COMPRESS_BATCH = 32
 
 
 def bench_training(model: Any, rows: Rows, sizes: Sizes, repeats: int) -> Iterator[Section]:
-    """Measures steps of `end_to_end` and `pretraining`; the model is left in the latter stage.
-
-    Args:
-        model: A CLaRa model with its processor.
-        rows: What is trained on.
-        sizes: How much.
-        repeats: Rounds.
-    """
+    """Measures steps of `end_to_end` and `pretraining` in rounds; the model is left in the latter stage."""
     for compare in (end_to_end, signals, buckets):
         yield compare(model, rows, sizes).section(repeats, model.device)
     yield bench_logits(model, rows, sizes)

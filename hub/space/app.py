@@ -212,13 +212,7 @@ def build(page: Page) -> gr.Blocks:
         gr.on([compress.click], page.compress, given, made, **options)
         begins = [blocks.load] if page.made else []
         gr.on([sample.click, *begins], page.take_sample, None, made, **options)
-        gr.on(
-            [asking.click, question.submit],
-            page.ask,
-            [question, k, memory],
-            [written, chosen],
-            **options,
-        )
+        gr.on([asking.click, question.submit], page.ask, [question, k, memory], [written, chosen], **options)
         for chip, text in texts:
             picked = chip.click(lambda text=text: text, None, question, **options)
             picked.then(page.ask, [question, k, memory], [written, chosen], **options)
