@@ -197,11 +197,7 @@ def store_section(arguments: argparse.Namespace, model: ClaraForRetrievalGenerat
 def real_memory(
     model: ClaraForRetrievalGeneration, arguments: argparse.Namespace, folder: Path
 ) -> CorpusMemory:
-    """Memories of the first `--real` documents, kept in the folder for the next run.
-
-    Raises:
-        ValueError: If the folder holds those of other documents or another model.
-    """
+    """Memories of the first `--real` documents, kept in the folder; those of others are an error."""
     from ..data.documents import read_documents
 
     chosen = list(islice(read_documents(arguments.documents or [CORPUS]), arguments.real))

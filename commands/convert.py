@@ -97,11 +97,7 @@ def convert_official(arguments: argparse.Namespace) -> None:
 
 
 def compare_outputs(arguments: argparse.Namespace) -> None:
-    """Prints each difference between a converted model and recorded outputs.
-
-    Raises:
-        ValueError: One is above its limit.
-    """
+    """Prints how far a converted model is from recorded outputs; beyond a limit, that is an error."""
     import torch
     from transformers import AutoModel
 

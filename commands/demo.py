@@ -65,11 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def read_questions(count: int) -> list[dict[str, Any]]:
-    """The sample questions, `count` of them spread over the file, with the ids of their positives.
-
-    Raises:
-        ValueError: `count` is below 1 or above the number of questions.
-    """
+    """`count` of the sample questions spread over the file, with the ids of their positives."""
     documents, rows = sample_documents(), sample_questions()
     if not 1 <= count <= len(rows):
         raise ValueError(f"`--questions` must be between 1 and {len(rows)}, got {count}.")

@@ -113,11 +113,7 @@ def in_milvus(folder: Path, uri: str, memory: CorpusMemory) -> Any:
 
 
 def system_names(arguments: argparse.Namespace) -> list[str]:
-    """The systems asked for; `all` are those that the given models can make.
-
-    Raises:
-        ValueError: If a name is unknown, or needs `--tuned-model`.
-    """
+    """The systems asked for; `all` are those that the given models can make, no others are taken."""
     from ..evaluation.benchmarks import check_choice
     from ..evaluation.systems import SYSTEMS
 

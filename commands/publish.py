@@ -82,11 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def plan(arguments: argparse.Namespace, target: Path) -> list[tuple[str, Path, Callable, Callable]]:
-    """The repositories to publish, the model's before the Space's: name, folder, what fills and sends it.
-
-    Raises:
-        ValueError: If a name is none of a repository, or there is nothing to publish.
-    """
+    """The repositories to publish, the model's before the Space's: name, folder, what fills and sends it."""
     from ..hub.upload import check_repo_id, upload_model, upload_space
 
     repo, space, private = arguments.repo, arguments.space, arguments.private

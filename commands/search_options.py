@@ -59,11 +59,7 @@ def milvus_token() -> str:
 
 
 def search_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What a search is told of `--where` and `--hybrid`, checked; nothing that was not given.
-
-    Raises:
-        ValueError: If a filter or the weight is malformed.
-    """
+    """What a search is told of `--where` and `--hybrid`, checked; nothing that was not given."""
     from ..store.ranking import check_hybrid
 
     options: dict[str, Any] = {}
@@ -126,11 +122,7 @@ def _value(name: str, text: str) -> Any:
 
 
 def check_memory(place: str) -> None:
-    """Whether there can be a corpus memory, asked before a model is loaded.
-
-    Raises:
-        FileNotFoundError: If the place is neither a folder nor the form of a repository or an address.
-    """
+    """Raises a FileNotFoundError, before a model is loaded, if there cannot be a corpus memory."""
     if not Path(place).expanduser().is_dir() and "://" not in place and not REPOSITORY.fullmatch(place):
         raise FileNotFoundError(
             f"{place} is no folder, nor a dataset repository (owner/name): make one with `clara build-memory "
@@ -170,13 +162,7 @@ def need_store() -> None:
 
 
 def open_store(place: str, fingerprint: str | None = None) -> CorpusStore:
-    """Opens a store.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If another model made it.
-        ModuleNotFoundError: If pylance is not installed.
-    """
+    """Opens a store; an error if there is none, another model made it, or pylance is not installed."""
     from ..store import CorpusStore
 
     place = place if "://" in place else str(Path(place).expanduser())
@@ -184,34 +170,21 @@ def open_store(place: str, fingerprint: str | None = None) -> CorpusStore:
 
 
 def check_milvus(uri: str) -> None:
-    """Connects once, so that a wrong address is met before hours of work.
-
-    Raises:
-        ConnectionError: If Milvus does not answer.
-        ModuleNotFoundError: If pymilvus is not installed.
-    """
+    """Connects once, so that a wrong address (ConnectionError) is met before hours of work."""
     from ..store.milvus import connect
 
     connect(uri, milvus_token()).close()
 
 
 def fill_milvus(store: CorpusStore, uri: str) -> MilvusMemory:
-    """Puts the search vectors of a store into Milvus.
-
-    Raises:
-        ModuleNotFoundError: If pymilvus is not installed.
-    """
+    """Puts the search vectors of a store into Milvus, which needs pymilvus."""
     from ..store.milvus import MilvusMemory
 
     return MilvusMemory.build(store, uri, token=milvus_token())
 
 
 def question_texts(file: Path) -> list[str]:
-    """The different questions of a file, in order.
-
-    Raises:
-        ValueError: If a row has none.
-    """
+    """The different questions of a file, in order; a row without one is an error."""
     from ..data.readers import read_rows
 
     found = {}

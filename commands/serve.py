@@ -113,11 +113,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket that listens there.
-
-    Raises:
-        OSError: If the address cannot be had; says the way out.
-    """
+    """A socket that listens there; an OSError that says the way out if the address cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
@@ -146,11 +142,7 @@ def bound_kernel_caches() -> None:
 
 
 def named_folders(given: list[str]) -> dict[str, str]:
-    """Memories by name out of `NAME=FOLDER` and `FOLDER`.
-
-    Raises:
-        ValueError: If a name is empty or occurs twice.
-    """
+    """Memories by name out of `NAME=FOLDER` and `FOLDER`; a ValueError if a name is empty or occurs twice."""
     folders: dict[str, str] = {}
     for text in given:
         name, mark, folder = text.partition("=")

@@ -53,11 +53,7 @@ class Expected:
 
 
 def read_expected(folder: str) -> Expected:
-    """Reads recorded outputs.
-
-    Raises:
-        FileNotFoundError: If one of the two files is missing.
-    """
+    """Reads recorded outputs; a FileNotFoundError if one of the two files is missing."""
     files = [Path(folder, "expected.json"), Path(folder, "expected.safetensors")]
     for file in files:
         if not file.is_file():

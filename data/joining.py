@@ -9,11 +9,7 @@ JOINS = ("all", "adjacent", "none")
 
 
 def join_documents(records: Iterable[PretrainingRecord], join: str = "all") -> Iterator[PretrainingRecord]:
-    """Joins the records of one document; see `read_pretraining`.
-
-    Raises:
-        ValueError: if `join` is unknown.
-    """
+    """Joins the records of one document; see `read_pretraining`. A ValueError if `join` is unknown."""
     if join not in JOINS:
         raise ValueError(f"`join` must be one of {', '.join(JOINS)}, got {join!r}.")
     return {"all": _join_all, "adjacent": _join_adjacent, "none": iter}[join](records)

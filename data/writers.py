@@ -22,11 +22,7 @@ ROWS: Mapping[str, Callable[[Any], list[dict[str, Any]]]] = {
 
 
 def record_rows(record: Record) -> list[dict[str, Any]]:
-    """Returns the rows of the released schema that hold one record of any kind.
-
-    Raises:
-        TypeError: if it is none of our records.
-    """
+    """Returns the rows of the released schema that hold a record; a TypeError if it is none of ours."""
     name = type(record).__name__
     if name not in ROWS:
         raise TypeError(f"`record` must be one of {', '.join(ROWS)}, got {name}.")

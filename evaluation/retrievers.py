@@ -204,11 +204,7 @@ def stacked(rows: Iterable[Ranked]) -> Ranked:
 
 
 def check_search(questions: Sequence[str], k: int, pools: Pools | None, num_documents: int) -> None:
-    """Checks the arguments of `Retriever.search`.
-
-    Raises:
-        ValueError: there are no questions, the number of pools is another, or K is out of range.
-    """
+    """Raises a ValueError if there are no questions, the number of pools is another, or K is out of range."""
     if isinstance(questions, str) or not len(questions):
         raise ValueError(f"`questions` must be a non-empty list of texts, got {questions!r}.")
     if pools is not None and len(pools) != len(questions):

@@ -14,11 +14,7 @@ REPLACED = ("model*.safetensors", "model.safetensors.index.json", "*_clara.py")
 
 
 def check_repo_id(repo_id: str, argument: str = "--repo") -> None:
-    """Checks a repository's name, as `argument` gave it, before anything is done.
-
-    Raises:
-        ValueError: If it is not `ORG/NAME`, or is a folder here.
-    """
+    """Raises a ValueError if a repository's name, given by `argument`, is not ORG/NAME or is a folder."""
     if not REPO_ID.fullmatch(repo_id) or ".." in repo_id or "--" in repo_id or len(repo_id) > 96:
         raise ValueError(f"`{argument}` must be ORG/NAME, got {repo_id!r}.")
     if Path(repo_id).exists():

@@ -111,11 +111,7 @@ def metadata_of(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def part_documents(corpus: Corpus, part: int) -> Iterator[dict[str, Any]]:
-    """Reads the documents of one part.
-
-    Raises:
-        ValueError: a file was edited since the build was planned.
-    """
+    """Reads the documents of one part; a ValueError if a file was edited since the build was planned."""
     first, skipped = corpus.starts[part]
     last = corpus.starts[part + 1][0] if part + 1 < len(corpus.starts) else len(corpus.files) - 1
     for file in corpus.files[first : last + 1]:

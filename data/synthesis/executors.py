@@ -85,11 +85,7 @@ EXECUTORS = {"local": LocalExecutor, "slurm": SlurmPipelineExecutor, "ray": RayE
 
 
 def check_executor(name: str) -> None:
-    """Checks the name of an executor.
-
-    Raises:
-        ValueError: if there is none of that name.
-    """
+    """Raises a ValueError if there is no executor of that name."""
     if name not in EXECUTORS:
         raise ValueError(f"`executor` must be one of {', '.join(EXECUTORS)}, got {name!r}.")
 

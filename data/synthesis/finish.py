@@ -68,20 +68,12 @@ def finish(
 
 
 def read_outcomes(folder: str | Path) -> Iterator[DocumentOutcome]:
-    """Reads the raw outcomes of a synthesis, one a document.
-
-    Raises:
-        ValueError: if there are none.
-    """
+    """Reads the raw outcomes of a synthesis, one a document; a ValueError if there are none."""
     return map(_OUTCOME.validate_python, read_raw(folder))
 
 
 def read_raw(folder: str | Path) -> Iterator[dict[str, Any]]:
-    """Reads the raw rows of a synthesis.
-
-    Raises:
-        ValueError: if there are none.
-    """
+    """Reads the raw rows of a synthesis; a ValueError if there are none."""
     files = sorted((Path(folder) / "raw").glob("*.jsonl"))
     if not files:
         raise ValueError(f"`folder` {folder} holds no raw outcomes: run the generation first.")

@@ -128,11 +128,7 @@ class TeacherSettings:
 
 @asynccontextmanager
 async def open_teacher(settings: TeacherSettings) -> AsyncIterator[Teacher]:
-    """Opens a teacher, and closes it at the end.
-
-    Raises:
-        TeacherUnavailableError: if a local model cannot be loaded.
-    """
+    """Opens a teacher, and closes it; a TeacherUnavailableError if a local model cannot be loaded."""
     if settings.is_server:
         from .openai_teacher import OpenAITeacher
 

@@ -89,11 +89,7 @@ def file_rows(questions: Path, corpus: Path, pretraining: Sequence[Path], sizes:
 
 
 def filled(records: Sequence[QuestionRecord], corpus: Sequence[str], count: int) -> list[QuestionRecord]:
-    """The records with pools of `count` different candidates: their own documents first, then BM25's best.
-
-    Raises:
-        ValueError: If the corpus is too small.
-    """
+    """Records with pools of `count` documents: their own, then BM25's; a ValueError if too few differ."""
     from clara.data.synthesis.retrievers import BM25Retriever
 
     found = BM25Retriever(corpus).search([record.question for record in records], 2 * count)
@@ -122,11 +118,7 @@ def single_signals(record: PretrainingRecord) -> list[PretrainingRecord]:
 
 
 def spread(items: Sequence, count: int) -> list:
-    """`count` items at even distances.
-
-    Raises:
-        ValueError: If there are fewer.
-    """
+    """`count` items at even distances; a ValueError if there are fewer."""
     if len(items) < count:
         raise ValueError(f"The benchmark needs {count} rows of a kind, the source has {len(items)}.")
     return [items[index * len(items) // count] for index in range(count)]

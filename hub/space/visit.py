@@ -59,11 +59,7 @@ def _without_folders(text: str, paths: Sequence[str]) -> str:
 
 
 def checked(documents: Sequence[dict], skipped: Sequence[str] = ()) -> list[dict]:
-    """The documents with ids that differ, if there are some and not too many.
-
-    Raises:
-        ValueError: If there is none, there are too many, or they are too long together.
-    """
+    """The documents with ids that differ; a ValueError if there is none, or too many or too long ones."""
     if not documents and skipped:
         raise ValueError(f"Nothing could be read: {'; '.join(skipped)}.")
     if not documents:
