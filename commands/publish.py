@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Assembles, checks, lists and uploads."""
-    from ..bases.folders import check_free, complete_folder
+    from ..bases.folders import check_free, complete_folder, list_files
 
     with tempfile.TemporaryDirectory(prefix="clara-publish-") as temporary:
         parts = plan(arguments, arguments.output or Path(temporary) / "model")
@@ -72,7 +72,10 @@ def run(arguments: argparse.Namespace) -> None:
         for _, target, fill, _ in parts:
             with complete_folder(target) as folder:
                 fill(arguments, folder)
-            show_files(target)
+            files = list_files(target)
+            for name, size in files.items():
+                print(f"{size:>14,}  {name}")
+            print(f"{sum(files.values()):>14,}  bytes in {len(files)} files")
         for repo, _, fill, upload in parts:
             if arguments.dry_run:
                 checked = "Checked in a fresh process; nothing" if fill is assemble else "Nothing"
@@ -97,16 +100,6 @@ def plan(arguments: argparse.Namespace, target: Path) -> list[tuple[str, Path, C
     if not parts:
         raise ValueError("`CHECKPOINT` is missing: name one, or a `--space` to publish that alone.")
     return parts
-
-
-def show_files(folder: Path) -> None:
-    """Prints every file of an assembled folder with its bytes, and their sum."""
-    from ..bases.folders import list_files
-
-    files = list_files(folder)
-    for name, size in files.items():
-        print(f"{size:>14,}  {name}")
-    print(f"{sum(files.values()):>14,}  bytes in {len(files)} files")
 
 
 def assemble_space(arguments: argparse.Namespace, folder: Path) -> None:

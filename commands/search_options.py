@@ -71,16 +71,11 @@ def search_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def read_where(entries: list[str]) -> dict[str, Any]:
-    """The filter of several `--where`, all of which must hold.
+    """The filter of several `--where`, all of which must hold: JSON objects or NAME=VALUE.
 
     A value is read as JSON where it is JSON (`year=1890` is a number, `year="1890"` a text,
-    `year={">=": 1890}` a range, `language=["en", "de"]` a choice) and as a text otherwise; ids are texts.
-
-    Args:
-        entries: JSON objects or NAME=VALUE.
-
-    Raises:
-        ValueError: If an entry is neither, a name occurs twice, or it is no filter (see `check_where`).
+    `year={">=": 1890}` a range, `language=["en", "de"]` a choice) and as a text otherwise; ids are texts. An
+    entry that is neither, a name that occurs twice, and no filter (see `check_where`) are a ValueError.
     """
     from ..store.ranking import check_where
 

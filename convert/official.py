@@ -76,19 +76,14 @@ def convert_official(
     memory_ids = tokenizer.convert_tokens_to_ids(memory_marks(found.fields))
     tensors = merge_weights(model, found, weights, memory_ids)
     check_adapters(model, found)
-    config.dtype = _base_dtype(weights, found)
+    layers = {tensor.dtype for name, tensor in weights.items() if name not in found.tables}
+    config.dtype = "float32" if layers == {torch.float32} else "bfloat16"  # of the base: to load the model in
     model.generation_config = make_generation_config(found.fields, _base_generation(config, path, hub))
     model.processor = make_processor(tokenizer, config)
     with complete_folder(target) as folder:
         write_weights(folder, tensors)
         _write_rest(model, found, folder)
     return target
-
-
-def _base_dtype(weights: Mapping[str, StoredTensor], found: OfficialCheckpoint) -> str:
-    """The dtype to load the model in unless another is asked for: float32 if the base lies in it."""
-    layers = {tensor.dtype for name, tensor in weights.items() if name not in found.tables}
-    return "float32" if layers == {torch.float32} else "bfloat16"
 
 
 def _base_generation(config: ClaraConfig, path: str, hub: dict[str, str]) -> GenerationConfig:
@@ -122,14 +117,8 @@ def merge_weights(
 ) -> dict[str, StoredTensor | Tensor]:
     """The root's tensors: the base's, embedding and head of the checkpoint, and the memory tokens.
 
-    Args:
-        model: A model of the right shapes, which may lie on the meta device.
-        found: The released checkpoint.
-        weights: The base's tensors.
-        memory_ids: (M,) vocabulary entries of the memory tokens.
-
-    Raises:
-        ValueError: If names or shapes of base and checkpoint do not fit each other.
+    The model may lie on the meta device; `memory_ids` (M,) are the memory tokens' vocabulary entries. A
+    ValueError if names or shapes of base and checkpoint do not fit each other.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in base_state(model.decoder.state_dict()).items()}
     embedding, head, tied = table_names(model)

@@ -96,13 +96,7 @@ def row_document(row: Mapping[str, Any], place: str, default_id: str) -> dict[st
 def plain(value: Any, name: str, depth: int = 0) -> Any:
     """A value as JSON can hold it: NaN is none, dates, decimals and the like become text.
 
-    Args:
-        value: Of a row.
-        name: What it is called in an error.
-        depth: How deep it lies.
-
-    Raises:
-        ValueError: If it is an infinity, or lies in more than 20 lists and mappings.
+    A ValueError, which calls it `name`, if it is an infinity or lies in more than 20 lists and mappings.
     """
     if depth > DEEPEST:
         raise ValueError(f"{name} is nested more than {DEEPEST} deep: flatten it.")

@@ -61,8 +61,7 @@ def read_text(file: Path) -> str:
 def table_document(tables: Iterable[tuple[str, Sequence[str], Iterable[Sequence[str]]]]) -> dict[str, Any]:
     """Tables as a document with a section for each row: "name: Rope; price: 3".
 
-    Args:
-        tables: Title, names of the columns and rows of each.
+    A table is a title, the names of its columns, and its rows.
     """
     text, sections = "", []
     for title, names, rows in tables:

@@ -148,9 +148,7 @@ def whole_documents(memory: CorpusMemory) -> Iterator[str]:
 def with_documents(benchmark: Benchmark, texts: Iterable[str]) -> Benchmark:
     """The benchmark with more documents for the systems that search all; one that it has is not added.
 
-    Args:
-        benchmark: questions and their documents, whose numbers stay.
-        texts: documents; white space does not tell two apart.
+    The numbers of its own stay, and white space does not tell two apart.
     """
     seen, extra = {"".join(text.split()) for text in benchmark.documents}, []
     for text in texts:

@@ -145,14 +145,7 @@ def other_format(model: ClaraForRetrievalGeneration, store: Any) -> list[str]:
 def memory_folder(
     output: Path, model: ClaraForRetrievalGeneration, documents: Sequence[str], store: Any = None
 ) -> Path:
-    """A folder for each compressor, list of documents and format, so that no run meets another's memories.
-
-    Args:
-        output: where the folder goes.
-        model: compresses.
-        documents: what is compressed.
-        store: as of `ClaraModel`; decides the format.
-    """
+    """A folder for each compressor, list of documents and format, so that no run meets another's memories."""
     key = json.dumps([model.memory_fingerprint(), list(documents), *other_format(model, store)])
     return output / f"memory-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 

@@ -113,15 +113,9 @@ def read_all(
     batch_size: int = 16,
     name: str = "answering",
 ) -> list[str]:
-    """Answers B questions in batches of similar size.
+    """Answers B questions in batches of similar size, each from its passages in reading order.
 
-    Args:
-        reader: Answers from passages.
-        questions: B questions.
-        chosen: For each question its passages in reading order.
-        max_new_tokens: Longest answer.
-        batch_size: Questions at once.
-        name: What the progress bar says.
+    `name` is what the progress bar says.
     """
     said = [""] * len(questions)
     sizes = list(map(reader.size, questions, chosen))

@@ -73,15 +73,12 @@ def bm25_retriever(documents: Sequence[str]) -> ScoreRetriever:
     return ScoreRetriever(lambda questions: np.stack(list(words.scores(questions))), len(documents))
 
 
-def dense_retriever(
-    documents: Sequence[str], encoder: Any, batch_size: int = 32, show_progress: bool = False
-) -> ScoreRetriever:
+def dense_retriever(documents: Sequence[str], encoder: Any, show_progress: bool = False) -> ScoreRetriever:
     """Cosine of sentence embeddings, searched exactly.
 
     Args:
         documents: N texts.
         encoder: a `SentenceTransformer`, or what has its `encode`; see `load_sentence_encoder`.
-        batch_size: texts encoded at once.
         show_progress: whether encoding the documents shows a progress bar.
 
     Raises:
@@ -89,9 +86,7 @@ def dense_retriever(
     """
 
     def encode(texts: list[str], shown: bool = False) -> np.ndarray:
-        return encoder.encode(
-            texts, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=shown
-        )
+        return encoder.encode(texts, normalize_embeddings=True, show_progress_bar=shown)
 
     embeddings = encode(_checked(documents), show_progress)
     return ScoreRetriever(

@@ -71,15 +71,7 @@ def _set_fields(file: Path, **fields: Any) -> None:
 
 
 def check_no_local_paths(folder: Path, paths: Iterable[str | Path]) -> None:
-    """Refuses a folder whose texts name a place of this machine.
-
-    Args:
-        folder: What will be published.
-        paths: The places, such as the checkpoint's folder.
-
-    Raises:
-        ValueError: If a file names one.
-    """
+    """Raises a ValueError if a text of a folder names a place of this machine, such as the checkpoint's."""
     places = {str(Path(path).expanduser().resolve()) for path in (*paths, Path.home(), tempfile.gettempdir())}
     for file in sorted(folder.rglob("*")):
         if file.suffix not in TEXT or file.name in ("tokenizer.json", "vocab.json"):

@@ -65,17 +65,7 @@ def build_parts(output: str | Path, parts: Iterable[int], open_model: Callable[[
 
 
 def memories(build: StoreBuild, plan: BuildPlan, part: int, model: Any) -> Iterator[Any]:
-    """The corpus memories of one part, some batches at a time; notes how far it is.
-
-    Args:
-        build: the build.
-        plan: its plan.
-        part: the number.
-        model: the model that the plan names.
-
-    Raises:
-        ValueError: a document is malformed, or a file was edited since the plan was made.
-    """
+    """The corpus memories of one part, some batches at a time; notes how far it is."""
     corpus, size = corpus_of(plan), plan.source["batch_size"]
     documents = done = 0
     with _progress(build, part).open("w") as progress:

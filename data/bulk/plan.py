@@ -134,15 +134,7 @@ def part_length(corpus: Corpus, part: int) -> int:
 
 
 def plan_for(model: Any, corpus: Corpus, dtype: str, batch_size: int, threads: int) -> BuildPlan:
-    """The plan of a build with a model.
-
-    Args:
-        model: says the identity and the widths of its memories, and its kind of device.
-        corpus: the documents.
-        dtype: format of the memories.
-        batch_size: passages compressed at once.
-        threads: threads of each worker.
-    """
+    """The plan of a build with a model, whose memories get the format `dtype`."""
     source = {"corpus": asdict(corpus), "batch_size": batch_size, "threads": threads}
     source["device"] = model.device.type
     made_by = (model.memory_fingerprint(), model.memory_base(), dtype)

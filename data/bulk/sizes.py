@@ -46,12 +46,7 @@ class Size(NamedTuple):
 
 
 def count_passages(corpus: Corpus, processor: Any) -> Count:
-    """Counts passages and the vectors of their memories.
-
-    Args:
-        corpus: the documents.
-        processor: splits texts into passages and says how many vectors each has.
-    """
+    """Counts passages and the vectors of their memories, as the processor splits texts and counts."""
     step = -(-corpus.documents // SAMPLE)
     files = [(Path(file["path"]), file["name"]) for file in corpus.files]
     chosen = islice(read_files(files), 0, None, step)
@@ -66,13 +61,7 @@ def count_passages(corpus: Corpus, processor: Any) -> Count:
 
 
 def sizes(count: Count, text_bytes: int, model: Any) -> list[Size]:
-    """Bytes of every format, of the search vectors, and of an index of them.
-
-    Args:
-        count: passages and vectors.
-        text_bytes: bytes of their texts, which are stored too (compressed by zstd).
-        model: the model that compresses them.
-    """
+    """Bytes of every format, of the search vectors, and of their index, beside those of the texts."""
     hidden_size, width = widths(model)
     totals = {
         name: count.vectors * Facts(None, None, name, hidden_size, width).vector_bytes

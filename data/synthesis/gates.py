@@ -63,11 +63,7 @@ class GateSettings:
 
 
 class EvaluationQuestions:
-    """Questions that must not be trained on, found by their runs of three words.
-
-    Args:
-        questions: the evaluation questions.
-    """
+    """Questions that must not be trained on, found by their runs of three words."""
 
     def __init__(self, questions: Iterable[str]) -> None:
         self._by_run: dict[tuple[str, ...], list[int]] = {}
@@ -83,12 +79,7 @@ class EvaluationQuestions:
 
 
 class Gates:
-    """All gates with their limits and the evaluation questions to keep out.
-
-    Args:
-        settings: the limits.
-        evaluation: questions that must not be trained on.
-    """
+    """All gates with their limits and the evaluation questions to keep out."""
 
     def __init__(self, settings: GateSettings, evaluation: EvaluationQuestions | None = None) -> None:
         self.settings, self.evaluation = settings, evaluation or EvaluationQuestions([])

@@ -43,17 +43,11 @@ class SeedQuestion:
 
 
 def read_seeds(source: Source) -> Iterator[SeedQuestion]:
-    """Reads questions from rows of any kind.
+    """Reads questions from rows of any kind (see `clara.data.readers`).
 
     Question rows give their question, gold answers and positive documents. Pretraining rows, such as a
     finished synthesis' own, give all their questions, with the document as the positive. Rows with a
-    question alone are bare questions.
-
-    Args:
-        source: see `clara.data.readers`.
-
-    Raises:
-        ValueError: if a row holds no question; the message names file and line.
+    question alone are bare questions; one without any is a ValueError that names file and line.
     """
     for place, row in read_rows(source):
         try:

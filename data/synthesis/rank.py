@@ -119,10 +119,7 @@ class RankStore:
 class CachedTeacher:
     """A teacher that answers from a rank's store where it can, and keeps what the real one answers.
 
-    Args:
-        teacher: who answers what is new.
-        store: the rank's store.
-        item: the key of the item for which the calls are made.
+    `item` is the key of the item for which the calls are made.
     """
 
     def __init__(self, teacher: Teacher, store: RankStore, item: str) -> None:

@@ -136,10 +136,6 @@ class Counts:
 def write_report(folder: str | Path, counts: Counts) -> str:
     """Writes `report.json` (all counts), `report.md` (table and samples) and `report.png` (the picture).
 
-    Args:
-        folder: the synthesis' output folder.
-        counts: what it yielded.
-
     Returns:
         The yield and the cost in two sentences.
     """
@@ -261,14 +257,9 @@ def _picture(counts: Counts, path: Path) -> None:
 
 
 def write_card(folder: str | Path, stage: str, form: str, said: str, shown: str = "") -> None:
-    """Writes the data set card as `README.md`; its licence is `other`, because it is that of the documents.
+    """Writes the data set card as `README.md`, with the yield as a sentence and as a table.
 
-    Args:
-        folder: the synthesis' output folder.
-        stage: the stage of the rows.
-        form: "jsonl" or "parquet".
-        said: the yield in a sentence.
-        shown: a table of yields.
+    Its licence is `other`, because it is that of the documents.
     """
     made = {"teacher": "unknown", "prompt_version": "unknown", **read_manifest(folder)}
     fields = {"stage": stage, "form": form, "name": stage.replace("_", " "), "rows": _ROWS[stage]}

@@ -132,14 +132,7 @@ def read_gold(
     arguments: argparse.Namespace,
     name: str,
 ) -> Scores:
-    """Scores from the memories of each question's gold documents.
-
-    Args:
-        model: Compresses and reads.
-        records: The questions.
-        arguments: Of the experiment.
-        name: What the progress bar says.
-    """
+    """Scores from the memories of each question's gold documents; `name` is shown with the progress."""
     gold = [[record.documents[place] for place in record.positives] for record in records]
     texts = list(dict.fromkeys(text for row in gold for text in row))
     memory = model.build_memory(texts, batch_size=arguments.batch_size)
@@ -261,14 +254,7 @@ def answer_losses(
     answers: Sequence[str],
     memories: Sequence[Sequence[Tensor]],
 ) -> list[float]:
-    """Mean loss per answer token in nats, of each question, given its memories.
-
-    Args:
-        model: In eval mode, with its processor.
-        questions: B questions.
-        answers: B answers.
-        memories: For each question its memories (m, H), none or several.
-    """
+    """Mean loss per answer token in nats, of each of B questions, given its memories (m, H), if any."""
     slots = [[len(memory) for memory in row] for row in memories]
     batch = model.processor.encode_prompts(questions, slots, answers).to(model.device)
     counts = pad_sequence([torch.tensor(row, dtype=torch.long) for row in slots], batch_first=True)

@@ -33,11 +33,7 @@ def sample_rows(sizes: Sizes, rounds: int) -> Rows:
     """Rows out of the sample corpus: its questions with pools of neighbours; and questions dealt out.
 
     The samples have no document with three signals, so their questions are dealt out: what is learnt is
-    wrong, what is computed is not.
-
-    Args:
-        sizes: How much.
-        rounds: Rounds that see rows of their own.
+    wrong, what is computed is not. So many rounds see rows of their own.
     """
     texts, asked = sample_texts(), sample_questions()
     deal = cycle((row["question"], tuple(row["answers"][:1])) for row in asked)
@@ -67,15 +63,7 @@ def neighbours(texts: Sequence[str], gold: Sequence[int], count: int) -> tuple[s
 def file_rows(questions: Path, corpus: Path, pretraining: Sequence[Path], sizes: Sizes, rounds: int) -> Rows:
     """Rows of files in the released schema; pools are filled from the corpus by BM25.
 
-    Args:
-        questions: Question rows.
-        corpus: Documents to fill their pools with.
-        pretraining: Pretraining rows, joined by document.
-        sizes: How much.
-        rounds: Rounds that see rows of their own.
-
-    Raises:
-        ValueError: If a file has too few rows of a kind, or a row is bad.
+    So many rounds see rows of their own. A ValueError if a file has too few of a kind, or a bad row.
     """
     asked = spread(list(read_questions(questions)), rounds * sizes.questions)
     records = list(read_pretraining(list(pretraining)))

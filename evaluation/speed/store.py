@@ -172,13 +172,7 @@ def enlarged(real: CorpusMemory, count: int) -> Iterator[CorpusMemory]:
 def mixed(real: Tensor, number: int, count: int) -> tuple[Tensor, Tensor]:
     """Block `number` of `count` mixtures: vectors (count, D), and the first real row (count,) of each.
 
-    Args:
-        real: (N, D), N of at least 2.
-        number: Of the block; the same number gives the same block.
-        count: Rows of it.
-
-    Raises:
-        ValueError: If there are fewer than two real vectors.
+    The same number gives the same block. A ValueError if there are fewer than two real vectors (N, D).
     """
     if len(real) < 2:
         raise ValueError(f"`real` must hold at least 2 vectors to enlarge, got {len(real)}.")

@@ -118,7 +118,9 @@ def growth(device: torch.device = CPU) -> Iterator[Growth]:
         found.most = torch.cuda.max_memory_allocated(device) - before
         found.left = torch.cuda.memory_allocated(device) - before
         return
-    give_back()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)  # hands freed heap back to the system: kept, it would hide a growth
     before, over = private_bytes(), threading.Event()
 
     def watch() -> None:
@@ -142,10 +144,3 @@ def private_bytes() -> int:
 
     info = psutil.Process().memory_info()
     return info.rss - getattr(info, "shared", 0)
-
-
-def give_back() -> None:
-    """Hands freed heap back to the system, where the C library can: kept, it would hide a growth."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)

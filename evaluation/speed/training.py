@@ -183,9 +183,7 @@ LOW = (torch.bfloat16, torch.float16)
 class Stepper:
     """Forward, backward, clipping and AdamW at a learning rate of 0: all of the work, no change.
 
-    Args:
-        model: A CLaRa model; it is put at the start of the stage and into training mode.
-        stage: The stage.
+    The model is put at the start of the stage and into training mode.
     """
 
     def __init__(self, model: Any, stage: str) -> None:

@@ -108,17 +108,10 @@ def random_model(
     tokenizer: Any = None,
     **fields: Any,
 ) -> ClaraForRetrievalGeneration:
-    """Makes a model of a preset's shape on a device, with random weights and the embedded base's tokenizer.
+    """Makes a model of a preset's or another shape, with random weights and the embedded base's tokenizer.
 
     The vocabulary is the tokenizer's, so that the sample texts can be read without the preset's own files.
-
-    Args:
-        preset: "smollm2-135m" or "mistral-7b".
-        device: Where it is made.
-        dtype: Of all weights.
-        text_config: Another shape.
-        tokenizer: Another tokenizer.
-        **fields: Fields of `ClaraConfig`.
+    `fields` are those of `ClaraConfig`.
     """
     tokenizer = tokenizer or AutoTokenizer.from_pretrained(base_path(EMBEDDED))
     shape = text_config or PRESETS[preset](len(tokenizer))

@@ -106,10 +106,8 @@ def sample_memory(
 ) -> Any:
     """The memory of the sample corpus: compressed once for each compressor, then kept in the cache.
 
-    Args:
-        model: A `ClaraForRetrievalGeneration`.
-        cache: Folder of such memories; CLARA_CACHE or the user's cache by default.
-        made: Folder of one that came with the page, which is taken if this compressor made it.
+    `cache` is CLARA_CACHE or the user's cache by default. What lies in `made`, which came with the page, is
+    taken if this compressor made it.
     """
     folder = Path(cache or cache_folder(), f"sample-{model.memory_fingerprint()[:16]}")
     for place in filter(None, (made, folder)):
@@ -137,15 +135,9 @@ def count_tokens(model: Any, texts: Sequence[str]) -> int:
 
 
 def streamed(model: Any, run: Callable[[Any], Any], timeout: float = 300.0) -> Iterator[str]:
-    """The text that `run` writes into the streamer it is given, longer each time.
+    """The text that `run` writes, in a thread of its own, into the streamer it is given, longer each time.
 
-    Args:
-        model: Whose tokenizer reads the tokens.
-        run: Generates, in a thread of its own.
-        timeout: Seconds to wait for the next piece.
-
-    Raises:
-        Exception: What `run` raised; `TimeoutError` after silence.
+    What `run` raised is raised; a TimeoutError after so many seconds of silence.
     """
     streamer = TextIteratorStreamer(model.processor.tokenizer, skip_special_tokens=True, timeout=timeout)
     failed: list[Exception] = []
@@ -171,15 +163,10 @@ def streamed(model: Any, run: Callable[[Any], Any], timeout: float = 300.0) -> I
 
 @torch.no_grad()
 def logit_lens(model: Any, question: str, top: int = 8) -> list[list[tuple[str, float]]]:
-    """The likeliest tokens at each memory vector of a question by the base's own head (paper figure 4).
-
-    Args:
-        model: The model.
-        question: The question.
-        top: Tokens of each memory vector.
+    """The likeliest tokens at each of a question's M memory vectors by the base's own head (paper figure 4).
 
     Returns:
-        For each of the M memory vectors its likeliest tokens as texts, with their probabilities.
+        For each vector `top` tokens as texts, with their probabilities.
 
     Raises:
         ValueError: If the question is empty or too long.
