@@ -30,21 +30,13 @@ ZIP_START = b"PK\x03\x04"
 
 @dataclass(frozen=True)
 class OfficialCheckpoint:
-    """What the three files hold.
+    """What the three files hold."""
 
-    Attributes:
-        name: Folder or Hub id, with the sub-folder.
-        fields: config.json.
-        adapters: LoRA tensors under the base's module names, by our names of the adapters.
-        copies: What lies beside them, copies of embedding and head, by our names of the adapters.
-        tables: The embedding, and the head unless it is tied, under the base's parameter names.
-    """
-
-    name: str
-    fields: dict[str, Any]
-    adapters: dict[str, dict[str, Tensor]]
-    copies: dict[str, dict[str, Tensor]]
-    tables: dict[str, Tensor]
+    name: str  # folder or Hub id, with the sub-folder
+    fields: dict[str, Any]  # config.json
+    adapters: dict[str, dict[str, Tensor]]  # LoRA tensors under the base's names, by our names of adapters
+    copies: dict[str, dict[str, Tensor]]  # copies of embedding and head that lie beside them, by adapter
+    tables: dict[str, Tensor]  # embedding, and head unless it is tied, under the base's parameter names
 
 
 def read_official(checkpoint: str, subfolder: str = "", **hub: Any) -> OfficialCheckpoint:

@@ -20,15 +20,10 @@ SPARE = 8
 
 
 class Fitted(NamedTuple):
-    """A CLaRa model made from a fine-tune.
+    """A CLaRa model made from a fine-tune."""
 
-    Attributes:
-        model: The model; its generator is what was learnt.
-        kept: Share of the squared change of the weights that the generator holds; 1: all of it.
-    """
-
-    model: ClaraForRetrievalGeneration
-    kept: float
+    model: ClaraForRetrievalGeneration  # its generator is what was learnt
+    kept: float  # share of the squared change of the weights that the generator holds; 1: all of it
 
 
 def merged_generator(model: Any) -> Any:

@@ -107,21 +107,13 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Found:
-    """What a system is to read for one question.
-
-    Attributes:
-        example: the question.
-        scores: of the passages found, best first.
-        passages: found, best first.
-        to_read: passages in reading order.
-        size: how much that is to read, in units of the reader; alike sizes belong into one batch.
-    """
+    """What a system is to read for one question."""
 
     example: Example
-    scores: tuple[float, ...]
-    passages: tuple[int, ...]
-    to_read: tuple[int, ...]
-    size: int
+    scores: tuple[float, ...]  # of the passages found, best first
+    passages: tuple[int, ...]  # found, best first
+    to_read: tuple[int, ...]  # passages in reading order
+    size: int  # how much that is to read, in units of the reader; alike sizes belong into one batch
 
 
 @dataclass

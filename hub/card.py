@@ -49,17 +49,11 @@ EMBEDDED_NOTE = (
 
 @dataclass(frozen=True)
 class Examples:
-    """Questions that were asked for the card.
+    """Questions that were asked for the card."""
 
-    Attributes:
-        shown: Those that it shows: `question`, `answer`, `gold`, `documents`, `right`.
-        asked: How many were asked.
-        right: How many of these were answered right.
-    """
-
-    shown: Sequence[Mapping[str, Any]] = ()
-    asked: int = 0
-    right: int = 0
+    shown: Sequence[Mapping[str, Any]] = ()  # by `question`, `answer`, `gold`, `documents`, `right`
+    asked: int = 0  # how many were asked
+    right: int = 0  # how many of these were answered right
 
 
 NO_EXAMPLES = Examples()

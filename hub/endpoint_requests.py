@@ -27,25 +27,15 @@ Rule = tuple[Callable[[Any], bool], str]
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may ask for, and how many requests may be in the house.
+    """What one request may ask for, and how many requests may be in the house."""
 
-    Attributes:
-        questions: Questions of a request, over all its items.
-        documents: Documents of a request.
-        document_bytes: UTF-8 bytes of one document, title and id included.
-        total_bytes: UTF-8 bytes of all documents together.
-        question_characters: Characters of a question.
-        new_tokens: Longest answer in tokens.
-        requests: Requests at work or waiting; one more is refused as busy.
-    """
-
-    questions: int = 32
-    documents: int = 256
-    document_bytes: int = 200_000
-    total_bytes: int = 1_000_000
-    question_characters: int = 2_000
-    new_tokens: int = 256
-    requests: int = 16
+    questions: int = 32  # questions of a request, over all its items
+    documents: int = 256  # documents of a request
+    document_bytes: int = 200_000  # UTF-8 bytes of one document, title and id included
+    total_bytes: int = 1_000_000  # UTF-8 bytes of all documents together
+    question_characters: int = 2_000  # characters of a question
+    new_tokens: int = 256  # longest answer in tokens
+    requests: int = 16  # requests at work or waiting; one more is refused as busy
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -24,23 +24,14 @@ MERGED_AT_ONCE = 1000
 
 @dataclass(frozen=True)
 class Corpus:
-    """The documents of a build, read once from end to end and found sound.
+    """The documents of a build, read once from end to end and found sound."""
 
-    Attributes:
-        files: `path`, `name`, `bytes` and `sha256` of every file, in the order of reading.
-        documents: how many documents there are.
-        text_bytes: bytes of their texts in UTF-8.
-        starts: for each part the number of its first file and the document there that it begins with.
-        part_size: documents in a part; the last one may have fewer.
-        fields: the fields of their metadata, as `encode_fields` gives them.
-    """
-
-    files: list[dict[str, Any]]
+    files: list[dict[str, Any]]  # `path`, `name`, `bytes` and `sha256` of every file, in the order of reading
     documents: int
-    text_bytes: int
-    starts: list[list[int]]
-    part_size: int
-    fields: str
+    text_bytes: int  # bytes of their texts in UTF-8
+    starts: list[list[int]]  # for each part its first file, and the document there that it begins with
+    part_size: int  # documents in a part; the last one may have fewer
+    fields: str  # the fields of their metadata, as `encode_fields` gives them
 
 
 def survey(

@@ -16,33 +16,20 @@ INDEX_BYTES = 19  # of a passage in an index, beside one bit for every number of
 
 
 class Count(NamedTuple):
-    """How many passages and memory vectors the documents make.
+    """How many passages and memory vectors the documents make."""
 
-    Attributes:
-        passages: N.
-        vectors: T.
-        exact: whether all documents were looked at; else an estimate from 20,000 evenly spaced ones.
-    """
-
-    passages: int
-    vectors: int
-    exact: bool
+    passages: int  # N
+    vectors: int  # T
+    exact: bool  # whether all documents were looked at; else an estimate from 20,000 evenly spaced ones
 
 
 class Size(NamedTuple):
-    """Bytes of one format of memories, of the search vectors, or of their index.
-
-    Attributes:
-        name: what it is.
-        each: mean bytes of a passage, beside its text.
-        total: bytes of all passages.
-        texts: how many times the bytes of the texts that is.
-    """
+    """Bytes of one format of memories, of the search vectors, or of their index."""
 
     name: str
-    each: float
-    total: int
-    texts: float
+    each: float  # mean bytes of a passage, beside its text
+    total: int  # bytes of all passages
+    texts: float  # how many times the bytes of the texts that is
 
 
 def count_passages(corpus: Corpus, processor: Any) -> Count:

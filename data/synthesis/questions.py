@@ -22,19 +22,12 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class SeedQuestion:
-    """A question that documents are to be found for.
-
-    Attributes:
-        question: the question.
-        answers: accepted (gold) answers, or none.
-        positives: texts of documents known to hold the answer, or none.
-        id: its name, if it has one.
-    """
+    """A question that documents are to be found for."""
 
     question: str
-    answers: tuple[str, ...] = ()
-    positives: tuple[str, ...] = ()
-    id: str | None = None
+    answers: tuple[str, ...] = ()  # accepted (gold) answers, or none
+    positives: tuple[str, ...] = ()  # texts of documents known to hold the answer, or none
+    id: str | None = None  # its name, if it has one
 
     def known(self, documents: Sequence[str]) -> tuple[int, ...]:
         """The indices of the documents that are known positives, whatever their marks and capitals."""

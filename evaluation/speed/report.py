@@ -50,23 +50,14 @@ def section(
 
 @dataclass(frozen=True)
 class Comparison:
-    """Variants that all do the same work, not yet measured.
-
-    Attributes:
-        name: Its name.
-        title: What is measured.
-        runs: The variants as of `measure`; the first is compared with each of the others.
-        needed: The ratios that have to be reached, by variant.
-        units: What one round does.
-        facts: Other numbers, by what they are.
-    """
+    """Variants that all do the same work, not yet measured."""
 
     name: str
-    title: str
-    runs: Runs
-    needed: Mapping[str, float]
-    units: Mapping[str, float]
-    facts: Mapping[str, Any]
+    title: str  # what is measured
+    runs: Runs  # the variants as of `measure`; the first is compared with each of the others
+    needed: Mapping[str, float]  # the ratios that have to be reached, by variant
+    units: Mapping[str, float]  # what one round does
+    facts: Mapping[str, Any]  # other numbers, by what they are
 
     def section(self, repeats: int, device: torch.device) -> Section:
         """Measures all variants in so many rounds."""

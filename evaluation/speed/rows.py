@@ -14,19 +14,12 @@ from .workload import Sizes
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of training.
+    """Rows of training."""
 
-    Attributes:
-        questions: Each with a full pool of candidates.
-        rich: Documents with three signals or more.
-        plain: All documents, with one signal each.
-        source: What a reader has to know of them.
-    """
-
-    questions: list[QuestionRecord]
-    rich: list[PretrainingRecord]
-    plain: list[PretrainingRecord]
-    source: str
+    questions: list[QuestionRecord]  # each with a full pool of candidates
+    rich: list[PretrainingRecord]  # documents with three signals or more
+    plain: list[PretrainingRecord]  # all documents, with one signal each
+    source: str  # what a reader has to know of them
 
 
 def sample_rows(sizes: Sizes, rounds: int) -> Rows:

@@ -46,21 +46,13 @@ AT_MOST = {"opening": 0.1, APPENDING: 1.0, READING: 0.005, BY_INDEX: 0.0041, BYT
 
 @dataclass(frozen=True)
 class Plan:
-    """What the benchmark does.
+    """What the benchmark does."""
 
-    Attributes:
-        folder: Where the stores go; the largest one stays.
-        sizes: Passages of each store.
-        repeats: Rounds of the timing.
-        index: Kind of the index, as Lance calls it.
-        tick: Called with the passages of every block that is written.
-    """
-
-    folder: Path
-    sizes: tuple[int, ...]
-    repeats: int = 3
-    index: str = "IVF_RQ"
-    tick: Callable[[int], Any] = lambda passages: None
+    folder: Path  # where the stores go; the largest one stays
+    sizes: tuple[int, ...]  # passages of each store
+    repeats: int = 3  # rounds of the timing
+    index: str = "IVF_RQ"  # kind of the index, as Lance calls it
+    tick: Callable[[int], Any] = lambda passages: None  # called with the passages of every block
 
 
 def bench_store(real: CorpusMemory, asked: Tensor, teaching: Tensor, plan: Plan) -> Section:
