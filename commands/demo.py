@@ -106,7 +106,7 @@ def build_store(model: ClaraForRetrievalGeneration, folder: Path) -> tuple[Corpu
     store = {
         "documents": len(documents),
         "passages": len(memory),
-        "text_tokens": sum(count_tokens(model, memory.texts)),
+        "text_tokens": count_tokens(model, memory.texts),
         "memory_tokens": int(memory.offsets[-1]),
         "bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
         "compress_seconds": compress_seconds,
@@ -116,11 +116,11 @@ def build_store(model: ClaraForRetrievalGeneration, folder: Path) -> tuple[Corpu
     return memory, store
 
 
-def count_tokens(model: ClaraForRetrievalGeneration, texts: list[str]) -> list[int]:
-    """The tokens of each text as the generator would read it."""
+def count_tokens(model: ClaraForRetrievalGeneration, texts: list[str]) -> int:
+    """The tokens of texts as the generator would read them."""
     from ..prompts_clara import plain_ids
 
-    return [len(ids) for ids in plain_ids(model.processor.tokenizer, texts)]
+    return sum(map(len, plain_ids(model.processor.tokenizer, texts)))
 
 
 def ask(
@@ -138,7 +138,6 @@ def ask(
     options = {"max_new_tokens": arguments.max_new_tokens, "return_dict_in_generate": True}
     out, answer_seconds = timed(model.generate, question, memory, retrieval_top_k=k, **options)
     parents = [memory.parents[index] for index in out.indices]
-    tokens = count_tokens(model, [memory.texts[index] for index in out.indices])
     return {
         "question": question,
         "answer": out.answers,
@@ -150,7 +149,7 @@ def ask(
         ],
         "missed": [parent for parent in row["positives"] if parent not in parents],
         "recall": recall_at_k(parents, row["positives"], len(parents)),
-        "text_tokens": sum(tokens),
+        "text_tokens": count_tokens(model, [memory.texts[index] for index in out.indices]),
         "memory_tokens": sum(map(len, memory.gather(out.indices))),
         "search_seconds": search_seconds,
         "answer_seconds": answer_seconds,

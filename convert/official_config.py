@@ -91,13 +91,8 @@ def make_config(
 ) -> ClaraConfig:
     """Our configuration that behaves as the released checkpoint does.
 
-    Args:
-        fields: The released config.json, checked.
-        text_config: The base's configuration; its vocabulary size is set here.
-        tokenizer: The base's tokenizer with the format's special tokens.
-        base: Folder or Hub id of the base.
-        revision: Its revision.
-        has_query_reasoner: Whether the checkpoint chooses among documents; one without takes all in order.
+    The base's `text_config` gets the size of the vocabulary of its tokenizer, which has the format's special
+    tokens. A checkpoint without a query reasoner takes all documents in order.
     """
     text_config.get_text_config().vocab_size = len(tokenizer)
     marks, rate = memory_marks(fields), fields["compr_rate"]

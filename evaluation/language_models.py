@@ -25,10 +25,8 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 class ClaraModel:
     """A CLaRa model that compresses passages, places questions in the same space and answers from memories.
 
-    Args:
-        model: in eval mode, with its processor.
-        store: a corpus memory or store by this model; passages with a text that it holds are not compressed
-            again, and their search vectors are those of the memories as they are kept.
+    It is in eval mode, with its processor. Passages with a text that the store, one by this model, holds are
+    not compressed again, and their search vectors are those of the memories as they are kept.
     """
 
     def __init__(self, model: ClaraForRetrievalGeneration, store: Any = None) -> None:

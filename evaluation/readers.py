@@ -63,12 +63,10 @@ class MemoryReader:
 
 
 class TextReader:
-    """Reads the text of the chosen passages in CLaRa's own answering prompt, or nothing.
+    """Reads the text of the chosen passages in CLaRa's own answering prompt.
 
-    Args:
-        model: any causal LM.
-        texts: of all N passages; none: it answers from what it knows, in a prompt without documents.
-        rate: keep the first 1 / rate of the tokens of each passage only (hard compression); 1: all.
+    Without texts it answers from what it knows, in a prompt without documents. At a `rate` it reads the first
+    1 / rate of the tokens of each passage only (hard compression).
     """
 
     def __init__(self, model: TextModel, texts: Sequence[str] = (), rate: int = 1) -> None:

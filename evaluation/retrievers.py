@@ -128,9 +128,7 @@ class GivenRetriever:
 class MemoryRetriever:
     """Cosine of the search vectors of question and passages.
 
-    Args:
-        model: the model that made the memories.
-        memory: of all N passages; a back end that has no `vectors` searches the whole corpus alone.
+    A back end of memories that has no `vectors` searches the whole corpus alone.
     """
 
     def __init__(self, model: ClaraModel, memory: Any) -> None:

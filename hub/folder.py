@@ -109,11 +109,8 @@ A private one needs a secret `HF_TOKEN` that may read it.
 def write_space(folder: Path, model: str, loaded: Any = None) -> None:
     """Writes app.py, requirements.txt, the licence, and README.md with the Space's settings.
 
-    Args:
-        folder: An empty folder.
-        model: Hub id of the published model that the Space shows.
-        loaded: The model itself, if it is at hand: the sample corpus then comes compressed (int8, about 1 MB
-            for a width of 576); else the Space compresses it at its first visit.
+    The Space shows the published model of that Hub id. If the model is `loaded`, the sample corpus comes
+    compressed (int8, about 1 MB for a width of 576); else the Space compresses it at its first visit.
     """
     if loaded is not None:
         sample = loaded.build_memory(sample_documents(), dtype="int8", show_progress=False)

@@ -15,13 +15,8 @@ if TYPE_CHECKING:
 class LocalTeacher:
     """Answers requests with `model.generate`, up to `batch_size` waiting requests of one kind at a time.
 
-    The schema of a request is not enforced here; the prompt states the form and the reply is parsed
-    tolerantly.
-
-    Args:
-        model: a causal LM with a chat template in its tokenizer.
-        tokenizer: its tokenizer.
-        batch_size: the most requests in one batch.
+    The tokenizer needs a chat template. The schema of a request is not enforced here; the prompt states the
+    form and the reply is parsed tolerantly.
     """
 
     def __init__(

@@ -108,13 +108,7 @@ class DocumentOutcome:
 async def synthesize_document(
     id: str, document: str, teacher: Teacher, settings: SynthesisSettings
 ) -> DocumentOutcome:
-    """Makes all signals of one document; the kinds run side by side.
-
-    Args:
-        id: the document's id.
-        document: its text, as the compressor will read it.
-        teacher: who answers.
-        settings: which signals, and their limits.
+    """Makes all signals of one document, as the compressor will read it; the kinds run side by side.
 
     Returns:
         The outcome, with every signal accepted or rejected with its reason.

@@ -35,15 +35,9 @@ _COUNT = "INSERT INTO totals VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET valu
 
 
 class RankStore:
-    """The state of one rank. Only one process may open it.
+    """The state of one rank, which only one process may open (BlockingIOError).
 
-    Args:
-        folder: the synthesis' output folder; the state is kept in `state/`, the rows go to `raw/`, the totals
-            to `progress/`.
-        rank: the rank.
-
-    Raises:
-        BlockingIOError: if another process has it open.
+    It is kept in `state/` of the synthesis' output folder; the rows go to `raw/`, the totals to `progress/`.
     """
 
     def __init__(self, folder: str | Path, rank: int) -> None:

@@ -41,18 +41,10 @@ async def ask(
     temperature: float = 0.0,
     seed: int = 0,
 ) -> Form:
-    """Asks for a reply of the form of a pydantic class.
+    """Asks for a reply of the form of a pydantic class, in at most `max_tokens`; greedily at temperature 0.
 
     An unreadable or unfinished reply is shown to the teacher once with the problem, and more room if it was
     too long.
-
-    Args:
-        teacher: who answers.
-        prompt: the user's message.
-        form: the class of the reply.
-        max_tokens: the most new tokens.
-        temperature: 0 for greedy decoding.
-        seed: seed of the sampling.
 
     Raises:
         BadReplyError: if there is no readable reply after the repair.

@@ -66,11 +66,8 @@ FIRST_COMPRESS = "Nothing is in memory yet: compress some documents first (step 
 class Page:
     """The page's actions on one model; what belongs to a visit (its memory) comes in and goes out.
 
-    Args:
-        model: A `ClaraForRetrievalGeneration` with its processor.
-        trained: Whether its adapters are trained.
-        cache: Folder in which the memory of the sample corpus is kept; by default the user's cache.
-        made: Folder of that memory as it came with a Space; every visit then begins with it.
+    The memory of the sample corpus is kept in `cache`, by default the user's. With `made`, its folder as it
+    came with a Space, every visit begins with it.
     """
 
     def __init__(
