@@ -33,15 +33,11 @@ def run(arguments: argparse.Namespace) -> None:
     from ..evaluation.tables import write_report
 
     module = find(arguments.experiment)
-    parser = argparse.ArgumentParser(
-        prog=f"clara experiment {arguments.experiment}",
-        description=module.__doc__,
-        formatter_class=HelpFormatter,
-    )
-    parser.add_argument(
-        "--output", type=Path, default=Path("results"), metavar="FOLDER", help="(default: results)"
-    )
-    parser.add_argument("--name", default=arguments.experiment, help="of the files (default: %(default)s)")
+    prog, style = f"clara experiment {arguments.experiment}", HelpFormatter
+    parser = argparse.ArgumentParser(prog=prog, description=module.__doc__, formatter_class=style)
+    add = parser.add_argument
+    add("--output", type=Path, default=Path("results"), metavar="FOLDER", help="of the files")
+    add("--name", default=arguments.experiment, help="of the files")
     module.add_arguments(parser)
     if module.NEEDS_MODEL:
         add_model_arguments(parser)

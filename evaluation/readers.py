@@ -33,13 +33,7 @@ class Reader(Protocol):
 
 
 class MemoryReader:
-    """Reads the memories of the chosen passages.
-
-    Args:
-        model: the model that made them.
-        memory: of all N passages.
-        each: read each memory alone and keep the likeliest answer.
-    """
+    """Reads the memories of the chosen passages; with `each`, every one alone for the likeliest answer."""
 
     def __init__(self, model: ClaraModel, memory: CorpusMemory, each: bool = False) -> None:
         self._model, self._memory, self._each = model, memory, each

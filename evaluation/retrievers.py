@@ -86,7 +86,7 @@ def dense_retriever(documents: Sequence[str], encoder: Any, show_progress: bool 
     """
 
     def encode(texts: list[str], shown: bool = False) -> np.ndarray:
-        return encoder.encode(texts, normalize_embeddings=True, show_progress_bar=shown)
+        return encoder.encode(texts, batch_size=32, normalize_embeddings=True, show_progress_bar=shown)
 
     embeddings = encode(_checked(documents), show_progress)
     return ScoreRetriever(
