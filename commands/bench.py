@@ -53,7 +53,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--questions", type=Path, metavar="FILE", help="question rows")
     add("--corpus", type=Path, metavar="FILE", help="documents that fill their pools, by BM25")
     add("--pretraining", type=Path, nargs="+", metavar="FILE", help="pretraining rows")
-    add_store_arguments(parser)
+    title = "store (with `--questions`: rows with `question`); it is not part of `all`"
+    add = parser.add_argument_group(title).add_argument
+    add("--documents", type=Path, nargs="+", metavar="FILE", help="real ones (default: the sample corpus)")
+    add("--real", type=int, default=4000, help="documents compressed at most")
+    add(
+        "--asked",
+        type=int,
+        default=64,
+        help="questions that are timed; the others of the file choose the effort of the index",
+    )
+    add("--sizes", type=int, nargs="+", default=SIZES, help="passages (default: 10k … 1M)")
+    add("--folder", type=Path, help="for the stores, some 10 KB a passage (default: temporary)")
+    add("--kind", default="IVF_RQ", help="of index, as Lance calls it")
+    add("--stored", choices=STORED, default="bfloat16", help="format of the stored memories")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -148,24 +161,6 @@ def rows(arguments: argparse.Namespace, sizes: Sizes) -> Rows:
     if arguments.questions is None:
         return sample_rows(sizes, rounds)
     return file_rows(arguments.questions, arguments.corpus, arguments.pretraining, sizes, rounds)
-
-
-def add_store_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `clara bench store`."""
-    title = "store (with `--questions`: rows with `question`); it is not part of `all`"
-    add = parser.add_argument_group(title).add_argument
-    add("--documents", type=Path, nargs="+", metavar="FILE", help="real ones (default: the sample corpus)")
-    add("--real", type=int, default=4000, help="documents compressed at most")
-    add(
-        "--asked",
-        type=int,
-        default=64,
-        help="questions that are timed; the others of the file choose the effort of the index",
-    )
-    add("--sizes", type=int, nargs="+", default=SIZES, help="passages (default: 10k … 1M)")
-    add("--folder", type=Path, help="for the stores, some 10 KB a passage (default: temporary)")
-    add("--kind", default="IVF_RQ", help="of index, as Lance calls it")
-    add("--stored", choices=STORED, default="bfloat16", help="format of the stored memories")
 
 
 def store_section(arguments: argparse.Namespace, model: ClaraForRetrievalGeneration) -> Section:

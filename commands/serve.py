@@ -45,16 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="let the base rewrite a question that follows earlier turns, so that it stands alone",
     )
     add("--model-name", default="clara", help="the model's own name")
-    add_network_arguments(parser)
-    add("--max-batch", type=int, default=16, help="answers at once")
-    add("--max-queue", type=int, default=64, help="may wait")
-    add("--max-new-tokens", type=int, default=512, help="longest answer")
-    add("--drain-seconds", type=int, default=60, help="to finish at SIGTERM")
-
-
-def add_network_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds where the server listens, and whom it answers."""
-    add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on")
     add("--port", type=int, default=8000, help="port to listen on; 0 takes a free one")
     add(
@@ -73,6 +63,10 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
         help="web page whose scripts may ask; may be repeated (default: none)",
     )
     add("--max-body-bytes", type=int, default=1 << 20, help="largest request (default: 1 MiB)")
+    add("--max-batch", type=int, default=16, help="answers at once")
+    add("--max-queue", type=int, default=64, help="may wait")
+    add("--max-new-tokens", type=int, default=512, help="longest answer")
+    add("--drain-seconds", type=int, default=60, help="to finish at SIGTERM")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -37,8 +37,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--evaluation", nargs="*", default=[], help="question files to keep out of the training rows")
     add("--push-to", metavar="OWNER/NAME", help="upload the finished rows as a data set to the Hub")
     _add_work(parser.add_argument_group("what is made"))
-    _add_teacher(parser.add_argument_group("how the teacher is called"))
-    _add_machine(parser.add_argument_group("where it runs"))
+    add = parser.add_argument_group("how the teacher is called").add_argument
+    add("--concurrency", type=int, default=64, help="the most calls in flight, in each task")
+    add("--timeout", type=float, default=120.0, help="seconds to wait for a reply (default: 120)")
+    add("--patience", type=float, default=600.0, help="seconds without any reply before the run stops")
+    add("--batch-size", type=int, default=8, help="requests in a batch of a local model")
+    add("--extra-body", type=json.loads, default={}, help="further fields of every request")
+    add("--input-price", type=float, default=0.0, help="price of a million read tokens, to show the cost")
+    add("--output-price", type=float, default=0.0, help="price of a million written tokens")
+    add = parser.add_argument_group("where it runs").add_argument
+    add("--executor", choices=("local", "slurm", "ray"), default="local")
+    add("--tasks", type=int, default=1, help="shares of the work; fixed for an output folder")
+    add("--executor-options", type=json.loads, default={}, help="arguments of the executor")
 
 
 def _add_work(group: Any) -> None:
@@ -64,24 +74,6 @@ def _add_work(group: Any) -> None:
         help="a checkpoint: `documents` is then a corpus memory of it, and its memories find candidates of "
         "end_to_end in turns with BM25 (hard ones, to train the next checkpoint on)",
     )
-
-
-def _add_teacher(group: Any) -> None:
-    add = group.add_argument
-    add("--concurrency", type=int, default=64, help="the most calls in flight, in each task")
-    add("--timeout", type=float, default=120.0, help="seconds to wait for a reply (default: 120)")
-    add("--patience", type=float, default=600.0, help="seconds without any reply before the run stops")
-    add("--batch-size", type=int, default=8, help="requests in a batch of a local model")
-    add("--extra-body", type=json.loads, default={}, help="further fields of every request")
-    add("--input-price", type=float, default=0.0, help="price of a million read tokens, to show the cost")
-    add("--output-price", type=float, default=0.0, help="price of a million written tokens")
-
-
-def _add_machine(group: Any) -> None:
-    add = group.add_argument
-    add("--executor", choices=("local", "slurm", "ray"), default="local")
-    add("--tasks", type=int, default=1, help="shares of the work; fixed for an output folder")
-    add("--executor-options", type=json.loads, default={}, help="arguments of the executor")
 
 
 def run(arguments: argparse.Namespace) -> None:
