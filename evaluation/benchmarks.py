@@ -30,40 +30,24 @@ HUB_SETTINGS = {"normal": "no_pos", "oracle": "with_pos"}
 
 @dataclass(frozen=True)
 class Example:
-    """One question of a benchmark; documents are indices into `Benchmark.documents`.
+    """One question of a benchmark; documents are indices into `Benchmark.documents`."""
 
-    Attributes:
-        id: its row in the source.
-        question: the question.
-        answers: gold answers, at least one, each with something left after normalisation.
-        pool: candidate documents in the order in which they were retrieved.
-        positives: documents known to hold the answer, in the pool or not; may be empty.
-    """
-
-    id: str
+    id: str  # its row in the source
     question: str
-    answers: tuple[str, ...]
-    pool: tuple[int, ...]
-    positives: tuple[int, ...]
+    answers: tuple[str, ...]  # gold answers, at least one, each with something left after normalisation
+    pool: tuple[int, ...]  # candidate documents in the order in which they were retrieved
+    positives: tuple[int, ...]  # documents known to hold the answer, in the pool or not; may be empty
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Questions over one list of documents.
+    """Questions over one list of documents."""
 
-    Attributes:
-        name: one of `BENCHMARKS`.
-        setting: "normal" or "oracle".
-        documents: N distinct texts.
-        examples: the questions.
-        skipped: rows left out because no gold answer survives normalisation (such as "*").
-    """
-
-    name: str
-    setting: str
-    documents: tuple[str, ...]
+    name: str  # one of `BENCHMARKS`
+    setting: str  # "normal" or "oracle"
+    documents: tuple[str, ...]  # N distinct texts
     examples: tuple[Example, ...]
-    skipped: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()  # rows left out because no gold answer survives normalisation (such as "*")
 
     def fingerprint(self) -> str:
         """SHA-256 over all questions, answers, pools and documents."""

@@ -88,21 +88,13 @@ DEPENDS_ON = {  # what decides the answers beside benchmark, model and numbers, 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a system answered to one question.
+    """What a system answered to one question."""
 
-    Attributes:
-        id: the example's.
-        answer: generated text.
-        documents: parents of the passages read, best first; a split document can occur several times.
-        scores: of these passages, by the retriever; empty without one.
-        tokens_read: length of the generator's prompt, memory slots included.
-    """
-
-    id: str
-    answer: str
-    documents: tuple[int, ...]
-    scores: tuple[float, ...]
-    tokens_read: int
+    id: str  # the example's
+    answer: str  # generated text
+    documents: tuple[int, ...]  # parents of the passages read, best first; some may occur twice
+    scores: tuple[float, ...]  # of these passages, by the retriever; empty without one
+    tokens_read: int  # length of the generator's prompt, memory slots included
 
 
 @dataclass(frozen=True)
@@ -120,31 +112,19 @@ class Found:
 class Workbench:
     """Everything the systems share, made once and only when a system needs it.
 
-    Attributes:
-        benchmark: questions and documents.
-        model: compresses, reasons and answers from memories.
-        text_model: answers from text.
-        retrieval_top_k: most passages read for a question.
-        max_new_tokens: longest answer.
-        compression_rate: of the reader `cut`.
-        encoder: folder or Hub id of the sentence encoder; None: all-MiniLM-L6-v2.
-        memory_folder: where the memories are kept between runs; None: nowhere.
-        seed: of the reader `strangers`.
-        tuned_model: answers from text after being tuned on it, for the reader `tuned`; None: it is not there.
-        open_corpus: opens the memories in another back end, to search the whole corpus; None: they are
-            searched as they are.
+    `open_corpus` opens the memories in another back end, to search the whole corpus there.
     """
 
-    benchmark: Benchmark
-    model: ClaraModel
-    text_model: TextModel
-    retrieval_top_k: int = 5
-    max_new_tokens: int = 64
-    compression_rate: int = 16
-    encoder: str | None = None
-    memory_folder: Path | None = None
-    seed: int = 0
-    tuned_model: TextModel | None = None
+    benchmark: Benchmark  # questions and documents
+    model: ClaraModel  # compresses, reasons and answers from memories
+    text_model: TextModel  # answers from text
+    retrieval_top_k: int = 5  # most passages read for a question
+    max_new_tokens: int = 64  # longest answer
+    compression_rate: int = 16  # of the reader `cut`
+    encoder: str | None = None  # folder or Hub id of the sentence encoder; None: all-MiniLM-L6-v2
+    memory_folder: Path | None = None  # where the memories are kept between runs; None: nowhere
+    seed: int = 0  # of the reader `strangers`
+    tuned_model: TextModel | None = None  # reads text, which it was tuned on, for the reader `tuned`
     open_corpus: Callable[[CorpusMemory], Any] | None = None
     _readers: dict[str, Reader] = field(default_factory=dict, init=False, repr=False)
 

@@ -24,23 +24,14 @@ class TeacherStoppedError(ConnectionError):
 
 @dataclass(frozen=True)
 class Request:
-    """One call to a teacher. Equal requests have equal keys, so a finished call is never repeated.
+    """One call to a teacher. Equal requests have equal keys, so a finished call is never repeated."""
 
-    Attributes:
-        messages: chat messages, each with `role` and `content`.
-        schema: JSON schema of the wanted reply, or None for plain text.
-        schema_name: the schema's name, as the server's interface wants one.
-        max_tokens: the most new tokens.
-        temperature: 0 for greedy decoding.
-        seed: seed of the sampling.
-    """
-
-    messages: tuple[Message, ...]
-    schema: Mapping[str, Any] | None = None
-    schema_name: str = "reply"
-    max_tokens: int = 512
-    temperature: float = 0.0
-    seed: int = 0
+    messages: tuple[Message, ...]  # chat messages, each with `role` and `content`
+    schema: Mapping[str, Any] | None = None  # JSON schema of the wanted reply, or None for plain text
+    schema_name: str = "reply"  # the schema's name, as the server's interface wants one
+    max_tokens: int = 512  # the most new tokens
+    temperature: float = 0.0  # 0 for greedy decoding
+    seed: int = 0  # seed of the sampling
 
     def key(self) -> str:
         """Returns a hash of everything that decides the reply."""
@@ -51,18 +42,14 @@ class Request:
 class Reply:
     """What a teacher answered.
 
-    Attributes:
-        text: the reply's text.
-        finish_reason: "stop", "length" (unfinished), "refusal" (also filtered content), or "bad_request"
-            (the server does not accept this request, for example because it is longer than its context).
-        prompt_tokens: tokens read.
-        completion_tokens: tokens written.
+    It finished by "stop", "length" (unfinished), "refusal" (also filtered content), or "bad_request" (the
+    server does not accept this request, for example because it is longer than its context).
     """
 
     text: str
     finish_reason: str = "stop"
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: int = 0  # tokens read
+    completion_tokens: int = 0  # tokens written
 
 
 class Teacher(Protocol):
