@@ -64,12 +64,7 @@ def write_jsonl(records: Iterable[Record], path: str | Path) -> int:
 def write_parquet(records: Iterable[Record], path: str | Path) -> int:
     """Writes records as one Parquet file with the columns of the released schema, holding all rows in memory.
 
-    Args:
-        records: records of one kind.
-        path: the file to write; an existing one is replaced.
-
-    Returns:
-        The number of rows written.
+    Arguments and result are those of `write_jsonl`.
 
     Raises:
         ValueError: if there is nothing to write (a Parquet file needs its columns).

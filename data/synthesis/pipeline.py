@@ -134,20 +134,8 @@ def distillation_pipeline(
 ) -> Any:
     """Builds the distillation of instruction-tuning rows: retrieval and answers in all ranks, then writing.
 
-    Args:
-        documents: files and folders, the corpus.
-        questions: a file of questions; see `read_seeds`.
-        output: the output folder; a folder that was begun is continued.
-        teacher: who answers.
-        documents_each: documents for each question, K.
-        run: where and how it runs.
-        **finish_options: keyword arguments of `finish_distillation`.
-
-    Returns:
-        A datatrove executor; its `run()` runs everything, or submits it to Slurm.
-
-    Raises:
-        ValueError: if the output folder was begun with other settings.
+    Of the documents `documents_each` are found for each of the questions (see `read_seeds`); the options are
+    those of `finish_distillation`. All else is as in `pretraining_pipeline`.
     """
     run, paths = run or RunSettings(), _absolute([*documents, questions])
     manifest = {"stage": "instruction_tuning", "settings": {"documents_each": documents_each}}
