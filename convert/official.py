@@ -205,11 +205,7 @@ def _warn_of_another_base(stored: StoredTensor, table: Tensor, name: str) -> Non
 
 
 def check_adapters(model: Any, found: OfficialCheckpoint) -> None:
-    """Checks that each adapter covers every linear layer of the base, with its shapes and the config's rank.
-
-    Raises:
-        ValueError: If a tensor is missing, extra or misshapen.
-    """
+    """Raises a ValueError if an adapter does not cover every linear layer, in its shapes and the rank."""
     for name, tensors in found.adapters.items():
         prefixed = {PEFT_PREFIX + key: tensor for key, tensor in tensors.items()}
         where = f"{found.name}/{ADAPTERS_FILE} (is this the right base?)"

@@ -19,11 +19,7 @@ ALPHA_PER_RANK = 2
 
 
 def check_fields(fields: dict[str, Any], where: str) -> None:
-    """Checks what conversion needs of a released config.json.
-
-    Raises:
-        ValueError: If a field is missing, of another type, or asks for what cannot be converted.
-    """
+    """Raises a ValueError if a released config.json lacks a field, or asks for what cannot be converted."""
     if fields.get("model_type", MODEL_TYPE) != MODEL_TYPE:
         raise ValueError(
             f"`model_type` in {where} is {fields['model_type']!r}: only {MODEL_TYPE!r} is converted."
@@ -61,11 +57,7 @@ def memory_marks(fields: dict[str, Any]) -> list[str]:
 
 
 def extend_tokenizer(tokenizer: PreTrainedTokenizerBase, fields: dict[str, Any], base: str) -> None:
-    """Adds the special tokens of that format and settles which tokens begin and end a text.
-
-    Raises:
-        ValueError: If the base has no such tokens.
-    """
+    """Adds the format's special tokens; a ValueError if the base has none that begin and end a text."""
     if tokenizer.bos_token is None and "qwen" in str(fields.get("decoder_model_name", "")).lower():
         extra = [str(token) for token in tokenizer.extra_special_tokens]
         tokenizer.bos_token, tokenizer.eos_token = [*extra, None, None][:2]

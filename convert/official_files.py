@@ -93,11 +93,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _load(path: Path) -> Any:
-    """Loads a file of tensors by memory map, weights only: nothing in it is ever run.
-
-    Raises:
-        ValueError: If it is damaged or holds anything but tensors.
-    """
+    """Loads a file of tensors by memory map, running nothing in it; a ValueError if it is anything else."""
     with path.open("rb") as file:
         start = file.read(len(ZIP_START))
     zipped = zipfile.is_zipfile(path)

@@ -44,11 +44,7 @@ def load_document(file: Path) -> dict[str, Any]:
 
 
 def read_text(file: Path) -> str:
-    """The text of a UTF-8 file, or of a UTF-16 file that begins with a byte order mark.
-
-    Raises:
-        UnreadableError: If it is neither; names the byte.
-    """
+    """The text of a UTF-8 file, or of UTF-16 with a byte order mark; an UnreadableError names the byte."""
     content = file.read_bytes()
     encoding = next((name for mark, name in MARKS if content.startswith(mark)), "utf-8")
     try:

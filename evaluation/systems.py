@@ -152,11 +152,7 @@ class Workbench:
         return parts
 
     def system(self, name: str) -> "System":
-        """Puts a system of `SYSTEMS` together.
-
-        Raises:
-            ValueError: the name is unknown, or the system needs a tuned model and there is none.
-        """
+        """Puts a system of `SYSTEMS` together; a ValueError if it is unknown, or lacks its tuned model."""
         check_choice("system", name, SYSTEMS)
         recipe = SYSTEMS[name]
         if recipe.reader == "tuned" and self.tuned_model is None:

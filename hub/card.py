@@ -72,11 +72,7 @@ def section(text: str, name: str) -> re.Match | None:
 
 
 def fill_sections(text: str, sections: Mapping[str, str]) -> str:
-    """Puts texts between the marks of sections.
-
-    Raises:
-        ValueError: If a section has no marks, or more than one pair.
-    """
+    """Puts texts between the marks of sections; a ValueError if one has no marks, or more than a pair."""
     for name, content in sections.items():
         count = text.count(f"<!-- begin: {name} -->")
         found = section(text, name)
@@ -115,7 +111,8 @@ def render_model_card(
     Raises:
         ValueError: If the template lacks a section.
     """
-    old = previous if _is_card_of(previous, facts) else ""
+    written = FINGERPRINT.search(previous)  # for the same memories?
+    old = previous if written and facts["fingerprint"].startswith(written[1]) else ""
     sections = {
         "state": _state(facts),
         "model": _model(facts),
@@ -137,12 +134,6 @@ def render_model_card(
     data = ModelCardData(**{key: value for key, value in head.items() if value}).to_dict()
     yaml_head = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, default_flow_style=None, width=1000)
     return f"---\n{yaml_head}---\n{card.text}"
-
-
-def _is_card_of(card: str, facts: Mapping[str, Any]) -> bool:
-    """Whether a card was rendered for the same memories."""
-    found = FINGERPRINT.search(card)
-    return found is not None and facts["fingerprint"].startswith(found[1])
 
 
 def _kept(card: str, name: str) -> str:
@@ -175,10 +166,8 @@ def _model(facts: Mapping[str, Any]) -> str:
         ("fingerprint of the memories", f"`{facts['fingerprint'][:16]}…`"),
     ]
     table = "| | |\n| --- | --- |\n" + "\n".join(f"| {key} | {value} |" for key, value in rows)
-    note = (
-        "The root holds the base's weights under the base's own key names, `compressor/`, `query_reasoner/`"
-    )
-    note += " and `generator/` are plain PEFT folders."
+    note = "The root holds the base's weights under the base's own key names, `compressor/`, "
+    note += "`query_reasoner/` and `generator/` are plain PEFT folders."
     if facts["base_name"] in EMBEDDED_BASES:
         note += EMBEDDED_NOTE.format(base=facts["base_model"])
     return f"{table}\n\n{note}"

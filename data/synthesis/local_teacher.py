@@ -30,11 +30,7 @@ class LocalTeacher:
 
     @classmethod
     def from_pretrained(cls, name: str, batch_size: int = 8, **options: Any) -> LocalTeacher:
-        """Loads a model and its tokenizer by path, Hub id or the name of an embedded base.
-
-        Raises:
-            TeacherUnavailableError: if the model cannot be loaded.
-        """
+        """Loads a model by path, Hub id or embedded name; a TeacherUnavailableError if that fails."""
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         from ...bases.embedded import embedded_base_path, is_embedded

@@ -76,11 +76,7 @@ def strict_schema(form: type[BaseModel]) -> dict[str, Any]:
 
 
 def read_json(text: str) -> Any:
-    """Reads the first JSON object in a text, ignoring prose, code fences and thinking around it.
-
-    Raises:
-        ValueError: if there is none.
-    """
+    """Reads the first JSON object among prose, code fences and thinking; a ValueError if there is none."""
     text = _THINKING.sub("", text)
     decoder = json.JSONDecoder(strict=False)
     for start in (match.start() for match in re.finditer(r"\{", text)):

@@ -55,11 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_points(points: Sequence[str]) -> dict[int, str]:
-    """Examples seen to checkpoint, fewest first.
-
-    Raises:
-        ValueError: If a point is no EXAMPLES=PATH with EXAMPLES of at least 1, or there are fewer than two.
-    """
+    """Examples seen to checkpoint, fewest first; a ValueError unless there are two EXAMPLES=PATH at least."""
     found = {}
     for point in points:
         seen, _, path = point.partition("=")
@@ -74,11 +70,7 @@ def parse_points(points: Sequence[str]) -> dict[int, str]:
 
 
 def measure(arguments: argparse.Namespace, model: None = None) -> dict[str, Any]:
-    """Scores of every checkpoint and the trends, as JSON values.
-
-    Raises:
-        ValueError: If no question names positives, or `--points` is wrong.
-    """
+    """Scores of every checkpoint and the trends, as JSON values; a ValueError if an option or row is bad."""
     points = parse_points(arguments.points)
     records, source = gold_rows(arguments.files, arguments.limit)
     device = choose_device(arguments.device)
@@ -104,11 +96,7 @@ def measure(arguments: argparse.Namespace, model: None = None) -> dict[str, Any]
 
 
 def gold_rows(files: Sequence[str] | None, limit: int) -> tuple[list[QuestionRecord], str]:
-    """Questions that name gold documents, and what to call their source.
-
-    Raises:
-        ValueError: If a row is bad, or none names positives.
-    """
+    """Questions that name gold documents, and their source; a ValueError if none does, or a row is bad."""
     if files is None:
         texts, source = sample_texts(), "sample corpus"
         records = [_sample_row(row, texts) for row in sample_questions()][:limit]

@@ -62,11 +62,7 @@ def cut(tokenizer: PreTrainedTokenizerBase, text: str, tokens: int) -> str:
 
 
 def sample_passages(tokenizer: PreTrainedTokenizerBase, count: int, tokens: tuple[int, int]) -> list[str]:
-    """Passages of the sample corpus, each of `tokens[0]` to `tokens[1]` tokens, in the order of the file.
-
-    Raises:
-        ValueError: If there are fewer than `count`.
-    """
+    """Passages of the sample corpus, each of `tokens[0]` to `tokens[1]` tokens; a ValueError if too few."""
     texts = [cut(tokenizer, text, tokens[1]) for text in sample_texts()]
     lengths = [len(offsets) for offsets in plain_offsets(tokenizer, texts)]
     kept = [text for text, length in zip(texts, lengths, strict=True) if tokens[0] <= length]
