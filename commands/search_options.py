@@ -128,10 +128,7 @@ def check_memory(place: str) -> None:
 def open_memory(model: ClaraForRetrievalGeneration, place: str, milvus: str | None = None) -> Any:
     """Opens a stored corpus memory: a plain one, or a store, to be searched in Milvus if an address is given.
 
-    Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If another model made it, or Milvus holds no vectors of it.
-        ModuleNotFoundError: If pylance or pymilvus is needed and not installed.
+    It is an error if there is none, another model made it, Milvus has none of it, or a package is missing.
     """
     if milvus is None and not is_store(place):
         return model.load_memory(str(Path(place).expanduser()))

@@ -167,11 +167,7 @@ def choose_pool(record: QuestionRecord, setting: str, pool_size: int, row: str =
 
 
 def fill_pools(examples: Sequence[Example], documents: Sequence[str], pool_size: int) -> list[Example]:
-    """Fills the smaller pools up to `pool_size` with the best documents by BM25 that are not in them yet.
-
-    Raises:
-        ValueError: there are fewer than `pool_size` documents in all.
-    """
+    """Fills smaller pools up to `pool_size` with the best by BM25; a ValueError if documents are fewer."""
     depth = min(2 * pool_size, len(documents))
     _, ranked = bm25_retriever(documents).search([example.question for example in examples], depth)
     return [

@@ -91,8 +91,7 @@ def read_json(text: str) -> Any:
 def _read(reply: Reply, form: type[Form]) -> tuple[Form | None, str]:
     """Reads a reply; gives the value, or None and the problem in words.
 
-    Raises:
-        BadReplyError: if a repair cannot help: a refusal, or a request that the server does not accept.
+    A BadReplyError if a repair cannot help: a refusal, or a request that the server does not accept.
     """
     if reply.finish_reason in ("refusal", "bad_request"):
         raise BadReplyError(reply.finish_reason)
