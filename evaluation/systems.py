@@ -92,7 +92,7 @@ class Prediction:
 
     id: str  # the example's
     answer: str  # generated text
-    documents: tuple[int, ...]  # parents of the passages read, best first; some may occur twice
+    documents: tuple[int, ...]  # parents of the passages read, best first; a split one may recur
     scores: tuple[float, ...]  # of these passages, by the retriever; empty without one
     tokens_read: int  # length of the generator's prompt, memory slots included
 
