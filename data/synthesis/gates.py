@@ -34,32 +34,18 @@ _YES_NO = frozenset({"yes", "no", "true", "false"})
 
 @dataclass(frozen=True)
 class GateSettings:
-    """The limits of the gates.
+    """The limits of the gates."""
 
-    Attributes:
-        question_words: least and most words of a question.
-        answer_words: least and most words of an answer.
-        min_support: least share of an answer's content words that the document holds; its numbers must all
-            be there.
-        max_similarity: most word overlap (Jaccard) of two questions of one document with the same answer.
-        max_copied: most share of a paraphrase's four-word runs that stand in the document.
-        min_numbers: least share of the document's numbers that a paraphrase keeps; it may add none.
-        min_names: least share of the document's names that a paraphrase keeps.
-        length_ratio: least and most length of a paraphrase relative to its document.
-        max_overlap: most share of a question's three-word runs that one evaluation question may hold.
-        check_language: whether pairs and paraphrases must be in the document's language.
-    """
-
-    question_words: tuple[int, int] = (3, 80)
-    answer_words: tuple[int, int] = (1, 60)
-    min_support: float = 0.5
-    max_similarity: float = 0.85
-    max_copied: float = 0.6
-    min_numbers: float = 1.0
-    min_names: float = 0.8
-    length_ratio: tuple[float, float] = (0.5, 2.0)
-    max_overlap: float = 0.7
-    check_language: bool = True
+    question_words: tuple[int, int] = (3, 80)  # least and most words of a question
+    answer_words: tuple[int, int] = (1, 60)  # least and most words of an answer
+    min_support: float = 0.5  # least share of an answer's content words in the document, and all its numbers
+    max_similarity: float = 0.85  # most word overlap (Jaccard) of a document's questions with the same answer
+    max_copied: float = 0.6  # most share of a paraphrase's four-word runs that stand in the document
+    min_numbers: float = 1.0  # least share of the document's numbers that a paraphrase keeps; it may add none
+    min_names: float = 0.8  # least share of the document's names that a paraphrase keeps
+    length_ratio: tuple[float, float] = (0.5, 2.0)  # least and most, of a paraphrase to its document
+    max_overlap: float = 0.7  # most share of a question's three-word runs in one evaluation question
+    check_language: bool = True  # whether pairs and paraphrases must be in the document's language
 
 
 class EvaluationQuestions:

@@ -33,21 +33,16 @@ from .teacher import Teacher, TeacherSettings, open_teacher
 class RunSettings:
     """Where and how a synthesis runs.
 
-    Attributes:
-        limit: the most passages (or questions); None for all. A later run may raise it.
-        passage_words: the most words of a passage; fixed for an output folder.
-        tasks: the number of ranks; fixed for an output folder.
-        executor: "local", "slurm" or "ray".
-        options: arguments of the datatrove executor, such as `workers`, or Slurm's `partition` and `time`.
+    Options of the datatrove executor are such as `workers`, or Slurm's `partition` and `time`.
 
     Raises:
         ValueError: if a value is out of range.
     """
 
-    limit: int | None = None
-    passage_words: int = 150
-    tasks: int = 1
-    executor: str = "local"
+    limit: int | None = None  # the most passages (or questions); None for all. A later run may raise it
+    passage_words: int = 150  # the most words of a passage; fixed for an output folder
+    tasks: int = 1  # the number of ranks; fixed for an output folder
+    executor: str = "local"  # "local", "slurm" or "ray"
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

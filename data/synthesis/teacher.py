@@ -11,8 +11,6 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-Message = dict[str, str]
-
 
 class TeacherUnavailableError(ConnectionError):
     """No call can succeed: nothing answers at the address, or the server refuses the key or the model."""
@@ -26,7 +24,7 @@ class TeacherStoppedError(ConnectionError):
 class Request:
     """One call to a teacher. Equal requests have equal keys, so a finished call is never repeated."""
 
-    messages: tuple[Message, ...]  # chat messages, each with `role` and `content`
+    messages: tuple[dict[str, str], ...]  # chat messages, each with `role` and `content`
     schema: Mapping[str, Any] | None = None  # JSON schema of the wanted reply, or None for plain text
     schema_name: str = "reply"  # the schema's name, as the server's interface wants one
     max_tokens: int = 512  # the most new tokens
