@@ -28,7 +28,7 @@ def add_answer_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     add_search_arguments(parser)
     add("--retrieval-top-k", type=int, metavar="K", help="documents to answer from (default: 5)")
-    add("--max-new-tokens", type=int, metavar="N", help="longest answer (default: the model's)")
+    add("--max-new-tokens", type=int, help="longest answer (default: the model's)")
     add(
         "--reading",
         choices=("together", "each"),
@@ -38,18 +38,13 @@ def add_answer_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print answer and sources as one JSON object")
 
 
-def answer_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What `generate` is told beyond the search."""
-    options = {"retrieval_top_k": arguments.retrieval_top_k, "reading": arguments.reading}
-    if arguments.max_new_tokens is not None:
-        options["max_new_tokens"] = arguments.max_new_tokens
-    return options
-
-
 def prepare(arguments: argparse.Namespace) -> tuple[ClaraForRetrievalGeneration, Any, dict[str, Any]]:
     """Model, memory and what `generate` is told; what is wrong is told before a model is loaded."""
     check_memory(arguments.folder)
-    options = {**search_options(arguments), **answer_options(arguments)}
+    options = search_options(arguments)
+    options |= {"retrieval_top_k": arguments.retrieval_top_k, "reading": arguments.reading}
+    if arguments.max_new_tokens is not None:
+        options["max_new_tokens"] = arguments.max_new_tokens
     model, trained = load_model(arguments.model, arguments.device)
     warn_untrained(trained)
     return model, open_memory(model, arguments.folder, arguments.milvus), options
@@ -71,20 +66,16 @@ def show_answer(
     options: dict[str, Any],
     as_json: bool,
 ) -> None:
-    """Prints an answer with its sources."""
+    """Prints an answer, while it is written unless it is JSON, with its sources."""
+    from transformers import TextStreamer
+
     from . import display
 
     if as_json:
         print(json.dumps(answer(model, memory, question, options), ensure_ascii=False, indent=2))
     else:
-        display.show_sources(answer(model, memory, question, {**options, "streamer": make_streamer(model)}))
-
-
-def make_streamer(model: ClaraForRetrievalGeneration) -> Any:
-    """Prints the answer while it is written."""
-    from transformers import TextStreamer
-
-    return TextStreamer(model.processor.tokenizer, skip_special_tokens=True)
+        streamer = TextStreamer(model.processor.tokenizer, skip_special_tokens=True)
+        display.show_sources(answer(model, memory, question, {**options, "streamer": streamer}))
 
 
 def answer(

@@ -7,38 +7,40 @@ With `--output` the folder gets `bench.json` and `bench.md`, written anew after 
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
+import tempfile
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .bench_corpus import add_store_arguments, store_section
-from .models import EMBEDDED, SHIPPED, load_model
+from ..data.sample_corpus import CORPUS, QUESTIONS
+from .models import EMBEDDED, SHIPPED, add_model_arguments, load_model
+from .search_options import need_store, question_texts
 
 if TYPE_CHECKING:
     from ..evaluation.speed.report import Section
     from ..evaluation.speed.rows import Rows
     from ..evaluation.speed.workload import Sizes
+    from ..memory_clara import CorpusMemory
     from ..modeling_clara import ClaraForRetrievalGeneration
 
 BENCHMARKS = ("compression", "latency", "generation", "search", "train")
 PRESETS = (EMBEDDED, "mistral-7b")
 DTYPES = ("float32", "bfloat16", "float16")
+SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000)
+STORED = ("bfloat16", "float16", "float32", "int8", "int4")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `clara bench`."""
     add = parser.add_argument
     add("benchmark", nargs="?", choices=(*BENCHMARKS, "store", "all"), default="all")
-    add(
-        "--model",
-        metavar="PATH_OR_ID",
-        help="CLaRa checkpoint or causal LM (default: the shipped checkpoint, else the preset)",
-    )
+    add_model_arguments(parser)
     add("--preset", choices=PRESETS, help=f"shape of the model (default: {EMBEDDED})")
     add("--random-weights", action="store_true", help="make the preset, load nothing")
-    add("--device", help="such as cpu or cuda:0 (default: the accelerator if there is one)")
     add("--dtype", choices=DTYPES, help="of the weights (default: the model's own)")
     add(
         "--attn-implementation",
@@ -46,12 +48,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="attention of transformers, such as eager (default: the model's own)",
     )
     add("--output", type=Path, metavar="FOLDER")
-    add("--repeats", type=int, default=3, metavar="N", help="rounds (default: %(default)s)")
-    files = parser.add_argument_group("rows for `train` (default: made of the sample corpus)")
-    files.add_argument("--questions", type=Path, metavar="FILE", help="question rows")
-    files.add_argument("--corpus", type=Path, metavar="FILE", help="documents that fill their pools, by BM25")
-    files.add_argument("--pretraining", type=Path, nargs="+", metavar="FILE", help="pretraining rows")
-    add_store_arguments(parser)
+    add("--repeats", type=int, default=3, help="rounds")
+    add = parser.add_argument_group("rows for `train` (default: made of the sample corpus)").add_argument
+    add("--questions", type=Path, metavar="FILE", help="question rows")
+    add("--corpus", type=Path, metavar="FILE", help="documents that fill their pools, by BM25")
+    add("--pretraining", type=Path, nargs="+", metavar="FILE", help="pretraining rows")
+    title = "store (with `--questions`: rows with `question`); it is not part of `all`"
+    add = parser.add_argument_group(title).add_argument
+    add("--documents", type=Path, nargs="+", metavar="FILE", help="real ones (default: the sample corpus)")
+    add("--real", type=int, default=4000, help="documents compressed at most")
+    add(
+        "--asked",
+        type=int,
+        default=64,
+        help="questions that are timed; the others of the file choose the effort of the index",
+    )
+    add("--sizes", type=int, nargs="+", default=SIZES, help="passages (default: 10k … 1M)")
+    add("--folder", type=Path, help="for the stores, some 10 KB a passage (default: temporary)")
+    add("--kind", default="IVF_RQ", help="of index, as Lance calls it")
+    add("--stored", choices=STORED, default="bfloat16", help="format of the stored memories")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -104,7 +119,7 @@ def load(arguments: argparse.Namespace) -> ClaraForRetrievalGeneration:
     import torch
 
     from ..evaluation.devices import choose_device
-    from ..evaluation.speed.models import random_model
+    from ..evaluation.speed.workload import random_model
 
     dtype = {"dtype": getattr(torch, arguments.dtype)} if arguments.dtype else {}
     if arguments.random_weights:
@@ -146,3 +161,50 @@ def rows(arguments: argparse.Namespace, sizes: Sizes) -> Rows:
     if arguments.questions is None:
         return sample_rows(sizes, rounds)
     return file_rows(arguments.questions, arguments.corpus, arguments.pretraining, sizes, rounds)
+
+
+def store_section(arguments: argparse.Namespace, model: ClaraForRetrievalGeneration) -> Section:
+    """Compresses, enlarges, measures; writes the curve into the output folder."""
+    from tqdm.auto import tqdm
+
+    need_store()
+    from ..evaluation.speed.store import Plan, bench_store, plot_curve
+
+    questions, count = question_texts(arguments.questions or QUESTIONS), arguments.asked
+    if len(questions) <= count:
+        raise ValueError(
+            f"`--asked` is {count} of {len(questions)} questions: leave some, to choose the effort."
+        )
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        tqdm(total=sum(arguments.sizes), desc="writing", unit="passage") as bar,
+    ):
+        folder = arguments.folder or Path(temporary)
+        real = real_memory(model, arguments, folder / "real")
+        plan = Plan(folder, tuple(arguments.sizes), arguments.repeats, arguments.kind, bar.update)
+        vectors = model.question_vectors(questions)
+        section = bench_store(real, vectors[:count], vectors[count:], plan)
+    if arguments.output:
+        plot_curve(json.loads(section["facts"]["curve"]), arguments.output / "store.png")
+    return section
+
+
+def real_memory(
+    model: ClaraForRetrievalGeneration, arguments: argparse.Namespace, folder: Path
+) -> CorpusMemory:
+    """Memories of the first `--real` documents, kept in the folder; those of others are an error."""
+    from ..data.documents import read_documents
+
+    chosen = list(islice(read_documents(arguments.documents or [CORPUS]), arguments.real))
+    if (folder / "memory.json").is_file():
+        memory = model.load_memory(str(folder))
+        ids = {document["id"] for document in chosen}
+        if ids != set(memory.parents) or memory.dtype != arguments.stored:
+            raise ValueError(
+                f"{folder} holds memories of other documents, or of another format: remove it or name "
+                "another folder."
+            )
+        return memory
+    memory = model.build_memory(chosen, batch_size=16, dtype=arguments.stored)
+    memory.save_pretrained(folder)
+    return memory

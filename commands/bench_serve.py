@@ -33,11 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_model_arguments(parser)
     add("--merge-adapters", action="store_true", help="in the server and in the ideal batches")
-    add("--clients", type=int, default=16, metavar="N", help="that ask at once (default: 16)")
-    add("--seconds", type=float, default=120, help="of each part (default: %(default)s)")
-    add("--new-tokens", type=int, default=64, metavar="N", help="of each answer (default: 64)")
-    add("--repeats", type=int, default=3, metavar="N", help="ideal batches, before and after")
-    add("--max-queue", type=int, default=64, metavar="N", help="of the server (default: 64)")
+    add("--clients", type=int, default=16, help="that ask at once")
+    add("--seconds", type=float, default=120, help="of each part")
+    add("--new-tokens", type=int, default=64, help="of each answer")
+    add("--repeats", type=int, default=3, help="ideal batches, before and after")
+    add("--max-queue", type=int, default=64, help="of the server")
     add("--output", type=Path, metavar="FOLDER", help="gets serve.json and serve.md")
 
 

@@ -18,71 +18,39 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .display import show_sizes, show_skipped, watching
+from .memory import INDEXES, add_document_arguments
 from .models import add_model_arguments, load_model, warn_untrained
 from .search_options import add_milvus_argument, check_milvus, fill_milvus, need_store, question_texts
 
 if TYPE_CHECKING:
     from ..modeling_clara import ClaraForRetrievalGeneration
-    from ..store import CorpusStore
     from ..store.build import BuildPlan, StoreBuild
 
 FORMATS = ("float32", "bfloat16", "float16", "int8", "int4")
-INDEXES = ("auto", "none", "IVF_RQ", "IVF_PQ", "IVF_HNSW_SQ", "IVF_FLAT")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `clara build-memory`."""
     add = parser.add_argument
-    add("paths", nargs="+", metavar="FILE_OR_FOLDER")
+    add_document_arguments(add)
     add("--output", required=True, metavar="FOLDER", help="where the corpus memory goes")
-    add(
-        "--strict",
-        action="store_true",
-        help="stop at a file or row that gives no text, instead of listing it",
-    )
-    add(
-        "--index",
-        choices=INDEXES,
-        default="auto",
-        help="of vectors (default: IVF_RQ from 200,000 passages on)",
-    )
-    add(
-        "--questions",
-        type=Path,
-        metavar="FILE",
-        help="rows with real ones, by which the effort of the index is chosen (default: passages)",
-    )
-    add_milvus_argument(
-        parser, "also put the search vectors into Milvus, in place of earlier ones of this store"
-    )
+    kinds = ("auto", "none", *INDEXES)
+    add("--index", choices=kinds, default="auto", help="of vectors (default: IVF_RQ from 200,000 on)")
+    chosen = "rows with real ones, by which the effort of the index is chosen (default: passages)"
+    add("--questions", type=Path, metavar="FILE", help=chosen)
+    purpose = "also put the search vectors into Milvus, in place of earlier ones of this store"
+    add_milvus_argument(parser, purpose)
     add_model_arguments(parser)
     add("--dtype", choices=FORMATS, help="of the stored memories (default: the model's)")
     add("--restart", action="store_true", help="throw away what a stopped build has done")
     add("--dry-run", action="store_true", help="only say how large the store would be in every format")
-    add_work(parser)
-
-
-def add_work(parser: argparse.ArgumentParser) -> None:
-    """Adds who does the work and how."""
-    add = parser.add_argument
-    add("--batch-size", type=int, default=16, metavar="N", help="passages compressed at once (default: 16)")
-    add("--workers", type=int, metavar="N", help="processes (default: one a core or GPU)")
-    add(
-        "--threads",
-        type=int,
-        metavar="N",
-        help="threads of each worker (default: 1, or all cores if there is one shard)",
-    )
-    add("--shard-size", type=int, metavar="N", help="documents in a shard (default: 4096 or more)")
+    add("--workers", type=int, help="processes (default: one a core or GPU)")
+    add("--threads", type=int, help="threads of each worker (default: 1, or all cores if there is one shard)")
+    add("--shard-size", type=int, help="documents in a shard (default: 4096 or more)")
     add("--executor", choices=("local", "slurm", "ray"), default="local", help="where the workers run")
-    add("--tasks", type=int, metavar="N", help="tasks of a cluster (default: one a shard)")
-    add(
-        "--executor-options",
-        type=json.loads,
-        default={},
-        metavar="JSON",
-        help="more arguments of the datatrove executor, such as Slurm's partition and time",
-    )
+    add("--tasks", type=int, help="tasks of a cluster (default: one a shard)")
+    more = "more arguments of the datatrove executor, such as Slurm's partition and time"
+    add("--executor-options", type=json.loads, default={}, help=more)
 
 
 @dataclass(frozen=True)
@@ -148,15 +116,6 @@ def run(arguments: argparse.Namespace) -> None:
         _build_elsewhere(build, plan, arguments)
 
 
-def build_index(
-    model: ClaraForRetrievalGeneration, store: CorpusStore, kind: str, questions: list[str] | None
-) -> None:
-    """Builds the index of a store; `auto`: IVF_RQ."""
-    asked = None if questions is None else model.question_vectors(questions)
-    store.build_index(asked, index_type="IVF_RQ" if kind == "auto" else kind)
-    print("Its index of vectors is built.")
-
-
 def wants_index(passages: int, index: str) -> bool:
     """Whether there is to be an index; `auto`: from 200,000 passages on."""
     from ..store.indexes import INDEXED_FROM
@@ -205,9 +164,10 @@ def _build_here(
     store = build.commit()
     documents = plan.source["corpus"]["documents"]
     print(f"{documents} documents ({len(store)} passages) are in {build.uri}.")
-    indexed = wants_index(len(store), arguments.index)
-    if indexed:
-        build_index(open_model(), store, arguments.index, questions)
+    if wants_index(len(store), arguments.index):
+        asked = None if questions is None else open_model().question_vectors(questions)
+        store.build_index(asked, index_type="IVF_RQ" if arguments.index == "auto" else arguments.index)
+        print("Its index of vectors is built.")
     if arguments.milvus is not None:
         fill_milvus(store, arguments.milvus)
         print(f"Its search vectors are in {arguments.milvus}.")

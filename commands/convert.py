@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -21,69 +22,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of each kind of conversion."""
     styled = partial(argparse.ArgumentParser, formatter_class=HelpFormatter)
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND", parser_class=styled)
-    official = kinds.add_parser(
-        "official", help="a checkpoint of apple/ml-clara's format becomes one of ours"
-    )
-    official.add_argument("checkpoint", metavar="CHECKPOINT", help="folder or Hub id")
-    official.add_argument(
-        "--base", required=True, metavar="BASE", help="the causal LM it was trained on, folder or Hub id"
-    )
-    official.add_argument("--output", required=True, metavar="FOLDER", help="folder to make")
-    official.add_argument(
-        "--subfolder", default="", metavar="NAME", help="sub-folder of CHECKPOINT, such as compression-16"
-    )
-    official.add_argument("--revision", help="revision of the checkpoint on the Hub")
-    official.add_argument("--base-revision", help="revision of the base on the Hub")
-    _add_text_generation(kinds)
-    compare = kinds.add_parser("compare", help="print how far a converted model is from recorded outputs")
-    compare.add_argument("model", metavar="FOLDER", help="a converted checkpoint")
-    compare.add_argument(
-        "--expected", required=True, metavar="FOLDER", help="expected.json and expected.safetensors"
-    )
-    compare.add_argument(
-        "--max-new-tokens",
-        type=int,
-        default=24,
-        metavar="N",
-        help="length of the recorded answers (default: 24)",
-    )
 
+    def kind(name: str, do: Callable, summary: str, output: bool = True) -> Callable:
+        added = kinds.add_parser(name, help=summary)
+        added.set_defaults(do=do)
+        if output:
+            added.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="folder to make")
+        return added.add_argument
 
-def _add_text_generation(kinds: argparse._SubParsersAction) -> None:
-    there = kinds.add_parser(
-        "to-text-generation", help="the generator merged into its base: a plain AutoModelForCausalLM"
-    )
-    there.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="as `--model` of the others")
-    back = kinds.add_parser("from-text-generation", help="a fine-tune of a base becomes a model's generator")
-    back.add_argument(
-        "fine_tune", metavar="FINE_TUNE", help="folder of a LoRA adapter, or folder or Hub id of full weights"
-    )
-    back.add_argument(
-        "--base",
-        metavar="BASE",
-        help="the causal LM that was tuned; without it full weights become the base themselves",
-    )
-    back.add_argument("--base-revision", help="revision of the base on the Hub")
-    back.add_argument(
-        "--model-fields",
-        type=json.loads,
-        default={},
-        metavar="JSON",
-        help='fields of ClaraConfig, such as \'{"compression_rate": 4, "lora_r": 16}\'',
-    )
-    for parser in (there, back):
-        parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="folder to make")
+    add = kind("official", convert_official, "a checkpoint of apple/ml-clara's format becomes one of ours")
+    add("checkpoint", metavar="CHECKPOINT", help="folder or Hub id")
+    add("--base", required=True, help="the causal LM it was trained on, folder or Hub id")
+    add("--subfolder", default="", metavar="NAME", help="of CHECKPOINT, such as compression-16")
+    add("--revision", help="revision of the checkpoint on the Hub")
+    add("--base-revision", help="revision of the base on the Hub")
+    summary = "the generator merged into its base: a plain AutoModelForCausalLM"
+    add = kind("to-text-generation", write_text_generation, summary)
+    add("checkpoint", nargs="?", metavar="CHECKPOINT", help="as `--model` of the others")
+    summary = "a fine-tune of a base becomes a model's generator"
+    add = kind("from-text-generation", read_text_generation, summary)
+    add("fine_tune", metavar="FINE_TUNE", help="folder of a LoRA adapter; folder or Hub id of full weights")
+    add("--base", help="the causal LM that was tuned; without it full weights become the base themselves")
+    add("--base-revision", help="revision of the base on the Hub")
+    fields = 'fields of ClaraConfig, such as \'{"compression_rate": 4, "lora_r": 16}\''
+    add("--model-fields", type=json.loads, default={}, help=fields)
+    summary = "print how far a converted model is from recorded outputs"
+    add = kind("compare", compare_outputs, summary, output=False)
+    add("model", metavar="FOLDER", help="a converted checkpoint")
+    add("--expected", required=True, metavar="FOLDER", help="expected.json and expected.safetensors")
+    add("--max-new-tokens", type=int, default=24, help="length of the recorded answers")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Converts or compares."""
-    kinds = {
-        "official": convert_official,
-        "compare": compare_outputs,
-        "to-text-generation": write_text_generation,
-        "from-text-generation": read_text_generation,
-    }
-    kinds[arguments.kind](arguments)
+    arguments.do(arguments)
 
 
 def write_text_generation(arguments: argparse.Namespace) -> None:
@@ -116,14 +88,8 @@ def convert_official(arguments: argparse.Namespace) -> None:
     """Converts a released checkpoint and says what to do with it."""
     from ..convert import official
 
-    folder = official.convert_official(
-        arguments.checkpoint,
-        arguments.base,
-        arguments.output,
-        subfolder=arguments.subfolder,
-        revision=arguments.revision,
-        base_revision=arguments.base_revision,
-    )
+    names = ("checkpoint", "base", "output", "subfolder", "revision", "base_revision")
+    folder = official.convert_official(**{name: getattr(arguments, name) for name in names})
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     print(f"{folder}: {size / 1e6:,.1f} MB")
     print(f"next: clara build-memory DOCUMENTS --model {folder} --output MEMORY")
@@ -131,11 +97,7 @@ def convert_official(arguments: argparse.Namespace) -> None:
 
 
 def compare_outputs(arguments: argparse.Namespace) -> None:
-    """Prints each difference between a converted model and recorded outputs.
-
-    Raises:
-        ValueError: One is above its limit.
-    """
+    """Prints how far a converted model is from recorded outputs; beyond a limit, that is an error."""
     import torch
     from transformers import AutoModel
 

@@ -28,11 +28,11 @@ MEANS = ("recall", "contains_gold", "text_tokens", "memory_tokens", "search_seco
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `clara demo`."""
     add = parser.add_argument
-    add("--questions", type=int, default=6, metavar="N", help="questions to ask (default: 6)")
+    add("--questions", type=int, default=6, help="questions to ask")
     add_model_arguments(parser)
     add("--compression-rate", type=int, metavar="R", help="text tokens a memory token (default: the model's)")
     add("--retrieval-top-k", type=int, metavar="K", help="documents to answer from (default: 5)")
-    add("--max-new-tokens", type=int, default=24, metavar="N", help="longest answer (default: 24)")
+    add("--max-new-tokens", type=int, default=24, help="longest answer")
     add("--output", metavar="FOLDER", help="keep the corpus memory here (default: thrown away)")
     add("--json", metavar="FILE", help="also write everything that is shown as JSON")
 
@@ -65,11 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def read_questions(count: int) -> list[dict[str, Any]]:
-    """The sample questions, `count` of them spread over the file, with the ids of their positives.
-
-    Raises:
-        ValueError: `count` is below 1 or above the number of questions.
-    """
+    """`count` of the sample questions spread over the file, with the ids of their positives."""
     documents, rows = sample_documents(), sample_questions()
     if not 1 <= count <= len(rows):
         raise ValueError(f"`--questions` must be between 1 and {len(rows)}, got {count}.")
@@ -110,7 +106,7 @@ def build_store(model: ClaraForRetrievalGeneration, folder: Path) -> tuple[Corpu
     store = {
         "documents": len(documents),
         "passages": len(memory),
-        "text_tokens": sum(count_tokens(model, memory.texts)),
+        "text_tokens": count_tokens(model, memory.texts),
         "memory_tokens": int(memory.offsets[-1]),
         "bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
         "compress_seconds": compress_seconds,
@@ -120,11 +116,11 @@ def build_store(model: ClaraForRetrievalGeneration, folder: Path) -> tuple[Corpu
     return memory, store
 
 
-def count_tokens(model: ClaraForRetrievalGeneration, texts: list[str]) -> list[int]:
-    """The tokens of each text as the generator would read it."""
+def count_tokens(model: ClaraForRetrievalGeneration, texts: list[str]) -> int:
+    """The tokens of texts as the generator would read them."""
     from ..prompts_clara import plain_ids
 
-    return [len(ids) for ids in plain_ids(model.processor.tokenizer, texts)]
+    return sum(map(len, plain_ids(model.processor.tokenizer, texts)))
 
 
 def ask(
@@ -142,7 +138,6 @@ def ask(
     options = {"max_new_tokens": arguments.max_new_tokens, "return_dict_in_generate": True}
     out, answer_seconds = timed(model.generate, question, memory, retrieval_top_k=k, **options)
     parents = [memory.parents[index] for index in out.indices]
-    tokens = count_tokens(model, [memory.texts[index] for index in out.indices])
     return {
         "question": question,
         "answer": out.answers,
@@ -154,7 +149,7 @@ def ask(
         ],
         "missed": [parent for parent in row["positives"] if parent not in parents],
         "recall": recall_at_k(parents, row["positives"], len(parents)),
-        "text_tokens": sum(tokens),
+        "text_tokens": count_tokens(model, [memory.texts[index] for index in out.indices]),
         "memory_tokens": sum(map(len, memory.gather(out.indices))),
         "search_seconds": search_seconds,
         "answer_seconds": answer_seconds,

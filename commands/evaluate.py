@@ -38,12 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="names separated by commas, or all; the first is what the others are compared with "
         "(default: %(default)s)",
     )
-    add("--limit", type=int, metavar="N", help="only the first N questions")
-    add("--pool-size", type=int, default=20, metavar="N", help="candidates (default: %(default)s)")
-    add("--retrieval-top-k", type=int, default=5, metavar="K", help="documents read (default: 5)")
+    add("--limit", type=int, help="only the first N questions")
+    add("--pool-size", type=int, default=20, help="candidates")
+    add("--retrieval-top-k", type=int, default=5, metavar="K", help="documents read")
     add("--search-only", action="store_true", help="answer nothing: the table says what is found")
-    add("--max-new-tokens", type=int, default=64, metavar="N", help="longest answer (default: 64)")
-    add("--batch-size", type=int, default=16, metavar="N", help="questions at once (default: 16)")
+    add("--max-new-tokens", type=int, default=64, help="longest answer")
+    add("--batch-size", type=int, default=16, help="questions at once")
     add("--compression-rate", type=int, metavar="R", help="text tokens a memory token (default: the model's)")
     add("--seed", type=int, default=0, help="of intervals, tests and the shuffled control")
     add("--fill-pools", action="store_true", help="fill smaller pools by BM25 from all documents")
@@ -115,11 +115,7 @@ def in_milvus(folder: Path, uri: str, memory: CorpusMemory) -> Any:
 
 
 def system_names(arguments: argparse.Namespace) -> list[str]:
-    """The systems asked for; `all` are those that the given models can make.
-
-    Raises:
-        ValueError: If a name is unknown, or needs `--tuned-model`.
-    """
+    """The systems asked for; `all` are those that the given models can make, no others are taken."""
     from ..evaluation.benchmarks import check_choice
     from ..evaluation.systems import SYSTEMS
 
@@ -151,10 +147,7 @@ def check_back_end(arguments: argparse.Namespace, names: list[str]) -> None:
 
 
 def report(
-    arguments: argparse.Namespace,
-    benchmark: Benchmark,
-    workbench: Workbench,
-    names: list[str],
+    arguments: argparse.Namespace, benchmark: Benchmark, workbench: Workbench, names: list[str]
 ) -> None:
     """Runs each system, then writes and prints the report."""
     from ..evaluation.benchmarks import HUB_DATA

@@ -7,13 +7,9 @@ import importlib
 import shlex
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 from .help import HelpFormatter
 from .models import add_model_arguments, load_model, warn_untrained
-
-if TYPE_CHECKING:
-    from ..modeling_clara import ClaraForRetrievalGeneration
 
 EXPERIMENTS = {
     "scaling-curve": "examples seen against held-out loss and answers, extrapolated",
@@ -33,30 +29,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Measures, then writes result, page and picture."""
+    from ..evaluation.language_models import ClaraModel
     from ..evaluation.tables import write_report
 
     module = find(arguments.experiment)
-    parser = argparse.ArgumentParser(
-        prog=f"clara experiment {arguments.experiment}",
-        description=module.__doc__,
-        formatter_class=HelpFormatter,
-    )
-    parser.add_argument(
-        "--output", type=Path, default=Path("results"), metavar="FOLDER", help="(default: results)"
-    )
-    parser.add_argument("--name", default=arguments.experiment, help="of the files (default: %(default)s)")
+    prog, style = f"clara experiment {arguments.experiment}", HelpFormatter
+    parser = argparse.ArgumentParser(prog=prog, description=module.__doc__, formatter_class=style)
+    add = parser.add_argument
+    add("--output", type=Path, default=Path("results"), metavar="FOLDER", help="of the files")
+    add("--name", default=arguments.experiment, help="of the files")
     module.add_arguments(parser)
     if module.NEEDS_MODEL:
         add_model_arguments(parser)
     options = parser.parse_args(arguments.options)
-    model = None
+    model = name = None
     if module.NEEDS_MODEL:
         model, trained = load_model(options.model, options.device)
         warn_untrained(trained)
+        name = f"{model.config.base_model_name_or_path} at {model.config.compression_rate}x "
+        name += f"(fingerprint {ClaraModel(model).fingerprint()[:12]})"
     result = module.measure(options, model)
     command = shlex.join(["clara", "experiment", arguments.experiment, *arguments.options])
-    document = {"command": command, "model": describe(model), "result": result}
-    made = f" with {document['model']}" if model is not None else ""
+    document = {"command": command, "model": name, "result": result}
+    made = f" with {name}" if name else ""
     page = f"{module.render(result)}\nMade by `{command}`{made}.\n\n![picture]({options.name}.png)\n"
     write_report(options.output / options.name, document, page)
     module.plot(result, options.output / f"{options.name}.png")
@@ -67,14 +62,3 @@ def find(name: str) -> ModuleType:
     """The module of an experiment."""
     package = __package__.rpartition(".")[0]
     return importlib.import_module(f"{package}.evaluation.experiments.{name.replace('-', '_')}")
-
-
-def describe(model: ClaraForRetrievalGeneration | None) -> str | None:
-    """Name, rate and fingerprint of a model."""
-    if model is None:
-        return None
-    from ..evaluation.language_models import ClaraModel
-
-    config = model.config
-    name = f"{config.base_model_name_or_path} at {config.compression_rate}x"
-    return f"{name} (fingerprint {ClaraModel(model).fingerprint()[:12]})"

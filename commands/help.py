@@ -1,6 +1,7 @@
 """How the help of `clara` looks: commands in groups, examples, defaults, exit codes."""
 
 import argparse
+import json
 import re
 import shutil
 from collections.abc import Iterable
@@ -19,6 +20,7 @@ EXIT_CODES = """exit codes:
   130  interrupted"""
 EXIT_LINE = "exit codes: 0 done, 1 a fault of clara, 2 it cannot be done (one line says why), 130 interrupted"
 WIDEST = 100
+METAVARS = {int: "N", json.loads: "JSON"}
 EXAMPLES = {
     "demo": ("clara demo", "clara demo --questions 20 --device cpu --json demo.json"),
     "build-memory": (
@@ -62,7 +64,7 @@ EXAMPLES = {
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Paragraphs filled, examples as they are; the default behind every option that has one to show."""
+    """Paragraphs filled, examples as they are; kind and default of every option that has one to show."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns))
@@ -77,6 +79,9 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
                 start = re.match(r" +(\S+ {2,})?|", line).end()
                 parts.append(fill(line, width, subsequent_indent=" " * start, break_on_hyphens=False))
         return "\n".join(parts)
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return METAVARS.get(action.type) or super()._get_default_metavar_for_optional(action)
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text = action.help or ""

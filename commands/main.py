@@ -40,11 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
         dest="command", required=True, metavar="COMMAND", help="one of the commands above", prog="clara"
     )
     for name, module in found.items():
-        command = commands.add_parser(
-            name,
-            description=module.__doc__.strip(),
-            formatter_class=HelpFormatter,
-        )
+        command = commands.add_parser(name, description=module.__doc__.strip(), formatter_class=HelpFormatter)
         module.add_arguments(command)
         lines = [command.epilog, EXIT_LINE, examples(EXAMPLES[name])]
         command.epilog = "\n\n".join(filter(None, lines))
@@ -60,14 +56,7 @@ def _summary(module: ModuleType) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command.
-
-    Args:
-        arguments: the words after `clara`; those of the process by default.
-
-    Returns:
-        The exit status, as `help.EXIT_CODES` says.
-    """
+    """Runs one command, given by the words after `clara`; its exit status is as `help.EXIT_CODES` says."""
     parsed = make_parser().parse_args(arguments)
     quiet_kernels()
     os.environ.setdefault("LOGURU_LEVEL", "WARNING")  # datatrove's log files hold all

@@ -10,6 +10,7 @@ import argparse
 import json
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,21 +41,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         return added.add_argument
 
     add = action("list", show_documents, "list the documents, or the versions")
-    add("--limit", type=int, default=20, metavar="N", help="most documents to show; 0: all")
+    add("--limit", type=int, default=20, help="most documents to show; 0: all")
     add("--versions", action="store_true", help="the versions that are kept, instead of the documents")
     add("--json", action="store_true", help="one JSON object a line")
     add = action("show", show_document, "show a document: its passages, metadata and number of vectors")
     add("document_id", metavar="ID", help="id of a document or passage")
     add("--json", action="store_true", help="one JSON object a passage")
-    for name, do, summary in (
-        ("add", add_documents, "add new documents; one that is there already is refused"),
-        ("update", update_documents, "add documents in place of those of the same ids"),
+    for name, method, summary in (
+        ("add", "append", "add new documents; one that is there already is refused"),
+        ("update", "upsert", "add documents in place of those of the same ids"),
     ):
-        add = action(name, do, summary, model=True)
-        add("paths", nargs="+", metavar="FILE_OR_FOLDER", help="read as `clara build-memory` reads them")
-        add("--strict", action="store_true", help="stop at what gives no text, instead of listing it")
-        add("--batch-size", type=int, default=16, metavar="N", help="passages compressed at once")
+        add_document_arguments(action(name, partial(write_documents, method=method), summary, model=True))
     _add_changes(action)
+
+
+def add_document_arguments(add: Callable) -> None:
+    """Adds which documents are read and compressed, as of `clara build-memory`."""
+    add("paths", nargs="+", metavar="FILE_OR_FOLDER", help="documents, and folders of them")
+    add("--strict", action="store_true", help="stop at what gives no text, instead of listing it")
+    add("--batch-size", type=int, default=16, help="passages compressed at once")
 
 
 def _add_changes(action: Callable) -> None:
@@ -141,17 +146,8 @@ def show_document(store: CorpusStore, arguments: argparse.Namespace) -> None:
         console.print(row["text"], markup=False)
 
 
-def add_documents(store: CorpusStore, arguments: argparse.Namespace) -> None:
-    """Adds documents."""
-    _write(store, arguments, "append", "added")
-
-
-def update_documents(store: CorpusStore, arguments: argparse.Namespace) -> None:
-    """Adds documents in place of those of the same ids."""
-    _write(store, arguments, "upsert", "written")
-
-
-def _write(store: CorpusStore, arguments: argparse.Namespace, method: str, done: str) -> None:
+def write_documents(store: CorpusStore, arguments: argparse.Namespace, method: str) -> None:
+    """Adds documents, or puts them in place of those of the same ids."""
     from ..data.documents import read_documents
     from ..data.skipped import Skipped
 
@@ -162,6 +158,7 @@ def _write(store: CorpusStore, arguments: argparse.Namespace, method: str, done:
     warn_untrained(trained)
     options = {"batch_size": arguments.batch_size, "show_progress": True}
     count = getattr(store, method)(rows, model, **options)
+    done = "added" if method == "append" else "written"
     print(f"{len(rows)} documents ({count} passages) {done}; {arguments.folder} has {len(store)} passages.")
 
 

@@ -91,11 +91,7 @@ def load_model(
 
 
 def rate_fields(name: str, compression_rate: int | None) -> dict[str, int]:
-    """The field of the configuration that reads a checkpoint at another rate than its own.
-
-    Raises:
-        ValueError: the checkpoint has memory tokens, which are as many as were trained.
-    """
+    """The field that reads a checkpoint at another rate; one with memory tokens refuses (ValueError)."""
     if compression_rate is None:
         return {}
     from ..configuration_clara import ClaraConfig

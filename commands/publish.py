@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from .models import load_model
 
@@ -57,81 +57,54 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--dataset", action="append", default=[], metavar="ID", help="data set it was trained on (Hub id)")
     add("--base-model", metavar="ID", help="Hub id of the base, where the checkpoint names none")
-    add(
-        "--widgets",
-        type=int,
-        default=3,
-        metavar="N",
-        help="example answers in the card, right ones first (default: 3)",
-    )
+    add("--widgets", type=int, default=3, help="example answers in the card, right ones first")
     add("--device", help="such as cpu or cuda:0 (default: the accelerator if there is one)")
-
-
-class Part(NamedTuple):
-    """One repository to publish: what fills its folder, and what sends that."""
-
-    repo: str
-    folder: Path
-    fill: Callable[[argparse.Namespace, Path], None]
-    upload: Callable[[], str]
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Assembles, checks, lists and uploads."""
-    from ..bases.folders import check_free, complete_folder
+    from ..bases.folders import check_free, complete_folder, list_files
 
     with tempfile.TemporaryDirectory(prefix="clara-publish-") as temporary:
         parts = plan(arguments, arguments.output or Path(temporary) / "model")
-        for part in parts:
-            check_free(part.folder)
-        for part in parts:
-            with complete_folder(part.folder) as folder:
-                part.fill(arguments, folder)
-            show_files(part.folder)
-        for part in parts:
+        for _, target, _, _ in parts:
+            check_free(target)
+        for _, target, fill, _ in parts:
+            with complete_folder(target) as folder:
+                fill(arguments, folder)
+            files = list_files(target)
+            for name, size in files.items():
+                print(f"{size:>14,}  {name}")
+            print(f"{sum(files.values()):>14,}  bytes in {len(files)} files")
+        for repo, _, fill, upload in parts:
             if arguments.dry_run:
-                checked = "Checked in a fresh process; nothing" if part.fill is assemble else "Nothing"
-                print(f"{checked} was sent to {part.repo} (--dry-run).")
+                checked = "Checked in a fresh process; nothing" if fill is assemble else "Nothing"
+                print(f"{checked} was sent to {repo} (--dry-run).")
             else:
-                print(f"Published: {part.upload()}")
+                print(f"Published: {upload()}")
 
 
-def plan(arguments: argparse.Namespace, target: Path) -> list[Part]:
-    """The repositories to publish, the model's before the Space's.
-
-    Raises:
-        ValueError: If a name is none of a repository, or there is nothing to publish.
-    """
+def plan(arguments: argparse.Namespace, target: Path) -> list[tuple[str, Path, Callable, Callable]]:
+    """The repositories to publish, the model's before the Space's: name, folder, what fills and sends it."""
     from ..hub.upload import check_repo_id, upload_model, upload_space
 
     repo, space, private = arguments.repo, arguments.space, arguments.private
     check_repo_id(repo)
     parts = []
     if arguments.checkpoint:
-        parts.append(Part(repo, target, assemble, partial(upload_model, target, repo, private)))
+        parts.append((repo, target, assemble, partial(upload_model, target, repo, private)))
     if space:
         check_repo_id(space, "--space")
         folder = target.with_name(f"{target.name}-space")
-        parts.append(Part(space, folder, assemble_space, partial(upload_space, folder, space, repo, private)))
+        parts.append((space, folder, assemble_space, partial(upload_space, folder, space, repo, private)))
     if not parts:
         raise ValueError("`CHECKPOINT` is missing: name one, or a `--space` to publish that alone.")
     return parts
 
 
-def show_files(folder: Path) -> None:
-    """Prints every file of an assembled folder with its bytes, and their sum."""
-    from ..bases.folders import list_files
-
-    files = list_files(folder)
-    for name, size in files.items():
-        print(f"{size:>14,}  {name}")
-    print(f"{sum(files.values()):>14,}  bytes in {len(files)} files")
-
-
 def assemble_space(arguments: argparse.Namespace, folder: Path) -> None:
     """Writes the Space into an empty folder."""
-    from ..hub.folder import base_id, check_no_local_paths
-    from ..hub.space_folder import write_space
+    from ..hub.folder import base_id, check_no_local_paths, write_space
 
     model = load_model(arguments.checkpoint, arguments.device)[0] if arguments.checkpoint else None
     if model is not None:  # the sample's memory names the base as the published model does

@@ -59,11 +59,7 @@ def milvus_token() -> str:
 
 
 def search_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What a search is told of `--where` and `--hybrid`, checked; nothing that was not given.
-
-    Raises:
-        ValueError: If a filter or the weight is malformed.
-    """
+    """What a search is told of `--where` and `--hybrid`, checked; nothing that was not given."""
     from ..store.ranking import check_hybrid
 
     options: dict[str, Any] = {}
@@ -75,16 +71,11 @@ def search_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def read_where(entries: list[str]) -> dict[str, Any]:
-    """The filter of several `--where`, all of which must hold.
+    """The filter of several `--where`, all of which must hold: JSON objects or NAME=VALUE.
 
     A value is read as JSON where it is JSON (`year=1890` is a number, `year="1890"` a text,
-    `year={">=": 1890}` a range, `language=["en", "de"]` a choice) and as a text otherwise; ids are texts.
-
-    Args:
-        entries: JSON objects or NAME=VALUE.
-
-    Raises:
-        ValueError: If an entry is neither, a name occurs twice, or it is no filter (see `check_where`).
+    `year={">=": 1890}` a range, `language=["en", "de"]` a choice) and as a text otherwise; ids are texts. An
+    entry that is neither, a name that occurs twice, and no filter (see `check_where`) are a ValueError.
     """
     from ..store.ranking import check_where
 
@@ -126,11 +117,7 @@ def _value(name: str, text: str) -> Any:
 
 
 def check_memory(place: str) -> None:
-    """Whether there can be a corpus memory, asked before a model is loaded.
-
-    Raises:
-        FileNotFoundError: If the place is neither a folder nor the form of a repository or an address.
-    """
+    """Raises a FileNotFoundError, before a model is loaded, if there cannot be a corpus memory."""
     if not Path(place).expanduser().is_dir() and "://" not in place and not REPOSITORY.fullmatch(place):
         raise FileNotFoundError(
             f"{place} is no folder, nor a dataset repository (owner/name): make one with `clara build-memory "
@@ -141,10 +128,7 @@ def check_memory(place: str) -> None:
 def open_memory(model: ClaraForRetrievalGeneration, place: str, milvus: str | None = None) -> Any:
     """Opens a stored corpus memory: a plain one, or a store, to be searched in Milvus if an address is given.
 
-    Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If another model made it, or Milvus holds no vectors of it.
-        ModuleNotFoundError: If pylance or pymilvus is needed and not installed.
+    It is an error if there is none, another model made it, Milvus has none of it, or a package is missing.
     """
     if milvus is None and not is_store(place):
         return model.load_memory(str(Path(place).expanduser()))
@@ -170,13 +154,7 @@ def need_store() -> None:
 
 
 def open_store(place: str, fingerprint: str | None = None) -> CorpusStore:
-    """Opens a store.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If another model made it.
-        ModuleNotFoundError: If pylance is not installed.
-    """
+    """Opens a store; an error if there is none, another model made it, or pylance is not installed."""
     from ..store import CorpusStore
 
     place = place if "://" in place else str(Path(place).expanduser())
@@ -184,34 +162,21 @@ def open_store(place: str, fingerprint: str | None = None) -> CorpusStore:
 
 
 def check_milvus(uri: str) -> None:
-    """Connects once, so that a wrong address is met before hours of work.
-
-    Raises:
-        ConnectionError: If Milvus does not answer.
-        ModuleNotFoundError: If pymilvus is not installed.
-    """
+    """Connects once, so that a wrong address (ConnectionError) is met before hours of work."""
     from ..store.milvus import connect
 
     connect(uri, milvus_token()).close()
 
 
 def fill_milvus(store: CorpusStore, uri: str) -> MilvusMemory:
-    """Puts the search vectors of a store into Milvus.
-
-    Raises:
-        ModuleNotFoundError: If pymilvus is not installed.
-    """
+    """Puts the search vectors of a store into Milvus, which needs pymilvus."""
     from ..store.milvus import MilvusMemory
 
     return MilvusMemory.build(store, uri, token=milvus_token())
 
 
 def question_texts(file: Path) -> list[str]:
-    """The different questions of a file, in order.
-
-    Raises:
-        ValueError: If a row has none.
-    """
+    """The different questions of a file, in order; a row without one is an error."""
     from ..data.readers import read_rows
 
     found = {}

@@ -38,27 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="corpus memory, folder or Hub dataset repository; may be repeated (default name: the folder's)",
     )
     add_model_arguments(parser)
-    add(
-        "--merge-adapters",
-        action="store_true",
-        help="faster answers for two more copies of the base's weights (`model.merge_adapters`)",
-    )
+    add("--merge-adapters", action="store_true", help="faster answers for two more copies of the weights")
     add(
         "--rewrite",
         action="store_true",
         help="let the base rewrite a question that follows earlier turns, so that it stands alone",
     )
-    add("--model-name", default="clara", help="the model's own name (default: %(default)s)")
-    add_network_arguments(parser)
-    add("--max-batch", type=int, default=16, metavar="N", help="answers at once (default: 16)")
-    add("--max-queue", type=int, default=64, metavar="N", help="may wait (default: 64)")
-    add("--max-new-tokens", type=int, default=512, metavar="N", help="longest answer (default: 512)")
-    add("--drain-seconds", type=int, default=60, metavar="N", help="to finish at SIGTERM (default: 60)")
-
-
-def add_network_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds where the server listens, and whom it answers."""
-    add = parser.add_argument
+    add("--model-name", default="clara", help="the model's own name")
     add("--host", default="127.0.0.1", help="address to listen on")
     add("--port", type=int, default=8000, help="port to listen on; 0 takes a free one")
     add(
@@ -76,7 +62,11 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="web page whose scripts may ask; may be repeated (default: none)",
     )
-    add("--max-body-bytes", type=int, default=1 << 20, metavar="N", help="largest request (default: 1 MiB)")
+    add("--max-body-bytes", type=int, default=1 << 20, help="largest request (default: 1 MiB)")
+    add("--max-batch", type=int, default=16, help="answers at once")
+    add("--max-queue", type=int, default=64, help="may wait")
+    add("--max-new-tokens", type=int, default=512, help="longest answer")
+    add("--drain-seconds", type=int, default=60, help="to finish at SIGTERM")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -107,7 +97,7 @@ def run(arguments: argparse.Namespace) -> None:
         origins=arguments.cors_origin,
         rewrite=arguments.rewrite,
     )
-    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn has drained by then and hands it on
     with listening(arguments.host, arguments.port) as place:
         show_banner(arguments, place.getsockname()[1], memories)
         config = uvicorn.Config(
@@ -117,11 +107,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket that listens there.
-
-    Raises:
-        OSError: If the address cannot be had; says the way out.
-    """
+    """A socket that listens there; an OSError that says the way out if the address cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
@@ -149,17 +135,8 @@ def bound_kernel_caches() -> None:
         os.environ.setdefault(name, str(KERNELS))
 
 
-def leave(*_: Any) -> None:
-    """Ends the process; uvicorn has drained by then and hands the signal on."""
-    sys.exit(0)
-
-
 def named_folders(given: list[str]) -> dict[str, str]:
-    """Memories by name out of `NAME=FOLDER` and `FOLDER`.
-
-    Raises:
-        ValueError: If a name is empty or occurs twice.
-    """
+    """Memories by name out of `NAME=FOLDER` and `FOLDER`; a ValueError if a name is empty or occurs twice."""
     folders: dict[str, str] = {}
     for text in given:
         name, mark, folder = text.partition("=")

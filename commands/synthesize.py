@@ -10,6 +10,7 @@ import argparse
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--evaluation", nargs="*", default=[], help="question files to keep out of the training rows")
     add("--push-to", metavar="OWNER/NAME", help="upload the finished rows as a data set to the Hub")
     _add_work(parser.add_argument_group("what is made"))
-    _add_teacher(parser.add_argument_group("how the teacher is called"))
-    _add_machine(parser.add_argument_group("where it runs"))
+    add = parser.add_argument_group("how the teacher is called").add_argument
+    add("--concurrency", type=int, default=64, help="the most calls in flight, in each task")
+    add("--timeout", type=float, default=120.0, help="seconds to wait for a reply (default: 120)")
+    add("--patience", type=float, default=600.0, help="seconds without any reply before the run stops")
+    add("--batch-size", type=int, default=8, help="requests in a batch of a local model")
+    add("--extra-body", type=json.loads, default={}, help="further fields of every request")
+    add("--input-price", type=float, default=0.0, help="price of a million read tokens, to show the cost")
+    add("--output-price", type=float, default=0.0, help="price of a million written tokens")
+    add = parser.add_argument_group("where it runs").add_argument
+    add("--executor", choices=("local", "slurm", "ray"), default="local")
+    add("--tasks", type=int, default=1, help="shares of the work; fixed for an output folder")
+    add("--executor-options", type=json.loads, default={}, help="arguments of the executor")
 
 
 def _add_work(group: Any) -> None:
@@ -45,11 +56,11 @@ def _add_work(group: Any) -> None:
     add(
         "--kinds", nargs="+", default=["simple", "complex", "paraphrase"], help="signals of stage pretraining"
     )
-    add("--max-questions", type=int, default=12, help="the most questions asked for at once (default: 12)")
-    add("--max-rounds", type=int, default=10, help="rounds of supplementary questions (default: 10)")
-    add("--max-attempts", type=int, default=3, help="attempts at a paraphrase (default: 3)")
-    add("--max-tokens", type=int, default=1024, help="the most tokens of a reply (default: 1024)")
-    add("--passage-words", type=int, default=150, help="the most words of a passage (default: 150)")
+    add("--max-questions", type=int, default=12, help="the most questions asked for at once")
+    add("--max-rounds", type=int, default=10, help="rounds of supplementary questions")
+    add("--max-attempts", type=int, default=3, help="attempts at a paraphrase")
+    add("--max-tokens", type=int, default=1024, help="the most tokens of a reply")
+    add("--passage-words", type=int, default=150, help="the most words of a passage")
     add("--seed", type=int, default=0)
     add("--documents-each", type=int, default=5, help="documents for a question of instruction_tuning")
     add("--pool-size", type=int, default=20, help="candidates for a question of end_to_end")
@@ -63,24 +74,6 @@ def _add_work(group: Any) -> None:
         help="a checkpoint: `documents` is then a corpus memory of it, and its memories find candidates of "
         "end_to_end in turns with BM25 (hard ones, to train the next checkpoint on)",
     )
-
-
-def _add_teacher(group: Any) -> None:
-    add = group.add_argument
-    add("--concurrency", type=int, default=64, help="the most calls in flight, in each task (default: 64)")
-    add("--timeout", type=float, default=120.0, help="seconds to wait for a reply (default: 120)")
-    add("--patience", type=float, default=600.0, help="seconds without any reply before the run stops")
-    add("--batch-size", type=int, default=8, help="requests in a batch of a local model")
-    add("--extra-body", type=json.loads, default={}, metavar="JSON", help="further fields of every request")
-    add("--input-price", type=float, default=0.0, help="price of a million read tokens, to show the cost")
-    add("--output-price", type=float, default=0.0, help="price of a million written tokens")
-
-
-def _add_machine(group: Any) -> None:
-    add = group.add_argument
-    add("--executor", choices=("local", "slurm", "ray"), default="local")
-    add("--tasks", type=int, default=1, help="shares of the work; fixed for an output folder")
-    add("--executor-options", type=json.loads, default={}, metavar="JSON", help="arguments of the executor")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -159,22 +152,8 @@ def _pipeline(arguments: argparse.Namespace) -> Any:
     from ..data.synthesis.pipeline import RunSettings, distillation_pipeline, pretraining_pipeline
     from ..data.synthesis.teacher import TeacherSettings
 
-    teacher = TeacherSettings(
-        arguments.teacher,
-        arguments.model,
-        arguments.concurrency,
-        arguments.timeout,
-        arguments.patience,
-        arguments.batch_size,
-        arguments.extra_body,
-    )
-    where = RunSettings(
-        arguments.limit,
-        arguments.passage_words,
-        arguments.tasks,
-        executor=arguments.executor,
-        options=arguments.executor_options,
-    )
+    teacher = _settings(TeacherSettings, arguments)
+    where = _settings(RunSettings, arguments, options=arguments.executor_options)
     if arguments.stage == "instruction_tuning":
         return distillation_pipeline(
             arguments.documents,
@@ -185,11 +164,15 @@ def _pipeline(arguments: argparse.Namespace) -> Any:
             where,
             form=arguments.format,
         )
-    kinds = tuple(arguments.kinds)
-    limits = ("max_questions", "max_rounds", "max_attempts", "max_tokens", "seed")
-    settings = SynthesisSettings(kinds, **{name: getattr(arguments, name) for name in limits})
+    settings = _settings(SynthesisSettings, arguments, kinds=tuple(arguments.kinds))
     options = {"form": arguments.format, "evaluation_files": arguments.evaluation}
     return pretraining_pipeline(arguments.documents, arguments.output, teacher, settings, where, **options)
+
+
+def _settings(kind: type, arguments: argparse.Namespace, **others: Any) -> Any:
+    """The settings of a kind, whose fields have the names of the options."""
+    given = {field.name: getattr(arguments, field.name) for field in fields(kind) if field.name in arguments}
+    return kind(**{**given, **others})
 
 
 def _items(arguments: argparse.Namespace) -> Iterator[Any]:

@@ -54,11 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Trains, and says where the model lies and what comes next.
-
-    Raises:
-        ValueError: If an option, the recipe or a row is bad, or a loss is not finite.
-    """
+    """Trains, and says where the model lies and what comes next."""
     options = list(arguments.options)
     if {"-h", "--help"} & set(options):
         print(arguments.format_help())

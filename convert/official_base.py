@@ -97,12 +97,7 @@ def _weight_files(base: str, **hub: Any) -> list[str]:
 
 
 def write_weights(folder: Path, tensors: Mapping[str, StoredTensor | Tensor]) -> None:
-    """Writes tensors as loaded, in shards, and their index if there are several; a shard is in RAM at a time.
-
-    Args:
-        folder: Where to.
-        tensors: Tensors by name, in RAM or still in their files.
-    """
+    """Writes tensors as loaded, in shards, one in RAM at a time, and their index if there are several."""
     split = split_state_dict_into_shards_factory(
         dict(tensors),
         get_storage_size=lambda tensor: tensor.nbytes,

@@ -53,11 +53,7 @@ class Expected:
 
 
 def read_expected(folder: str) -> Expected:
-    """Reads recorded outputs.
-
-    Raises:
-        FileNotFoundError: If one of the two files is missing.
-    """
+    """Reads recorded outputs; a FileNotFoundError if one of the two files is missing."""
     files = [Path(folder, "expected.json"), Path(folder, "expected.safetensors")]
     for file in files:
         if not file.is_file():
@@ -69,17 +65,10 @@ def read_expected(folder: str) -> Expected:
 
 @torch.no_grad()
 def compare(model: Any, expected: Expected, max_new_tokens: int) -> Iterator[Difference]:
-    """Runs a converted model on the recorded questions and documents.
+    """Runs a converted model, in the precision of the recording, on the recorded questions and documents.
 
-    The memories are stored and loaded again before they are searched and answered from.
-
-    Args:
-        model: The converted model, in the precision of the recording.
-        expected: The recorded outputs.
-        max_new_tokens: How many tokens the recorded answers were cut at.
-
-    Yields:
-        One difference after another.
+    The memories are stored and loaded again before they are searched and answered from. The recorded answers
+    were cut at `max_new_tokens`.
     """
     documents, tensors = expected.texts["docs"], expected.tensors
     yield from _compare_documents(model, [text for pool in documents for text in pool], tensors)

@@ -19,11 +19,7 @@ ALPHA_PER_RANK = 2
 
 
 def check_fields(fields: dict[str, Any], where: str) -> None:
-    """Checks what conversion needs of a released config.json.
-
-    Raises:
-        ValueError: If a field is missing, of another type, or asks for what cannot be converted.
-    """
+    """Raises a ValueError if a released config.json lacks a field, or asks for what cannot be converted."""
     if fields.get("model_type", MODEL_TYPE) != MODEL_TYPE:
         raise ValueError(
             f"`model_type` in {where} is {fields['model_type']!r}: only {MODEL_TYPE!r} is converted."
@@ -61,11 +57,7 @@ def memory_marks(fields: dict[str, Any]) -> list[str]:
 
 
 def extend_tokenizer(tokenizer: PreTrainedTokenizerBase, fields: dict[str, Any], base: str) -> None:
-    """Adds the special tokens of that format and settles which tokens begin and end a text.
-
-    Raises:
-        ValueError: If the base has no such tokens.
-    """
+    """Adds the format's special tokens; a ValueError if the base has none that begin and end a text."""
     if tokenizer.bos_token is None and "qwen" in str(fields.get("decoder_model_name", "")).lower():
         extra = [str(token) for token in tokenizer.extra_special_tokens]
         tokenizer.bos_token, tokenizer.eos_token = [*extra, None, None][:2]
@@ -91,13 +83,8 @@ def make_config(
 ) -> ClaraConfig:
     """Our configuration that behaves as the released checkpoint does.
 
-    Args:
-        fields: The released config.json, checked.
-        text_config: The base's configuration; its vocabulary size is set here.
-        tokenizer: The base's tokenizer with the format's special tokens.
-        base: Folder or Hub id of the base.
-        revision: Its revision.
-        has_query_reasoner: Whether the checkpoint chooses among documents; one without takes all in order.
+    The base's `text_config` gets the size of the vocabulary of its tokenizer, which has the format's special
+    tokens. A checkpoint without a query reasoner takes all documents in order.
     """
     text_config.get_text_config().vocab_size = len(tokenizer)
     marks, rate = memory_marks(fields), fields["compr_rate"]

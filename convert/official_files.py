@@ -30,21 +30,13 @@ ZIP_START = b"PK\x03\x04"
 
 @dataclass(frozen=True)
 class OfficialCheckpoint:
-    """What the three files hold.
+    """What the three files hold."""
 
-    Attributes:
-        name: Folder or Hub id, with the sub-folder.
-        fields: config.json.
-        adapters: LoRA tensors under the base's module names, by our names of the adapters.
-        copies: What lies beside them, copies of embedding and head, by our names of the adapters.
-        tables: The embedding, and the head unless it is tied, under the base's parameter names.
-    """
-
-    name: str
-    fields: dict[str, Any]
-    adapters: dict[str, dict[str, Tensor]]
-    copies: dict[str, dict[str, Tensor]]
-    tables: dict[str, Tensor]
+    name: str  # folder or Hub id, with the sub-folder
+    fields: dict[str, Any]  # config.json
+    adapters: dict[str, dict[str, Tensor]]  # LoRA tensors under the base's names, by our names of adapters
+    copies: dict[str, dict[str, Tensor]]  # copies of embedding and head that lie beside them, by adapter
+    tables: dict[str, Tensor]  # embedding, and head unless it is tied, under the base's parameter names
 
 
 def read_official(checkpoint: str, subfolder: str = "", **hub: Any) -> OfficialCheckpoint:
@@ -60,7 +52,7 @@ def read_official(checkpoint: str, subfolder: str = "", **hub: Any) -> OfficialC
         ValueError: If a file is damaged, holds anything but tensors, or names an unknown adapter.
     """
     name = f"{checkpoint}/{subfolder}" if subfolder else str(checkpoint)
-    paths = {file: _find(checkpoint, subfolder, file, **hub) for file in (CONFIG, ADAPTERS, TABLES)}
+    paths = {file: _find(name, checkpoint, subfolder, file, **hub) for file in (CONFIG, ADAPTERS, TABLES)}
     fields = _read_json(paths[CONFIG])
     tables = _check_tensors(_load(paths[TABLES]), paths[TABLES])
     stored = _load(paths[ADAPTERS])
@@ -79,17 +71,12 @@ def read_official(checkpoint: str, subfolder: str = "", **hub: Any) -> OfficialC
     return OfficialCheckpoint(name, fields, adapters, copies, tables)
 
 
-def _find(checkpoint: str, subfolder: str, file: str, **hub: Any) -> Path:
+def _find(name: str, checkpoint: str, subfolder: str, file: str, **hub: Any) -> Path:
     optional = {"_raise_exceptions_for_missing_entries": False, **hub}
-    if Path(checkpoint).is_dir():
-        found = Path(checkpoint, subfolder, file)
-        path = found if found.is_file() else None
-    else:
-        path = cached_file(checkpoint, file, subfolder=subfolder, **optional)
+    path = cached_file(checkpoint, file, subfolder=subfolder, **optional)
     if path is None:
-        where = f"{checkpoint}/{subfolder}" if subfolder else checkpoint
         raise FileNotFoundError(
-            f"{where} has no {file}: a checkpoint of this format holds {CONFIG}, {ADAPTERS} and {TABLES}. "
+            f"{name} has no {file}: a checkpoint of this format holds {CONFIG}, {ADAPTERS} and {TABLES}. "
             "The released repositories keep them in sub-folders: pass `--subfolder compression-16`."
         )
     return Path(path)
@@ -106,11 +93,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _load(path: Path) -> Any:
-    """Loads a file of tensors by memory map, weights only: nothing in it is ever run.
-
-    Raises:
-        ValueError: If it is damaged or holds anything but tensors.
-    """
+    """Loads a file of tensors by memory map, running nothing in it; a ValueError if it is anything else."""
     with path.open("rb") as file:
         start = file.read(len(ZIP_START))
     zipped = zipfile.is_zipfile(path)

@@ -10,13 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from ..adapters_clara import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    check_plain,
-    load_adapter_state,
-    tuner_layers,
-)
+from ..adapters_clara import CONFIG_FILE, WEIGHTS_FILE, check_plain, load_adapter_state, tuner_layers
 from ..bases.folders import complete_folder
 from ..checkpoint_clara import base_path, base_state
 from ..modeling_clara import ClaraForRetrievalGeneration
@@ -26,15 +20,10 @@ SPARE = 8
 
 
 class Fitted(NamedTuple):
-    """A CLaRa model made from a fine-tune.
+    """A CLaRa model made from a fine-tune."""
 
-    Attributes:
-        model: The model; its generator is what was learnt.
-        kept: Share of the squared change of the weights that the generator holds; 1: all of it.
-    """
-
-    model: ClaraForRetrievalGeneration
-    kept: float
+    model: ClaraForRetrievalGeneration  # its generator is what was learnt
+    kept: float  # share of the squared change of the weights that the generator holds; 1: all of it
 
 
 def merged_generator(model: Any) -> Any:

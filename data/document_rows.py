@@ -28,11 +28,7 @@ def has_rows(file: Path) -> bool:
 
 
 def document_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a file, each with its place (`path:line`).
-
-    Raises:
-        ValueError: If the file is damaged or not UTF-8, or a row is no mapping; names file and line.
-    """
+    """The rows of a file, each with its place (`path:line`), which a ValueError names if it is malformed."""
     suffix, number = file.suffix.lower(), "0"
     try:
         if suffix in TABLES:
@@ -51,11 +47,7 @@ def document_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def row_documents(file: Path, name: str, skipped: Skipped) -> Iterator[dict[str, Any]]:
-    """The documents of a file of rows; rows without a text are counted in `skipped`.
-
-    Raises:
-        ValueError: If a row has no field for the text, or one of the wrong kind; names file and line.
-    """
+    """The documents of a file of rows; `skipped` takes those without a text, a ValueError names bad ones."""
     empty: list[str] = []
     for place, row in document_rows(file):
         number = place.rpartition(":")[2]
@@ -71,11 +63,7 @@ def row_documents(file: Path, name: str, skipped: Skipped) -> Iterator[dict[str,
 
 
 def row_document(row: Mapping[str, Any], place: str, default_id: str) -> dict[str, Any]:
-    """The document in a row: `id`, `text`, and `title` and metadata, as JSON can hold them.
-
-    Raises:
-        ValueError: If a field is of the wrong kind; begins with the place.
-    """
+    """The document in a row, as JSON can hold it; a ValueError about a field begins with the place."""
     fields = read_fields(row)
     text, title, document_id = fields.get("text"), fields.get("title"), fields.get("id")
     if "text" not in fields and any(name in row for name in TEXTS):
@@ -96,13 +84,7 @@ def row_document(row: Mapping[str, Any], place: str, default_id: str) -> dict[st
 def plain(value: Any, name: str, depth: int = 0) -> Any:
     """A value as JSON can hold it: NaN is none, dates, decimals and the like become text.
 
-    Args:
-        value: Of a row.
-        name: What it is called in an error.
-        depth: How deep it lies.
-
-    Raises:
-        ValueError: If it is an infinity, or lies in more than 20 lists and mappings.
+    A ValueError, which calls it `name`, if it is an infinity or lies in more than 20 lists and mappings.
     """
     if depth > DEEPEST:
         raise ValueError(f"{name} is nested more than {DEEPEST} deep: flatten it.")

@@ -108,9 +108,7 @@ def _files_of(path: Path, skipped: Skipped) -> list[Path]:
 def read_files(files: Iterable[tuple[Path, str]], skipped: Skipped | None = None) -> Iterator[dict[str, Any]]:
     """Reads documents as `read_documents`, from files and names as of `find_files`.
 
-    Args:
-        files: files and names.
-        skipped: takes what is left out; by default nobody is told.
+    What is left out goes into `skipped`; by default nobody is told.
     """
     skipped = Skipped(quiet=True) if skipped is None else skipped
     for file, name in files:

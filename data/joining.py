@@ -9,25 +9,17 @@ JOINS = ("all", "adjacent", "none")
 
 
 def join_documents(records: Iterable[PretrainingRecord], join: str = "all") -> Iterator[PretrainingRecord]:
-    """Joins the records of one document; see `read_pretraining`.
-
-    Raises:
-        ValueError: if `join` is unknown.
-    """
+    """Joins the records of one document; see `read_pretraining`. A ValueError if `join` is unknown."""
     if join not in JOINS:
         raise ValueError(f"`join` must be one of {', '.join(JOINS)}, got {join!r}.")
-    return {"all": _join_all, "adjacent": _join_adjacent, "none": iter}[join](records)
-
-
-def _join_all(records: Iterable[PretrainingRecord]) -> Iterator[PretrainingRecord]:
+    if join == "none":
+        return iter(records)
+    if join == "adjacent":
+        return (_joined(list(group)) for _, group in groupby(records, lambda record: record.document))
     groups: dict[str, list[PretrainingRecord]] = {}
     for record in records:
         groups.setdefault(record.document, []).append(record)
     return map(_joined, groups.values())
-
-
-def _join_adjacent(records: Iterable[PretrainingRecord]) -> Iterator[PretrainingRecord]:
-    return (_joined(list(group)) for _, group in groupby(records, lambda record: record.document))
 
 
 def _joined(group: list[PretrainingRecord]) -> PretrainingRecord:

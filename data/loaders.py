@@ -44,11 +44,7 @@ def load_document(file: Path) -> dict[str, Any]:
 
 
 def read_text(file: Path) -> str:
-    """The text of a UTF-8 file, or of a UTF-16 file that begins with a byte order mark.
-
-    Raises:
-        UnreadableError: If it is neither; names the byte.
-    """
+    """The text of a UTF-8 file, or of UTF-16 with a byte order mark; an UnreadableError names the byte."""
     content = file.read_bytes()
     encoding = next((name for mark, name in MARKS if content.startswith(mark)), "utf-8")
     try:
@@ -61,8 +57,7 @@ def read_text(file: Path) -> str:
 def table_document(tables: Iterable[tuple[str, Sequence[str], Iterable[Sequence[str]]]]) -> dict[str, Any]:
     """Tables as a document with a section for each row: "name: Rope; price: 3".
 
-    Args:
-        tables: Title, names of the columns and rows of each.
+    A table is a title, the names of its columns, and its rows.
     """
     text, sections = "", []
     for title, names, rows in tables:
@@ -117,7 +112,8 @@ def _converted(content: bytes, suffix: str) -> dict[str, Any]:
     markitdown = _needed("markitdown")
     for noisy in ("pdfminer", "pdfplumber"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    charset = "utf-8" if suffix == ".html" and _is_utf8(content) else None
+    is_utf8 = content == content.decode(errors="ignore").encode()
+    charset = "utf-8" if suffix == ".html" and is_utf8 else None
     info = markitdown.StreamInfo(extension=suffix, charset=charset)
     try:
         found = markitdown.MarkItDown(enable_plugins=False).convert_stream(
@@ -128,14 +124,6 @@ def _converted(content: bytes, suffix: str) -> dict[str, Any]:
     except Exception as error:
         raise UnreadableError(f"cannot be read as {suffix}: {_first_line(error)}") from error
     return markdown_document(found.markdown, found.title)
-
-
-def _is_utf8(content: bytes) -> bool:
-    try:
-        content.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _first_line(error: Exception) -> str:

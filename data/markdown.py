@@ -43,7 +43,8 @@ def markdown_document(text: str, title: str | None = None) -> dict[str, Any]:
     lines = re.sub(r"\r\n?", "\n", text).split("\n")
     tokens = _parser().parse("\n".join(lines))
     front, hidden = _front_matter(tokens)
-    hidden |= {line for token in tokens if _is_comment(token) for line in range(*token.map)}
+    blocks = (token for token in tokens if token.type == "html_block" and COMMENTS.fullmatch(token.content))
+    hidden |= {line for token in blocks for line in range(*token.map)}
     starts = [0]
     for number, line in enumerate(lines):
         starts.append(starts[-1] + (0 if number in hidden else len(line) + 1))
@@ -80,10 +81,6 @@ def _front_matter(tokens: Sequence[Token]) -> tuple[dict[str, Any], set[int]]:
     if not isinstance(front, dict):
         return {}, set()
     return {str(key): value for key, value in front.items() if key not in RESERVED}, set(range(*token.map))
-
-
-def _is_comment(token: Token) -> bool:
-    return token.type == "html_block" and COMMENTS.fullmatch(token.content) is not None
 
 
 def _headings(tokens: Sequence[Token]) -> list[Heading]:

@@ -63,11 +63,7 @@ def read_questions(source: Source, split: str = "train", streaming: bool = False
 
 
 def read_corpus(source: Source, split: str = "train", streaming: bool = False) -> Iterator[CorpusRecord]:
-    """Reads corpus rows: `id`, `text` and, optionally, `title`.
-
-    Raises:
-        ValueError: if `source` is unknown, or a row is bad (the message says file and line).
-    """
+    """Reads corpus rows, `id`, `text` and, optionally, `title`; errors as of `read_questions`."""
     return _parse(read_rows(source, split, streaming), lambda row: [to_corpus(row)])
 
 

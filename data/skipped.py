@@ -26,11 +26,7 @@ class Skipped:
         return iter(self._found)
 
     def add(self, place: str | Path, reason: str) -> None:
-        """Notes a file or row.
-
-        Raises:
-            ValueError: If `strict`.
-        """
+        """Notes a file or row; if `strict`, raises it as a ValueError."""
         if self.strict:
             raise ValueError(f"{place} {reason}.")
         self._found.append((str(place), reason))

@@ -9,14 +9,9 @@ ENOUGH = 0.6
 
 
 def likely_span(text: str, question: str, answer: str = "") -> tuple[int, int]:
-    """Start and end of the sentence that shares most words with the answer and the question.
+    """Start and end of the sentence of a passage that shares most words with the answer and the question.
 
     A word of the answer counts twice, and a word counts less, the more sentences have it.
-
-    Args:
-        text: A passage.
-        question: What was asked.
-        answer: What was answered.
     """
     spans = [match.span() for match in SENTENCE.finditer(text)] or [(0, len(text))]
     sentences = [_words(text[start:end]) for start, end in spans]
@@ -31,12 +26,7 @@ def likely_span(text: str, question: str, answer: str = "") -> tuple[int, int]:
 
 
 def is_supported(answer: str, texts: Sequence[str]) -> bool:
-    """Whether most words of an answer stand in one of its passages; an answer without words is not supported.
-
-    Args:
-        answer: What was answered.
-        texts: The passages it was read from.
-    """
+    """Whether an answer has words and most of them stand in one of the passages that it was read from."""
     said = _words(answer)
     best = max((len(said & _words(text)) for text in texts), default=0)
     return bool(said) and best >= ENOUGH * len(said)

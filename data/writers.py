@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import pyarrow
@@ -15,23 +14,15 @@ from .records import CorpusRecord, PretrainingRecord, QuestionRecord
 from .rows import corpus_row, pretraining_rows, question_row
 
 Record = PretrainingRecord | QuestionRecord | CorpusRecord
-
-
-ROWS: Mapping[str, Callable[[Any], list[dict[str, Any]]]] = MappingProxyType(
-    {
-        "PretrainingRecord": pretraining_rows,
-        "QuestionRecord": lambda record: [question_row(record)],
-        "CorpusRecord": lambda record: [corpus_row(record)],
-    }
-)
+ROWS: Mapping[str, Callable[[Any], list[dict[str, Any]]]] = {
+    "PretrainingRecord": pretraining_rows,
+    "QuestionRecord": lambda record: [question_row(record)],
+    "CorpusRecord": lambda record: [corpus_row(record)],
+}
 
 
 def record_rows(record: Record) -> list[dict[str, Any]]:
-    """Returns the rows of the released schema that hold one record of any kind.
-
-    Raises:
-        TypeError: if it is none of our records.
-    """
+    """Returns the rows of the released schema that hold a record; a TypeError if it is none of ours."""
     name = type(record).__name__
     if name not in ROWS:
         raise TypeError(f"`record` must be one of {', '.join(ROWS)}, got {name}.")
@@ -73,12 +64,7 @@ def write_jsonl(records: Iterable[Record], path: str | Path) -> int:
 def write_parquet(records: Iterable[Record], path: str | Path) -> int:
     """Writes records as one Parquet file with the columns of the released schema, holding all rows in memory.
 
-    Args:
-        records: records of one kind.
-        path: the file to write; an existing one is replaced.
-
-    Returns:
-        The number of rows written.
+    Arguments and result are those of `write_jsonl`.
 
     Raises:
         ValueError: if there is nothing to write (a Parquet file needs its columns).

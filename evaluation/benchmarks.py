@@ -30,40 +30,24 @@ HUB_SETTINGS = {"normal": "no_pos", "oracle": "with_pos"}
 
 @dataclass(frozen=True)
 class Example:
-    """One question of a benchmark; documents are indices into `Benchmark.documents`.
+    """One question of a benchmark; documents are indices into `Benchmark.documents`."""
 
-    Attributes:
-        id: its row in the source.
-        question: the question.
-        answers: gold answers, at least one, each with something left after normalisation.
-        pool: candidate documents in the order in which they were retrieved.
-        positives: documents known to hold the answer, in the pool or not; may be empty.
-    """
-
-    id: str
+    id: str  # its row in the source
     question: str
-    answers: tuple[str, ...]
-    pool: tuple[int, ...]
-    positives: tuple[int, ...]
+    answers: tuple[str, ...]  # gold answers, at least one, each with something left after normalisation
+    pool: tuple[int, ...]  # candidate documents in the order in which they were retrieved
+    positives: tuple[int, ...]  # documents known to hold the answer, in the pool or not; may be empty
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Questions over one list of documents.
+    """Questions over one list of documents."""
 
-    Attributes:
-        name: one of `BENCHMARKS`.
-        setting: "normal" or "oracle".
-        documents: N distinct texts.
-        examples: the questions.
-        skipped: rows left out because no gold answer survives normalisation (such as "*").
-    """
-
-    name: str
-    setting: str
-    documents: tuple[str, ...]
+    name: str  # one of `BENCHMARKS`
+    setting: str  # "normal" or "oracle"
+    documents: tuple[str, ...]  # N distinct texts
     examples: tuple[Example, ...]
-    skipped: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()  # rows left out because no gold answer survives normalisation (such as "*")
 
     def fingerprint(self) -> str:
         """SHA-256 over all questions, answers, pools and documents."""
@@ -148,9 +132,7 @@ def whole_documents(memory: CorpusMemory) -> Iterator[str]:
 def with_documents(benchmark: Benchmark, texts: Iterable[str]) -> Benchmark:
     """The benchmark with more documents for the systems that search all; one that it has is not added.
 
-    Args:
-        benchmark: questions and their documents, whose numbers stay.
-        texts: documents; white space does not tell two apart.
+    The numbers of its own stay, and white space does not tell two apart.
     """
     seen, extra = {"".join(text.split()) for text in benchmark.documents}, []
     for text in texts:
@@ -185,11 +167,7 @@ def choose_pool(record: QuestionRecord, setting: str, pool_size: int, row: str =
 
 
 def fill_pools(examples: Sequence[Example], documents: Sequence[str], pool_size: int) -> list[Example]:
-    """Fills the smaller pools up to `pool_size` with the best documents by BM25 that are not in them yet.
-
-    Raises:
-        ValueError: there are fewer than `pool_size` documents in all.
-    """
+    """Fills smaller pools up to `pool_size` with the best by BM25; a ValueError if documents are fewer."""
     depth = min(2 * pool_size, len(documents))
     _, ranked = bm25_retriever(documents).search([example.question for example in examples], depth)
     return [

@@ -12,13 +12,7 @@ def choose_device(name: str | None = None) -> torch.device:
     """The device called `name`; without a name the accelerator that torch can use, else the CPU.
 
     Torch's default build for Linux names CUDA as its accelerator on machines without a GPU too, so it is
-    asked what is there and not what it was built for.
-
-    Args:
-        name: Such as `cpu`, `cuda` or `cuda:1`.
-
-    Raises:
-        ValueError: If `name` is no device of torch, or torch cannot use it here.
+    asked what is there and not what it was built for. A ValueError if torch cannot use the device here.
     """
     import torch
 

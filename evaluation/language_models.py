@@ -26,10 +26,8 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 class ClaraModel:
     """A CLaRa model that compresses passages, places questions in the same space and answers from memories.
 
-    Args:
-        model: in eval mode, with its processor.
-        store: a corpus memory or store by this model; passages with a text that it holds are not compressed
-            again, and their search vectors are those of the memories as they are kept.
+    It is in eval mode, with its processor. Passages with a text that the store, one by this model, holds are
+    not compressed again, and their search vectors are those of the memories as they are kept.
     """
 
     def __init__(self, model: ClaraForRetrievalGeneration, store: Any = None) -> None:
@@ -144,19 +142,9 @@ def other_format(model: ClaraForRetrievalGeneration, store: Any) -> list[str]:
 
 
 def memory_folder(
-    output: Path,
-    model: ClaraForRetrievalGeneration,
-    documents: Sequence[str],
-    store: Any = None,
+    output: Path, model: ClaraForRetrievalGeneration, documents: Sequence[str], store: Any = None
 ) -> Path:
-    """A folder for each compressor, list of documents and format, so that no run meets another's memories.
-
-    Args:
-        output: where the folder goes.
-        model: compresses.
-        documents: what is compressed.
-        store: as of `ClaraModel`; decides the format.
-    """
+    """A folder for each compressor, list of documents and format, so that no run meets another's memories."""
     key = json.dumps([model.memory_fingerprint(), list(documents), *other_format(model, store)])
     return output / f"memory-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 

@@ -17,12 +17,8 @@ ALIKE = 0.1  # costs closer than e^0.1 share a column; its points stand a hundre
 def plot_quality(report: Mapping[str, Any], cost: str, path: Path) -> None:
     """Writes a PNG with one point per system: its cost, and its mean F1 with the 95 % interval.
 
-    What reads decides the colour, what retrieves the mark. Systems of one cost stand beside each other.
-
-    Args:
-        report: of `reports.make_report`.
-        cost: "tokens_read" or "bytes_per_passage".
-        path: of the PNG file.
+    What reads decides the colour, what retrieves the mark. Systems of one cost stand beside each other. The
+    cost is "tokens_read" or "bytes_per_passage".
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, FuncFormatter

@@ -49,13 +49,7 @@ class NoReader:
 
 
 class MemoryReader:
-    """Reads the memories of the chosen passages.
-
-    Args:
-        model: the model that made them.
-        memory: of all N passages.
-        each: read each memory alone and keep the likeliest answer.
-    """
+    """Reads the memories of the chosen passages; with `each`, every one alone for the likeliest answer."""
 
     def __init__(self, model: ClaraModel, memory: CorpusMemory, each: bool = False) -> None:
         self._model, self._memory, self._each = model, memory, each
@@ -79,12 +73,10 @@ class MemoryReader:
 
 
 class TextReader:
-    """Reads the text of the chosen passages in CLaRa's own answering prompt, or nothing.
+    """Reads the text of the chosen passages in CLaRa's own answering prompt.
 
-    Args:
-        model: any causal LM.
-        texts: of all N passages; none: it answers from what it knows, in a prompt without documents.
-        rate: keep the first 1 / rate of the tokens of each passage only (hard compression); 1: all.
+    Without texts it answers from what it knows, in a prompt without documents. At a `rate` it reads the first
+    1 / rate of the tokens of each passage only (hard compression).
     """
 
     def __init__(self, model: TextModel, texts: Sequence[str] = (), rate: int = 1) -> None:
@@ -129,15 +121,9 @@ def read_all(
     batch_size: int = 16,
     name: str = "answering",
 ) -> list[str]:
-    """Answers B questions in batches of similar size.
+    """Answers B questions in batches of similar size, each from its passages in reading order.
 
-    Args:
-        reader: Answers from passages.
-        questions: B questions.
-        chosen: For each question its passages in reading order.
-        max_new_tokens: Longest answer.
-        batch_size: Questions at once.
-        name: What the progress bar says.
+    `name` is what the progress bar says.
     """
     said = [""] * len(questions)
     sizes = list(map(reader.size, questions, chosen))

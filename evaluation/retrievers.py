@@ -73,15 +73,12 @@ def bm25_retriever(documents: Sequence[str]) -> ScoreRetriever:
     return ScoreRetriever(lambda questions: np.stack(list(words.scores(questions))), len(documents))
 
 
-def dense_retriever(
-    documents: Sequence[str], encoder: Any, batch_size: int = 32, show_progress: bool = False
-) -> ScoreRetriever:
+def dense_retriever(documents: Sequence[str], encoder: Any, show_progress: bool = False) -> ScoreRetriever:
     """Cosine of sentence embeddings, searched exactly.
 
     Args:
         documents: N texts.
         encoder: a `SentenceTransformer`, or what has its `encode`; see `load_sentence_encoder`.
-        batch_size: texts encoded at once.
         show_progress: whether encoding the documents shows a progress bar.
 
     Raises:
@@ -89,9 +86,7 @@ def dense_retriever(
     """
 
     def encode(texts: list[str], shown: bool = False) -> np.ndarray:
-        return encoder.encode(
-            texts, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=shown
-        )
+        return encoder.encode(texts, batch_size=32, normalize_embeddings=True, show_progress_bar=shown)
 
     embeddings = encode(_checked(documents), show_progress)
     return ScoreRetriever(
@@ -133,9 +128,7 @@ class GivenRetriever:
 class MemoryRetriever:
     """Cosine of the search vectors of question and passages.
 
-    Args:
-        model: the model that made the memories.
-        memory: of all N passages; a back end that has no `vectors` searches the whole corpus alone.
+    A back end of memories that has no `vectors` searches the whole corpus alone.
     """
 
     def __init__(self, model: ClaraModel, memory: Any) -> None:
@@ -204,11 +197,7 @@ def stacked(rows: Iterable[Ranked]) -> Ranked:
 
 
 def check_search(questions: Sequence[str], k: int, pools: Pools | None, num_documents: int) -> None:
-    """Checks the arguments of `Retriever.search`.
-
-    Raises:
-        ValueError: there are no questions, the number of pools is another, or K is out of range.
-    """
+    """Raises a ValueError if there are no questions, the number of pools is another, or K is out of range."""
     if isinstance(questions, str) or not len(questions):
         raise ValueError(f"`questions` must be a non-empty list of texts, got {questions!r}.")
     if pools is not None and len(pools) != len(questions):

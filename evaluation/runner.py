@@ -20,11 +20,7 @@ SEARCH_BATCH = 64
 
 
 def run_system(
-    system: System,
-    examples: Sequence[Example],
-    path: Path,
-    settings: Mapping[str, Any],
-    batch_size: int = 16,
+    system: System, examples: Sequence[Example], path: Path, settings: Mapping[str, Any], batch_size: int = 16
 ) -> list[Prediction]:
     """Answers every example but those that the file already holds.
 
@@ -60,11 +56,7 @@ def run_system(
 
 
 def read_predictions(path: Path) -> tuple[dict[str, Any], list[Prediction]]:
-    """Settings and predictions of a file; a last line without its end is left out.
-
-    Raises:
-        ValueError: the file has no head, or a line before the last is damaged.
-    """
+    """Settings and predictions of a file without an unfinished last line; a ValueError if it is damaged."""
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     try:
         head, *rows = [json.loads(line) for line in lines]

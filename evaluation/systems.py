@@ -88,73 +88,44 @@ DEPENDS_ON = {  # what decides the answers beside benchmark, model and numbers, 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a system answered to one question.
+    """What a system answered to one question."""
 
-    Attributes:
-        id: the example's.
-        answer: generated text.
-        documents: parents of the passages read, best first; a split document can occur several times.
-        scores: of these passages, by the retriever; empty without one.
-        tokens_read: length of the generator's prompt, memory slots included.
-    """
-
-    id: str
-    answer: str
-    documents: tuple[int, ...]
-    scores: tuple[float, ...]
-    tokens_read: int
+    id: str  # the example's
+    answer: str  # generated text
+    documents: tuple[int, ...]  # parents of the passages read, best first; a split one may recur
+    scores: tuple[float, ...]  # of these passages, by the retriever; empty without one
+    tokens_read: int  # length of the generator's prompt, memory slots included
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a system is to read for one question.
-
-    Attributes:
-        example: the question.
-        scores: of the passages found, best first.
-        passages: found, best first.
-        to_read: passages in reading order.
-        size: how much that is to read, in units of the reader; alike sizes belong into one batch.
-    """
+    """What a system is to read for one question."""
 
     example: Example
-    scores: tuple[float, ...]
-    passages: tuple[int, ...]
-    to_read: tuple[int, ...]
-    size: int
+    scores: tuple[float, ...]  # of the passages found, best first
+    passages: tuple[int, ...]  # found, best first
+    to_read: tuple[int, ...]  # passages in reading order
+    size: int  # how much that is to read, in units of the reader; alike sizes belong into one batch
 
 
 @dataclass
 class Workbench:
     """Everything the systems share, made once and only when a system needs it.
 
-    Attributes:
-        benchmark: questions and documents.
-        model: compresses, reasons and answers from memories.
-        text_model: answers from text.
-        retrieval_top_k: most passages read for a question.
-        max_new_tokens: longest answer.
-        compression_rate: of the reader `cut`.
-        encoder: folder or Hub id of the sentence encoder; None: all-MiniLM-L6-v2.
-        memory_folder: where the memories are kept between runs; None: nowhere.
-        seed: of the reader `strangers`.
-        tuned_model: answers from text after being tuned on it, for the reader `tuned`; None: it is not there.
-        search_only: find passages, and answer nothing.
-        open_corpus: opens the memories in another back end, to search the whole corpus; None: they are
-            searched as they are.
+    `open_corpus` opens the memories in another back end, to search the whole corpus there.
     """
 
-    benchmark: Benchmark
-    model: ClaraModel
-    text_model: TextModel
-    retrieval_top_k: int = 5
-    max_new_tokens: int = 64
-    compression_rate: int = 16
-    encoder: str | None = None
-    memory_folder: Path | None = None
-    seed: int = 0
-    tuned_model: TextModel | None = None
-    search_only: bool = False
+    benchmark: Benchmark  # questions and documents
+    model: ClaraModel  # compresses, reasons and answers from memories
+    text_model: TextModel  # answers from text
+    retrieval_top_k: int = 5  # most passages read for a question
+    max_new_tokens: int = 64  # longest answer
+    compression_rate: int = 16  # of the reader `cut`
+    encoder: str | None = None  # folder or Hub id of the sentence encoder; None: all-MiniLM-L6-v2
+    memory_folder: Path | None = None  # where the memories are kept between runs; None: nowhere
+    seed: int = 0  # of the reader `strangers`
+    tuned_model: TextModel | None = None  # reads text, which it was tuned on, for the reader `tuned`
+    search_only: bool = False  # find passages, and answer nothing
     open_corpus: Callable[[CorpusMemory], Any] | None = None
     _readers: dict[str, Reader] = field(default_factory=dict, init=False, repr=False)
 
@@ -182,11 +153,7 @@ class Workbench:
         return parts
 
     def system(self, name: str) -> "System":
-        """Puts a system of `SYSTEMS` together.
-
-        Raises:
-            ValueError: the name is unknown, or the system needs a tuned model and there is none.
-        """
+        """Puts a system of `SYSTEMS` together; a ValueError if it is unknown, or lacks its tuned model."""
         check_choice("system", name, SYSTEMS)
         recipe = SYSTEMS[name]
         if recipe.reader == "tuned" and self.tuned_model is None:

@@ -10,6 +10,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from ..configuration_clara import ADAPTERS
+from ..evaluation.tables import markdown_table
 from .results import Report, model_index, results_table
 from .upload import REPO_ID
 
@@ -49,17 +50,11 @@ EMBEDDED_NOTE = (
 
 @dataclass(frozen=True)
 class Examples:
-    """Questions that were asked for the card.
+    """Questions that were asked for the card."""
 
-    Attributes:
-        shown: Those that it shows: `question`, `answer`, `gold`, `documents`, `right`.
-        asked: How many were asked.
-        right: How many of these were answered right.
-    """
-
-    shown: Sequence[Mapping[str, Any]] = ()
-    asked: int = 0
-    right: int = 0
+    shown: Sequence[Mapping[str, Any]] = ()  # by `question`, `answer`, `gold`, `documents`, `right`
+    asked: int = 0  # how many were asked
+    right: int = 0  # how many of these were answered right
 
 
 NO_EXAMPLES = Examples()
@@ -78,11 +73,7 @@ def section(text: str, name: str) -> re.Match | None:
 
 
 def fill_sections(text: str, sections: Mapping[str, str]) -> str:
-    """Puts texts between the marks of sections.
-
-    Raises:
-        ValueError: If a section has no marks, or more than one pair.
-    """
+    """Puts texts between the marks of sections; a ValueError if one has no marks, or more than a pair."""
     for name, content in sections.items():
         count = text.count(f"<!-- begin: {name} -->")
         found = section(text, name)
@@ -121,7 +112,8 @@ def render_model_card(
     Raises:
         ValueError: If the template lacks a section.
     """
-    old = previous if _is_card_of(previous, facts) else ""
+    written = FINGERPRINT.search(previous)  # for the same memories?
+    old = previous if written and facts["fingerprint"].startswith(written[1]) else ""
     sections = {
         "state": _state(facts),
         "model": _model(facts),
@@ -143,12 +135,6 @@ def render_model_card(
     data = ModelCardData(**{key: value for key, value in head.items() if value}).to_dict()
     yaml_head = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, default_flow_style=None, width=1000)
     return f"---\n{yaml_head}---\n{card.text}"
-
-
-def _is_card_of(card: str, facts: Mapping[str, Any]) -> bool:
-    """Whether a card was rendered for the same memories."""
-    found = FINGERPRINT.search(card)
-    return found is not None and facts["fingerprint"].startswith(found[1])
 
 
 def _kept(card: str, name: str) -> str:
@@ -181,10 +167,8 @@ def _model(facts: Mapping[str, Any]) -> str:
         ("fingerprint of the memories", f"`{facts['fingerprint'][:16]}…`"),
     ]
     table = "| | |\n| --- | --- |\n" + "\n".join(f"| {key} | {value} |" for key, value in rows)
-    note = (
-        "The root holds the base's weights under the base's own key names, `compressor/`, `query_reasoner/`"
-    )
-    note += " and `generator/` are plain PEFT folders."
+    note = "The root holds the base's weights under the base's own key names, `compressor/`, "
+    note += "`query_reasoner/` and `generator/` are plain PEFT folders."
     if facts["base_name"] in EMBEDDED_BASES:
         note += EMBEDDED_NOTE.format(base=facts["base_model"])
     return f"{table}\n\n{note}"
@@ -194,8 +178,7 @@ def _training(cards: Sequence[str]) -> str:
     """A row for each stage, out of the trainer's cards; nothing without any."""
     rows = [_stage(card) for card in cards]
     head = ["run", "stage", "steps", "batch", "learning rate", "seed", "loss"]
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in lines) if rows else ""
+    return markdown_table(head, rows) if rows else ""
 
 
 def _stage(card: str) -> list[str]:
@@ -213,17 +196,18 @@ def _stage(card: str) -> list[str]:
 def _examples(examples: Examples) -> str:
     if not examples.shown:
         return "No example was generated."
-    lines = ["| question | answer | gold | first document found |", "| --- | --- | --- | --- |"]
+    rows = []
     for row in examples.shown:
         answer = row["answer"] if row["right"] else f"{row['answer']} ({WRONG})"
         cells = (row["question"], answer, row["gold"], row["documents"][0]["id"])
-        lines.append("| " + " | ".join(map(_cell, cells)) + " |")
+        rows.append([*map(_cell, cells)])
+    table = markdown_table(["question", "answer", "gold", "first document found"], rows)
     told = (
         f"Of {examples.asked} evenly spaced questions of the sample corpus, answered greedily from all its "
         f"documents, {examples.right} were answered right. The examples below are the first of these"
     )
     rest = "" if examples.right >= len(examples.shown) else "; the others are wrong and marked so"
-    return f"{told}{rest}.\n\n" + "\n".join(lines)
+    return f"{told}{rest}.\n\n{table}"
 
 
 def _cell(text: str) -> str:

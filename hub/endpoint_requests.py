@@ -27,25 +27,15 @@ Rule = tuple[Callable[[Any], bool], str]
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may ask for, and how many requests may be in the house.
+    """What one request may ask for, and how many requests may be in the house."""
 
-    Attributes:
-        questions: Questions of a request, over all its items.
-        documents: Documents of a request.
-        document_bytes: UTF-8 bytes of one document, title and id included.
-        total_bytes: UTF-8 bytes of all documents together.
-        question_characters: Characters of a question.
-        new_tokens: Longest answer in tokens.
-        requests: Requests at work or waiting; one more is refused as busy.
-    """
-
-    questions: int = 32
-    documents: int = 256
-    document_bytes: int = 200_000
-    total_bytes: int = 1_000_000
-    question_characters: int = 2_000
-    new_tokens: int = 256
-    requests: int = 16
+    questions: int = 32  # questions of a request, over all its items
+    documents: int = 256  # documents of a request
+    document_bytes: int = 200_000  # UTF-8 bytes of one document, title and id included
+    total_bytes: int = 1_000_000  # UTF-8 bytes of all documents together
+    question_characters: int = 2_000  # characters of a question
+    new_tokens: int = 256  # longest answer in tokens
+    requests: int = 16  # requests at work or waiting; one more is refused as busy
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -138,21 +128,19 @@ class RequestReader:
 
     def _read_item(self, item: Any, name: str) -> dict[str, Any]:
         _check_mapping(item, f"`{name}`", ("question", "documents", "memory"), ("question",))
-        question = item["question"]
-        for text in self._listed(question, f"{name}.question") if isinstance(question, list) else [question]:
-            _check_text(text, f"{name}.question")
-            self._check_count(len(text), f"{name}.question", "question_characters", "characters")
+        question, place = item["question"], f"{name}.question"
+        texts = question if isinstance(question, list) else [question]
+        if not texts:
+            raise RequestError(f"`{place}` is empty: give at least one question.")
+        self._check_count(len(texts), place, "questions", "questions")
+        for text in texts:
+            _check_text(text, place)
+            self._check_count(len(text), place, "question_characters", "characters")
         if ("documents" in item) == ("memory" in item):
             raise RequestError(f"`{name}` must have either `documents` or `memory`.")
         if "memory" in item:
             return {"question": question, "memory": self._named(item["memory"], f"{name}.memory")}
         return {"question": question, "documents": self._read_documents(item["documents"], name)}
-
-    def _listed(self, questions: list, name: str) -> list:
-        if not questions:
-            raise RequestError(f"`{name}` is empty: give at least one question.")
-        self._check_count(len(questions), name, "questions", "questions")
-        return questions
 
     def _read_documents(self, documents: Any, name: str) -> list[Any]:
         if not isinstance(documents, list) or not documents:

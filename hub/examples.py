@@ -17,9 +17,7 @@ TRIES = 4
 def model_facts(model: ClaraForRetrievalGeneration, base_model: str | None = None) -> dict[str, Any]:
     """What the card says of a model, from its weights and configuration.
 
-    Args:
-        model: The model that is published.
-        base_model: Hub id of its base, where the configuration names none.
+    `base_model` is the Hub id of its base, where the configuration names none.
     """
     config = model.config
     states = {name: adapter_state(model.decoder, name) for name in ADAPTERS}
@@ -45,7 +43,7 @@ def model_facts(model: ClaraForRetrievalGeneration, base_model: str | None = Non
     }
 
 
-def make_examples(model: ClaraForRetrievalGeneration, count: int, show_progress: bool = False) -> Examples:
+def make_examples(model: ClaraForRetrievalGeneration, count: int) -> Examples:
     """Answers to questions of the sample corpus, greedily, from all its documents: right ones first.
 
     Four times as many questions are asked as are shown, evenly spaced; an answer is right if it holds a gold
@@ -54,7 +52,6 @@ def make_examples(model: ClaraForRetrievalGeneration, count: int, show_progress:
     Args:
         model: The model that is published.
         count: How many to show; 0 gives none.
-        show_progress: Show a progress bar of the compression.
 
     Raises:
         ValueError: If there are not so many questions.
@@ -66,7 +63,7 @@ def make_examples(model: ClaraForRetrievalGeneration, count: int, show_progress:
         return Examples()
     asked = min(TRIES * count, len(questions))
     chosen = [questions[row * len(questions) // asked] for row in range(asked)]
-    memory = model.build_memory(documents, show_progress=show_progress)
+    memory = model.build_memory(documents, show_progress=False)
     out = model.generate([row["question"] for row in chosen], memory, return_dict_in_generate=True)
     rows = [
         {

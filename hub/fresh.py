@@ -31,17 +31,10 @@ def answers(order: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
     del model
     rag = pipeline(model=folder, device=order["device"], **trusted)
-    found["pipeline"] = _plain(rag(question=question, documents=documents, **order["settings"]))
+    answer = rag(question=question, documents=documents, **order["settings"])
+    ids, scores = ([document[key] for document in answer["documents"]] for key in ("id", "score"))
+    found["pipeline"] = {"answer": answer["answer"], "ids": ids, "scores": scores}
     return found
-
-
-def _plain(answer: dict[str, Any]) -> dict[str, Any]:
-    documents = answer["documents"]
-    return {
-        "answer": answer["answer"],
-        "ids": [document["id"] for document in documents],
-        "scores": [document["score"] for document in documents],
-    }
 
 
 if __name__ == "__main__":

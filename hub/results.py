@@ -93,26 +93,22 @@ def _systems(report: Report) -> Iterable[list[str]]:
 
 def model_index(reports: Sequence[Report], system: str = "clara") -> list[EvalResult]:
     """The results of `system`, the way in which the model reads, for the head of the card."""
-    return [
-        EvalResult(
-            task_type="question-answering",
-            task_name="Retrieval-augmented question answering",
-            dataset_type=dataset,
-            dataset_name=f"{title} ({report['setting']}, {report['questions']} questions)",
-            dataset_config=report["setting"],  # or the Hub's writer would merge the settings of a benchmark
-            metric_type=metric,
-            metric_name=METRICS[metric],
-            metric_value=value,
-        )
-        for report, title, dataset, metric, value in _values(reports, system)
-    ]
-
-
-def _values(reports: Sequence[Report], system: str) -> Iterable[tuple[Report, str, str, str, float]]:
+    results = []
     for report in reports:
         if system not in report["systems"]:
             raise ValueError(f"the report on {report['benchmark']} has no system {system!r}.")
         title, dataset = BENCHMARKS[report["benchmark"]]
-        for metric in METRICS:
-            mean = report["systems"][system]["metrics"][metric]["mean"]
-            yield report, title, dataset, metric, round(100 * mean, 2)
+        results += [
+            EvalResult(
+                task_type="question-answering",
+                task_name="Retrieval-augmented question answering",
+                dataset_type=dataset,
+                dataset_name=f"{title} ({report['setting']}, {report['questions']} questions)",
+                dataset_config=report["setting"],  # or the Hub's writer would merge a benchmark's settings
+                metric_type=metric,
+                metric_name=name,
+                metric_value=round(100 * report["systems"][system]["metrics"][metric]["mean"], 2),
+            )
+            for metric, name in METRICS.items()
+        ]
+    return results

@@ -14,11 +14,7 @@ REPLACED = ("model*.safetensors", "model.safetensors.index.json", "*_clara.py")
 
 
 def check_repo_id(repo_id: str, argument: str = "--repo") -> None:
-    """Checks a repository's name, as `argument` gave it, before anything is done.
-
-    Raises:
-        ValueError: If it is not `ORG/NAME`, or is a folder here.
-    """
+    """Raises a ValueError if a repository's name, given by `argument`, is not ORG/NAME or is a folder."""
     if not REPO_ID.fullmatch(repo_id) or ".." in repo_id or "--" in repo_id or len(repo_id) > 96:
         raise ValueError(f"`{argument}` must be ORG/NAME, got {repo_id!r}.")
     if Path(repo_id).exists():
@@ -47,28 +43,15 @@ def upload_model(folder: Path, repo_id: str, private: bool = False, message: str
     return _send(api, repo, folder, message or "Publish the model", REPLACED)
 
 
-def upload_space(
-    folder: Path, repo_id: str, model: str, private: bool = False, message: str | None = None
-) -> str:
+def upload_space(folder: Path, repo_id: str, model: str, private: bool = False) -> str:
     """Makes the Space if need be, names its model among its variables and uploads the folder.
 
-    Args:
-        folder: What `write_space` made.
-        repo_id: `ORG/NAME` of the Space.
-        model: Hub id of the model that it shows.
-        private: As of `upload_model`.
-        message: Of the commit.
-
-    Returns:
-        The address of the commit.
-
-    Raises:
-        ValueError: If `private` is asked for and the Space is public.
+    Arguments, result and errors are those of `upload_model`; `model` is the Hub id of the model it shows.
     """
     api = HfApi()
     repo = _make_repo(api, repo_id, "space", private, space_sdk="gradio")
     api.add_space_variable(repo_id, MODEL_VARIABLE, model)
-    return _send(api, repo, folder, message or "Publish the page", ["*_clara.py"])
+    return _send(api, repo, folder, "Publish the page", ["*_clara.py"])
 
 
 def _make_repo(api: HfApi, repo_id: str, repo_type: str, private: bool, **options: str) -> dict[str, str]:

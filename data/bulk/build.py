@@ -1,7 +1,6 @@
 """Building the parts of a plan from files; the store appears at once, when all parts are done."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -56,23 +55,17 @@ def build_parts(output: str | Path, parts: Iterable[int], open_model: Callable[[
     model = _opened(open_model)
     if model.memory_fingerprint() != plan.fingerprint:
         raise ValueError("The model is not the one with which the build was begun: give `--model` as then.")
-    with _threads(plan.source["threads"]):
+    before = torch.get_num_threads()
+    torch.set_num_threads(plan.source["threads"])
+    try:
         for part in waiting:
             build.write(part, memories(build, plan, part, model))
+    finally:
+        torch.set_num_threads(before)
 
 
 def memories(build: StoreBuild, plan: BuildPlan, part: int, model: Any) -> Iterator[Any]:
-    """The corpus memories of one part, some batches at a time; notes how far it is.
-
-    Args:
-        build: the build.
-        plan: its plan.
-        part: the number.
-        model: the model that the plan names.
-
-    Raises:
-        ValueError: a document is malformed, or a file was edited since the plan was made.
-    """
+    """The corpus memories of one part, some batches at a time; notes how far it is."""
     corpus, size = corpus_of(plan), plan.source["batch_size"]
     documents = done = 0
     with _progress(build, part).open("w") as progress:
@@ -100,16 +93,6 @@ def _noter(progress: TextIO, before: int, documents: int, done: int, passages: i
 @lru_cache(maxsize=1)
 def _opened(open_model: Callable[[], Any]) -> Any:
     return open_model()
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

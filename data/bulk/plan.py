@@ -24,23 +24,14 @@ MERGED_AT_ONCE = 1000
 
 @dataclass(frozen=True)
 class Corpus:
-    """The documents of a build, read once from end to end and found sound.
+    """The documents of a build, read once from end to end and found sound."""
 
-    Attributes:
-        files: `path`, `name`, `bytes` and `sha256` of every file, in the order of reading.
-        documents: how many documents there are.
-        text_bytes: bytes of their texts in UTF-8.
-        starts: for each part the number of its first file and the document there that it begins with.
-        part_size: documents in a part; the last one may have fewer.
-        fields: the fields of their metadata, as `encode_fields` gives them.
-    """
-
-    files: list[dict[str, Any]]
+    files: list[dict[str, Any]]  # `path`, `name`, `bytes` and `sha256` of every file, in the order of reading
     documents: int
-    text_bytes: int
-    starts: list[list[int]]
-    part_size: int
-    fields: str
+    text_bytes: int  # bytes of their texts in UTF-8
+    starts: list[list[int]]  # for each part its first file, and the document there that it begins with
+    part_size: int  # documents in a part; the last one may have fewer
+    fields: str  # the fields of their metadata, as `encode_fields` gives them
 
 
 def survey(
@@ -103,11 +94,7 @@ def metadata_of(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def part_documents(corpus: Corpus, part: int) -> Iterator[dict[str, Any]]:
-    """Reads the documents of one part.
-
-    Raises:
-        ValueError: a file was edited since the build was planned.
-    """
+    """Reads the documents of one part; a ValueError if a file was edited since the build was planned."""
     first, skipped = corpus.starts[part]
     last = corpus.starts[part + 1][0] if part + 1 < len(corpus.starts) else len(corpus.files) - 1
     for file in corpus.files[first : last + 1]:
@@ -130,32 +117,11 @@ def part_length(corpus: Corpus, part: int) -> int:
 
 
 def plan_for(model: Any, corpus: Corpus, dtype: str, batch_size: int, threads: int) -> BuildPlan:
-    """The plan of a build with a model.
-
-    Args:
-        model: says the identity and the widths of its memories, and its kind of device.
-        corpus: the documents.
-        dtype: format of the memories.
-        batch_size: passages compressed at once.
-        threads: threads of each worker.
-    """
-    hidden_size, width = widths(model)
-    source = {
-        "corpus": asdict(corpus),
-        "batch_size": batch_size,
-        "threads": threads,
-        "device": model.device.type,
-    }
-    return BuildPlan(
-        len(corpus.starts),
-        model.memory_fingerprint(),
-        model.memory_base(),
-        dtype,
-        hidden_size,
-        width,
-        corpus.fields,
-        source,
-    )
+    """The plan of a build with a model, whose memories get the format `dtype`."""
+    source = {"corpus": asdict(corpus), "batch_size": batch_size, "threads": threads}
+    source["device"] = model.device.type
+    made_by = (model.memory_fingerprint(), model.memory_base(), dtype)
+    return BuildPlan(len(corpus.starts), *made_by, *widths(model), corpus.fields, source)
 
 
 def widths(model: Any) -> tuple[int, int]:

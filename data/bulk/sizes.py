@@ -16,42 +16,24 @@ INDEX_BYTES = 19  # of a passage in an index, beside one bit for every number of
 
 
 class Count(NamedTuple):
-    """How many passages and memory vectors the documents make.
+    """How many passages and memory vectors the documents make."""
 
-    Attributes:
-        passages: N.
-        vectors: T.
-        exact: whether all documents were looked at; else an estimate from 20,000 evenly spaced ones.
-    """
-
-    passages: int
-    vectors: int
-    exact: bool
+    passages: int  # N
+    vectors: int  # T
+    exact: bool  # whether all documents were looked at; else an estimate from 20,000 evenly spaced ones
 
 
 class Size(NamedTuple):
-    """Bytes of one format of memories, of the search vectors, or of their index.
-
-    Attributes:
-        name: what it is.
-        each: mean bytes of a passage, beside its text.
-        total: bytes of all passages.
-        texts: how many times the bytes of the texts that is.
-    """
+    """Bytes of one format of memories, of the search vectors, or of their index."""
 
     name: str
-    each: float
-    total: int
-    texts: float
+    each: float  # mean bytes of a passage, beside its text
+    total: int  # bytes of all passages
+    texts: float  # how many times the bytes of the texts that is
 
 
 def count_passages(corpus: Corpus, processor: Any) -> Count:
-    """Counts passages and the vectors of their memories.
-
-    Args:
-        corpus: the documents.
-        processor: splits texts into passages and says how many vectors each has.
-    """
+    """Counts passages and the vectors of their memories, as the processor splits texts and counts."""
     step = -(-corpus.documents // SAMPLE)
     files = [(Path(file["path"]), file["name"]) for file in corpus.files]
     chosen = islice(read_files(files), 0, None, step)
@@ -66,13 +48,7 @@ def count_passages(corpus: Corpus, processor: Any) -> Count:
 
 
 def sizes(count: Count, text_bytes: int, model: Any) -> list[Size]:
-    """Bytes of every format, of the search vectors, and of an index of them.
-
-    Args:
-        count: passages and vectors.
-        text_bytes: bytes of their texts, which are stored too (compressed by zstd).
-        model: the model that compresses them.
-    """
+    """Bytes of every format, of the search vectors, and of their index, beside those of the texts."""
     hidden_size, width = widths(model)
     totals = {
         name: count.vectors * Facts(None, None, name, hidden_size, width).vector_bytes

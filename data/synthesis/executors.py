@@ -85,11 +85,7 @@ EXECUTORS = {"local": LocalExecutor, "slurm": SlurmPipelineExecutor, "ray": RayE
 
 
 def check_executor(name: str) -> None:
-    """Checks the name of an executor.
-
-    Raises:
-        ValueError: if there is none of that name.
-    """
+    """Raises a ValueError if there is no executor of that name."""
     if name not in EXECUTORS:
         raise ValueError(f"`executor` must be one of {', '.join(EXECUTORS)}, got {name!r}.")
 
@@ -97,16 +93,9 @@ def check_executor(name: str) -> None:
 def two_steps(
     executor: str, work: list, tasks: int, work_logs: Path, last: Callable, last_logs: Path, **options: Any
 ) -> tuple[Any, Any]:
-    """Work in several tasks, and what is done once when it is done, always anew.
+    """Work in several tasks, and a last step in one task when it is done, always anew.
 
-    Args:
-        executor: a name of `EXECUTORS`.
-        work: the steps of every task.
-        tasks: how many.
-        work_logs: the folder of their logs, which say which of them are completed.
-        last: the last step, called in one task.
-        last_logs: the folder of its logs.
-        **options: more arguments of the datatrove executor.
+    The logs of the work say which tasks are completed; `options` are those of the datatrove executor.
 
     Returns:
         The executor of the work, and the one that runs it and then the last step.

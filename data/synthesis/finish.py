@@ -16,11 +16,10 @@ from pydantic import TypeAdapter
 
 from ..records import PretrainingRecord, QuestionRecord
 from ..writers import write_jsonl, write_parquet
-from .distillation import distilled_record
 from .gates import EvaluationQuestions, Gates, GateSettings
 from .machine import DocumentOutcome
 from .passages import read_texts
-from .questions import build_pools, read_seeds
+from .questions import build_pools, distilled_record, read_seeds
 from .report import Counts, table, total_progress, write_card, write_manifest, write_report
 from .retrievers import BM25Retriever, Retriever
 
@@ -69,20 +68,12 @@ def finish(
 
 
 def read_outcomes(folder: str | Path) -> Iterator[DocumentOutcome]:
-    """Reads the raw outcomes of a synthesis, one a document.
-
-    Raises:
-        ValueError: if there are none.
-    """
+    """Reads the raw outcomes of a synthesis, one a document; a ValueError if there are none."""
     return map(_OUTCOME.validate_python, read_raw(folder))
 
 
 def read_raw(folder: str | Path) -> Iterator[dict[str, Any]]:
-    """Reads the raw rows of a synthesis.
-
-    Raises:
-        ValueError: if there are none.
-    """
+    """Reads the raw rows of a synthesis; a ValueError if there are none."""
     files = sorted((Path(folder) / "raw").glob("*.jsonl"))
     if not files:
         raise ValueError(f"`folder` {folder} holds no raw outcomes: run the generation first.")

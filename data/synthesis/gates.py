@@ -34,40 +34,22 @@ _YES_NO = frozenset({"yes", "no", "true", "false"})
 
 @dataclass(frozen=True)
 class GateSettings:
-    """The limits of the gates.
+    """The limits of the gates."""
 
-    Attributes:
-        question_words: least and most words of a question.
-        answer_words: least and most words of an answer.
-        min_support: least share of an answer's content words that the document holds; its numbers must all
-            be there.
-        max_similarity: most word overlap (Jaccard) of two questions of one document with the same answer.
-        max_copied: most share of a paraphrase's four-word runs that stand in the document.
-        min_numbers: least share of the document's numbers that a paraphrase keeps; it may add none.
-        min_names: least share of the document's names that a paraphrase keeps.
-        length_ratio: least and most length of a paraphrase relative to its document.
-        max_overlap: most share of a question's three-word runs that one evaluation question may hold.
-        check_language: whether pairs and paraphrases must be in the document's language.
-    """
-
-    question_words: tuple[int, int] = (3, 80)
-    answer_words: tuple[int, int] = (1, 60)
-    min_support: float = 0.5
-    max_similarity: float = 0.85
-    max_copied: float = 0.6
-    min_numbers: float = 1.0
-    min_names: float = 0.8
-    length_ratio: tuple[float, float] = (0.5, 2.0)
-    max_overlap: float = 0.7
-    check_language: bool = True
+    question_words: tuple[int, int] = (3, 80)  # least and most words of a question
+    answer_words: tuple[int, int] = (1, 60)  # least and most words of an answer
+    min_support: float = 0.5  # least share of an answer's content words in the document, and all its numbers
+    max_similarity: float = 0.85  # most word overlap (Jaccard) of a document's questions with the same answer
+    max_copied: float = 0.6  # most share of a paraphrase's four-word runs that stand in the document
+    min_numbers: float = 1.0  # least share of the document's numbers that a paraphrase keeps; it may add none
+    min_names: float = 0.8  # least share of the document's names that a paraphrase keeps
+    length_ratio: tuple[float, float] = (0.5, 2.0)  # least and most, of a paraphrase to its document
+    max_overlap: float = 0.7  # most share of a question's three-word runs in one evaluation question
+    check_language: bool = True  # whether pairs and paraphrases must be in the document's language
 
 
 class EvaluationQuestions:
-    """Questions that must not be trained on, found by their runs of three words.
-
-    Args:
-        questions: the evaluation questions.
-    """
+    """Questions that must not be trained on, found by their runs of three words."""
 
     def __init__(self, questions: Iterable[str]) -> None:
         self._by_run: dict[tuple[str, ...], list[int]] = {}
@@ -83,12 +65,7 @@ class EvaluationQuestions:
 
 
 class Gates:
-    """All gates with their limits and the evaluation questions to keep out.
-
-    Args:
-        settings: the limits.
-        evaluation: questions that must not be trained on.
-    """
+    """All gates with their limits and the evaluation questions to keep out."""
 
     def __init__(self, settings: GateSettings, evaluation: EvaluationQuestions | None = None) -> None:
         self.settings, self.evaluation = settings, evaluation or EvaluationQuestions([])
@@ -125,19 +102,17 @@ class Gates:
 
     def pair_reason(self, document: str, pair: Pair) -> str:
         """Returns why a pair is refused, or an empty string."""
-        limits = self.settings
-        question, answer = words(pair.question), words(pair.answer)
-        if not limits.question_words[0] <= len(question) <= limits.question_words[1]:
-            return "question_length"
-        if not limits.answer_words[0] <= len(answer) <= limits.answer_words[1]:
-            return "answer_length"
-        if _LEAK.search(pair.question) and not _LEAK.search(document):
-            return "leaked_question"
-        if "or" not in question and len(answer) > 1 and contains_run(question, answer):
-            return "answer_in_question"
-        if not self._supported(document, pair):
-            return "unsupported_answer"
-        return "contaminated" if self.evaluation.overlap(pair.question) > limits.max_overlap else ""
+        limits, question, answer = self.settings, words(pair.question), words(pair.answer)
+        told = "or" not in question and len(answer) > 1 and contains_run(question, answer)
+        refused = {
+            "question_length": not limits.question_words[0] <= len(question) <= limits.question_words[1],
+            "answer_length": not limits.answer_words[0] <= len(answer) <= limits.answer_words[1],
+            "leaked_question": _LEAK.search(pair.question) and not _LEAK.search(document),
+            "answer_in_question": told,
+            "unsupported_answer": not self._supported(document, pair),
+            "contaminated": self.evaluation.overlap(pair.question) > limits.max_overlap,
+        }
+        return next((reason for reason, holds in refused.items() if holds), "")
 
     def _supported(self, document: str, pair: Pair) -> bool:
         """Whether the document or the question holds the answer's numbers and enough of its content words.
@@ -172,19 +147,16 @@ class Gates:
     def paraphrase_reason(self, document: str, paraphrase: str) -> str:
         """Returns why a paraphrase is refused, or an empty string."""
         limits, measures = self.settings, paraphrase_measures(document, paraphrase)
-        if not limits.length_ratio[0] <= measures["length_ratio"] <= limits.length_ratio[1]:
-            return "paraphrase_length"
-        if measures["copied"] > limits.max_copied:
-            return "paraphrase_copies"
-        if measures["numbers"] < limits.min_numbers:
-            return "paraphrase_loses_numbers"
-        if measures["added_numbers"]:
-            return "paraphrase_adds_numbers"
-        if measures["names"] < limits.min_names:
-            return "paraphrase_loses_names"
-        if limits.check_language and not same_language(document, paraphrase):
-            return "language"
-        return ""
+        shortest, longest = limits.length_ratio
+        refused = {
+            "paraphrase_length": not shortest <= measures["length_ratio"] <= longest,
+            "paraphrase_copies": measures["copied"] > limits.max_copied,
+            "paraphrase_loses_numbers": measures["numbers"] < limits.min_numbers,
+            "paraphrase_adds_numbers": measures["added_numbers"],
+            "paraphrase_loses_names": measures["names"] < limits.min_names,
+            "language": limits.check_language and not same_language(document, paraphrase),
+        }
+        return next((reason for reason, holds in refused.items() if holds), "")
 
 
 def paraphrase_measures(document: str, paraphrase: str) -> dict[str, float]:

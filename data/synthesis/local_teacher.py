@@ -15,13 +15,8 @@ if TYPE_CHECKING:
 class LocalTeacher:
     """Answers requests with `model.generate`, up to `batch_size` waiting requests of one kind at a time.
 
-    The schema of a request is not enforced here; the prompt states the form and the reply is parsed
-    tolerantly.
-
-    Args:
-        model: a causal LM with a chat template in its tokenizer.
-        tokenizer: its tokenizer.
-        batch_size: the most requests in one batch.
+    The tokenizer needs a chat template. The schema of a request is not enforced here; the prompt states the
+    form and the reply is parsed tolerantly.
     """
 
     def __init__(
@@ -35,11 +30,7 @@ class LocalTeacher:
 
     @classmethod
     def from_pretrained(cls, name: str, batch_size: int = 8, **options: Any) -> LocalTeacher:
-        """Loads a model and its tokenizer by path, Hub id or the name of an embedded base.
-
-        Raises:
-            TeacherUnavailableError: if the model cannot be loaded.
-        """
+        """Loads a model by path, Hub id or embedded name; a TeacherUnavailableError if that fails."""
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         from ...bases.embedded import embedded_base_path, is_embedded
@@ -82,16 +73,14 @@ class LocalTeacher:
         """Runs the model on one batch of equal decoding settings."""
         import torch
 
-        texts = [self._render(request) for request in requests]
+        options = {"tokenize": False, "add_generation_prompt": True}
+        texts = [self.tokenizer.apply_chat_template(list(asked.messages), **options) for asked in requests]
         inputs = self.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
         length, limit = inputs["input_ids"].shape[1], max(request.max_tokens for request in requests)
         context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         if context is not None and length + limit > context:
-            return (
-                [self._generate([r])[0] for r in requests]
-                if len(requests) > 1
-                else [Reply("", "bad_request")]
-            )
+            alone = len(requests) == 1
+            return [Reply("", "bad_request") if alone else self._generate([r])[0] for r in requests]
         sampling = {"do_sample": False}
         if requests[0].temperature:
             torch.manual_seed(requests[0].seed)
@@ -104,11 +93,6 @@ class LocalTeacher:
             self._reply(request, ids.tolist(), prompt)
             for request, ids, prompt in zip(requests, sequences[:, length:], prompts, strict=True)
         ]
-
-    def _render(self, request: Request) -> str:
-        return self.tokenizer.apply_chat_template(
-            list(request.messages), tokenize=False, add_generation_prompt=True
-        )
 
     def _reply(self, request: Request, ids: list[int], prompt_tokens: int) -> Reply:
         """Cuts one row of new token ids at the end mark or the request's limit."""

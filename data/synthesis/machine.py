@@ -67,40 +67,24 @@ class SynthesisSettings:
 
 @dataclass(frozen=True)
 class Pair:
-    """A question and its answer.
-
-    Attributes:
-        question: the question.
-        answer: the answer from the document.
-        round: the coverage round that brought it, 0 for the first questions.
-    """
+    """A question and its answer."""
 
     question: str
-    answer: str
-    round: int = 0
+    answer: str  # the answer from the document
+    round: int = 0  # the coverage round that brought it, 0 for the first questions
 
 
 @dataclass
 class Signal:
-    """One kind of signal of one document.
+    """One kind of signal of one document."""
 
-    Attributes:
-        kind: "simple", "complex" or "paraphrase".
-        accepted: whether it passed its last check.
-        reason: why it did not; empty if it did.
-        pairs: accepted question-answer pairs (simple and complex).
-        text: the paraphrase.
-        rounds: coverage rounds, or attempts at the paraphrase.
-        rejected: counts of pairs that were dropped on the way, by reason.
-    """
-
-    kind: str
-    accepted: bool = False
-    reason: str = ""
-    pairs: list[Pair] = field(default_factory=list)
-    text: str = ""
-    rounds: int = 0
-    rejected: dict[str, int] = field(default_factory=dict)
+    kind: str  # "simple", "complex" or "paraphrase"
+    accepted: bool = False  # whether it passed its last check
+    reason: str = ""  # why it did not; empty if it did
+    pairs: list[Pair] = field(default_factory=list)  # accepted question-answer pairs (simple and complex)
+    text: str = ""  # the paraphrase
+    rounds: int = 0  # coverage rounds, or attempts at the paraphrase
+    rejected: dict[str, int] = field(default_factory=dict)  # pairs dropped on the way, by reason
 
     def drop(self, reason: str) -> None:
         """Counts one dropped pair."""
@@ -109,17 +93,11 @@ class Signal:
 
 @dataclass
 class DocumentOutcome:
-    """One document with everything that was made of it.
-
-    Attributes:
-        id: the document's id.
-        document: its text as the compressor reads it.
-        signals: one for each kind that was asked for.
-    """
+    """One document with everything that was made of it."""
 
     id: str
-    document: str
-    signals: list[Signal] = field(default_factory=list)
+    document: str  # its text as the compressor reads it
+    signals: list[Signal] = field(default_factory=list)  # one for each kind that was asked for
 
     @property
     def accepted(self) -> bool:
@@ -130,13 +108,7 @@ class DocumentOutcome:
 async def synthesize_document(
     id: str, document: str, teacher: Teacher, settings: SynthesisSettings
 ) -> DocumentOutcome:
-    """Makes all signals of one document; the kinds run side by side.
-
-    Args:
-        id: the document's id.
-        document: its text, as the compressor will read it.
-        teacher: who answers.
-        settings: which signals, and their limits.
+    """Makes all signals of one document, as the compressor will read it; the kinds run side by side.
 
     Returns:
         The outcome, with every signal accepted or rejected with its reason.

@@ -132,11 +132,7 @@ class OpenAITeacher:
 
 
 def _reply(completion: Any) -> Reply:
-    """Reads the body of a chat completion.
-
-    Raises:
-        ValueError: if it is none; the call is then tried again, as after a server error.
-    """
+    """Reads a chat completion; a ValueError if it is none, which is tried again, as after a server error."""
     try:
         choice, usage = completion["choices"][0], completion.get("usage") or {}
         message, finish_reason = choice["message"], choice.get("finish_reason") or "stop"

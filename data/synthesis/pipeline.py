@@ -17,13 +17,12 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
 from ..documents import read_documents
-from .distillation import distil, distillation_items
 from .executors import check_executor, two_steps
 from .finish import finish, finish_distillation
 from .machine import SynthesisSettings, synthesize_document
 from .passages import read_passages, read_texts
 from .prompts import PROMPT_VERSION
-from .questions import read_seeds
+from .questions import distil, distillation_items, read_seeds
 from .rank import Job, OpenTeacher, run_rank
 from .report import write_manifest
 from .retrievers import BM25Retriever
@@ -34,21 +33,16 @@ from .teacher import Teacher, TeacherSettings, open_teacher
 class RunSettings:
     """Where and how a synthesis runs.
 
-    Attributes:
-        limit: the most passages (or questions); None for all. A later run may raise it.
-        passage_words: the most words of a passage; fixed for an output folder.
-        tasks: the number of ranks; fixed for an output folder.
-        executor: "local", "slurm" or "ray".
-        options: arguments of the datatrove executor, such as `workers`, or Slurm's `partition` and `time`.
+    Options of the datatrove executor are such as `workers`, or Slurm's `partition` and `time`.
 
     Raises:
         ValueError: if a value is out of range.
     """
 
-    limit: int | None = None
-    passage_words: int = 150
-    tasks: int = 1
-    executor: str = "local"
+    limit: int | None = None  # the most passages (or questions); None for all. A later run may raise it
+    passage_words: int = 150  # the most words of a passage; fixed for an output folder
+    tasks: int = 1  # the number of ranks; fixed for an output folder
+    executor: str = "local"  # "local", "slurm" or "ray"
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -135,20 +129,8 @@ def distillation_pipeline(
 ) -> Any:
     """Builds the distillation of instruction-tuning rows: retrieval and answers in all ranks, then writing.
 
-    Args:
-        documents: files and folders, the corpus.
-        questions: a file of questions; see `read_seeds`.
-        output: the output folder; a folder that was begun is continued.
-        teacher: who answers.
-        documents_each: documents for each question, K.
-        run: where and how it runs.
-        **finish_options: keyword arguments of `finish_distillation`.
-
-    Returns:
-        A datatrove executor; its `run()` runs everything, or submits it to Slurm.
-
-    Raises:
-        ValueError: if the output folder was begun with other settings.
+    Of the documents `documents_each` are found for each of the questions (see `read_seeds`); the options are
+    those of `finish_distillation`. All else is as in `pretraining_pipeline`.
     """
     run, paths = run or RunSettings(), _absolute([*documents, questions])
     manifest = {"stage": "instruction_tuning", "settings": {"documents_each": documents_each}}

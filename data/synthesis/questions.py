@@ -1,34 +1,33 @@
-"""Questions that documents are to be found for, and their candidate pools for stage end_to_end."""
+"""Questions that documents are found for: pools of candidates, and a teacher's answers (distillation)."""
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
+
+from datatrove.data import Document
 
 from ..readers import Source, read_rows
 from ..records import QuestionRecord
 from ..rows import to_pretraining, to_questions
+from . import prompts
 from .retrievers import Retriever
-from .texts import holds_answer, normalized
+from .structured import BadReplyError, ask
+from .teacher import Teacher
+from .texts import contains_run, holds_answer, normalized, words
 
 BATCH = 256
 
 
 @dataclass(frozen=True)
 class SeedQuestion:
-    """A question that documents are to be found for.
-
-    Attributes:
-        question: the question.
-        answers: accepted (gold) answers, or none.
-        positives: texts of documents known to hold the answer, or none.
-        id: its name, if it has one.
-    """
+    """A question that documents are to be found for."""
 
     question: str
-    answers: tuple[str, ...] = ()
-    positives: tuple[str, ...] = ()
-    id: str | None = None
+    answers: tuple[str, ...] = ()  # accepted (gold) answers, or none
+    positives: tuple[str, ...] = ()  # texts of documents known to hold the answer, or none
+    id: str | None = None  # its name, if it has one
 
     def known(self, documents: Sequence[str]) -> tuple[int, ...]:
         """The indices of the documents that are known positives, whatever their marks and capitals."""
@@ -37,17 +36,11 @@ class SeedQuestion:
 
 
 def read_seeds(source: Source) -> Iterator[SeedQuestion]:
-    """Reads questions from rows of any kind.
+    """Reads questions from rows of any kind (see `clara.data.readers`).
 
     Question rows give their question, gold answers and positive documents. Pretraining rows, such as a
     finished synthesis' own, give all their questions, with the document as the positive. Rows with a
-    question alone are bare questions.
-
-    Args:
-        source: see `clara.data.readers`.
-
-    Raises:
-        ValueError: if a row holds no question; the message names file and line.
+    question alone are bare questions; one without any is a ValueError that names file and line.
     """
     for place, row in read_rows(source):
         try:
@@ -149,3 +142,51 @@ def _pool(positives: Sequence[str], found: Sequence[str], size: int) -> list[str
     for text in (*positives, *found):
         different.setdefault(normalized(text), text)
     return list(different.values())[:size]
+
+
+ANSWER_TOKENS = 256
+
+
+def distillation_items(seeds: Iterable[SeedQuestion], retriever: Retriever, k: int = 5) -> Iterator[Document]:
+    """Yields one item a question, with its `k` best documents (the paper: 5)."""
+    for number, (seed, documents) in enumerate(retrieved(seeds, retriever, k)):
+        extra = {"documents": documents, "answers": list(seed.answers), "positives": list(seed.positives)}
+        yield Document(text=seed.question, id=seed.id or str(number), metadata=extra)
+
+
+async def distil(item: Document, teacher: Teacher) -> tuple[dict[str, Any], bool]:
+    """Lets the teacher answer one question from its documents.
+
+    The answer is kept where there is no gold answer, or where it agrees with one: one holds the other, word
+    by word.
+
+    Returns:
+        The question with the teacher's answer, or with the reason for leaving it out; whether it is kept.
+    """
+    row = {"id": item.id, "question": item.text, **item.metadata, "generated": "", "reason": ""}
+    try:
+        documents = prompts.tagged(*item.metadata["documents"])
+        prompt = prompts.DISTIL.format(documents=documents, question=item.text)
+        reply = await ask(teacher, prompt, prompts.Answer, ANSWER_TOKENS)
+    except BadReplyError as error:
+        return {**row, "reason": error.reason}, False
+    row["generated"] = reply.answer.strip()
+    if not reply.answerable or not row["generated"]:
+        row["reason"] = "unanswerable"
+    elif row["answers"] and not agrees(row["generated"], row["answers"]):
+        row["reason"] = "disagrees_with_gold"
+    return row, not row["reason"]
+
+
+def agrees(answer: str, gold: Iterable[str]) -> bool:
+    """Whether an answer holds a gold answer as a run of words, or the other way round."""
+    mine = words(answer)
+    others = (found for text in gold if (found := words(text)))
+    return bool(mine) and any(contains_run(other, mine) or contains_run(mine, other) for other in others)
+
+
+def distilled_record(row: dict[str, Any]) -> QuestionRecord:
+    """Returns a kept row as a record; the teacher's answer stands in where there is no gold one."""
+    seed = SeedQuestion(row["question"], tuple(row["answers"]), tuple(row["positives"]))
+    documents, gold = tuple(row["documents"]), seed.answers or (row["generated"],)
+    return QuestionRecord(seed.question, gold, documents, seed.known(documents), row["generated"], row["id"])

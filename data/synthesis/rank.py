@@ -35,15 +35,9 @@ _COUNT = "INSERT INTO totals VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET valu
 
 
 class RankStore:
-    """The state of one rank. Only one process may open it.
+    """The state of one rank, which only one process may open (BlockingIOError).
 
-    Args:
-        folder: the synthesis' output folder; the state is kept in `state/`, the rows go to `raw/`, the totals
-            to `progress/`.
-        rank: the rank.
-
-    Raises:
-        BlockingIOError: if another process has it open.
+    It is kept in `state/` of the synthesis' output folder; the rows go to `raw/`, the totals to `progress/`.
     """
 
     def __init__(self, folder: str | Path, rank: int) -> None:
@@ -119,10 +113,7 @@ class RankStore:
 class CachedTeacher:
     """A teacher that answers from a rank's store where it can, and keeps what the real one answers.
 
-    Args:
-        teacher: who answers what is new.
-        store: the rank's store.
-        item: the key of the item for which the calls are made.
+    `item` is the key of the item for which the calls are made.
     """
 
     def __init__(self, teacher: Teacher, store: RankStore, item: str) -> None:

@@ -64,29 +64,17 @@ _ROWS = {
 
 @dataclass
 class KindCounts:
-    """Counts of one kind of signal.
+    """Counts of one kind of signal."""
 
-    Attributes:
-        documents: documents for which it was asked.
-        generated: documents for which the teacher's own checks accepted it.
-        accepted: documents that the gates left it, too.
-        items: accepted pairs or paraphrases.
-        documents_rejected: documents without it, by reason.
-        pairs_rejected: dropped pairs, by reason.
-        rounds: documents by number of coverage rounds (or attempts at the paraphrase).
-        question_words, answer_words: pairs by length; for paraphrases `answer_words` is the paraphrase's
-            length.
-    """
-
-    documents: int = 0
-    generated: int = 0
-    accepted: int = 0
-    items: int = 0
-    documents_rejected: Counter = field(default_factory=Counter)
-    pairs_rejected: Counter = field(default_factory=Counter)
-    rounds: Counter = field(default_factory=Counter)
-    question_words: Counter = field(default_factory=Counter)
-    answer_words: Counter = field(default_factory=Counter)
+    documents: int = 0  # documents for which it was asked
+    generated: int = 0  # documents for which the teacher's own checks accepted it
+    accepted: int = 0  # documents that the gates left it, too
+    items: int = 0  # accepted pairs or paraphrases
+    documents_rejected: Counter = field(default_factory=Counter)  # documents without it, by reason
+    pairs_rejected: Counter = field(default_factory=Counter)  # dropped pairs, by reason
+    rounds: Counter = field(default_factory=Counter)  # documents by coverage rounds, or attempts
+    question_words: Counter = field(default_factory=Counter)  # pairs by length
+    answer_words: Counter = field(default_factory=Counter)  # likewise; paraphrases by length
 
     def add(self, before: Signal, after: Signal) -> None:
         """Counts one signal as the teacher made it and as the gates left it."""
@@ -105,21 +93,13 @@ class KindCounts:
 
 @dataclass
 class Counts:
-    """Counts of a whole synthesis, in bounded memory.
+    """Counts of a whole synthesis, in bounded memory."""
 
-    Attributes:
-        documents: passages seen.
-        accepted: passages with at least one accepted signal.
-        kinds: counts of each kind of signal.
-        samples: the first accepted outcomes, to read.
-        refused: the first refused ones, to read.
-    """
-
-    documents: int = 0
-    accepted: int = 0
+    documents: int = 0  # passages seen
+    accepted: int = 0  # passages with at least one accepted signal
     kinds: dict[str, KindCounts] = field(default_factory=lambda: {kind: KindCounts() for kind in KINDS})
-    samples: list[dict[str, Any]] = field(default_factory=list)
-    refused: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)  # the first accepted outcomes, to read
+    refused: list[dict[str, Any]] = field(default_factory=list)  # the first refused ones, to read
 
     def add(self, before: DocumentOutcome, after: DocumentOutcome) -> None:
         """Counts one document as the teacher made it and as the gates left it."""
@@ -135,10 +115,6 @@ class Counts:
 
 def write_report(folder: str | Path, counts: Counts) -> str:
     """Writes `report.json` (all counts), `report.md` (table and samples) and `report.png` (the picture).
-
-    Args:
-        folder: the synthesis' output folder.
-        counts: what it yielded.
 
     Returns:
         The yield and the cost in two sentences.
@@ -261,14 +237,9 @@ def _picture(counts: Counts, path: Path) -> None:
 
 
 def write_card(folder: str | Path, stage: str, form: str, said: str, shown: str = "") -> None:
-    """Writes the data set card as `README.md`; its licence is `other`, because it is that of the documents.
+    """Writes the data set card as `README.md`, with the yield as a sentence and as a table.
 
-    Args:
-        folder: the synthesis' output folder.
-        stage: the stage of the rows.
-        form: "jsonl" or "parquet".
-        said: the yield in a sentence.
-        shown: a table of yields.
+    Its licence is `other`, because it is that of the documents.
     """
     made = {"teacher": "unknown", "prompt_version": "unknown", **read_manifest(folder)}
     fields = {"stage": stage, "form": form, "name": stage.replace("_", " "), "rows": _ROWS[stage]}

@@ -20,18 +20,17 @@ class BM25Retriever:
 
     Args:
         documents: the texts of the corpus.
-        stopwords: the language whose stop words are left out, as bm25s names it, or None.
 
     Raises:
         ValueError: if there are no documents.
     """
 
-    def __init__(self, documents: Sequence[str], stopwords: str | None = "en") -> None:
+    def __init__(self, documents: Sequence[str]) -> None:
         import bm25s
 
         if not documents:
             raise ValueError("`documents` is empty: a retriever needs a corpus.")
-        self.documents, self.stopwords, self._bm25s = list(documents), stopwords, bm25s
+        self.documents, self._bm25s = list(documents), bm25s
         self._index = bm25s.BM25()
         self._index.index(self._tokens(self.documents), show_progress=False)
 
@@ -42,7 +41,7 @@ class BM25Retriever:
         return [[self.documents[i] for i in row] for row in found.documents]
 
     def _tokens(self, texts: Sequence[str]) -> Any:
-        return self._bm25s.tokenize(list(texts), stopwords=self.stopwords, show_progress=False)
+        return self._bm25s.tokenize(list(texts), stopwords="en", show_progress=False)
 
 
 class DenseRetriever:
@@ -70,12 +69,7 @@ class DenseRetriever:
 
 
 class ClaraRetriever:
-    """Ranks by the memories of a CLaRa model.
-
-    Args:
-        model: a CLaRa model with `retrieve`.
-        memory: the corpus' memory, with its texts.
-    """
+    """Ranks by the memories of a CLaRa model, with the texts of the corpus' memory."""
 
     def __init__(self, model: Any, memory: Any) -> None:
         self.model, self.memory = model, memory
@@ -87,11 +81,7 @@ class ClaraRetriever:
 
 
 class InTurns:
-    """Takes the best document of each retriever, then the second best of each, and so on, each text once.
-
-    Args:
-        *retrievers: retrievers over the same documents.
-    """
+    """Takes the best document of each retriever, then the second best of each, and so on, each text once."""
 
     def __init__(self, *retrievers: Retriever) -> None:
         self.retrievers = retrievers

@@ -41,18 +41,10 @@ async def ask(
     temperature: float = 0.0,
     seed: int = 0,
 ) -> Form:
-    """Asks for a reply of the form of a pydantic class.
+    """Asks for a reply of the form of a pydantic class, in at most `max_tokens`; greedily at temperature 0.
 
     An unreadable or unfinished reply is shown to the teacher once with the problem, and more room if it was
     too long.
-
-    Args:
-        teacher: who answers.
-        prompt: the user's message.
-        form: the class of the reply.
-        max_tokens: the most new tokens.
-        temperature: 0 for greedy decoding.
-        seed: seed of the sampling.
 
     Raises:
         BadReplyError: if there is no readable reply after the repair.
@@ -84,11 +76,7 @@ def strict_schema(form: type[BaseModel]) -> dict[str, Any]:
 
 
 def read_json(text: str) -> Any:
-    """Reads the first JSON object in a text, ignoring prose, code fences and thinking around it.
-
-    Raises:
-        ValueError: if there is none.
-    """
+    """Reads the first JSON object among prose, code fences and thinking; a ValueError if there is none."""
     text = _THINKING.sub("", text)
     decoder = json.JSONDecoder(strict=False)
     for start in (match.start() for match in re.finditer(r"\{", text)):
@@ -103,8 +91,7 @@ def read_json(text: str) -> Any:
 def _read(reply: Reply, form: type[Form]) -> tuple[Form | None, str]:
     """Reads a reply; gives the value, or None and the problem in words.
 
-    Raises:
-        BadReplyError: if a repair cannot help: a refusal, or a request that the server does not accept.
+    A BadReplyError if a repair cannot help: a refusal, or a request that the server does not accept.
     """
     if reply.finish_reason in ("refusal", "bad_request"):
         raise BadReplyError(reply.finish_reason)

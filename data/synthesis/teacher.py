@@ -11,8 +11,6 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-Message = dict[str, str]
-
 
 class TeacherUnavailableError(ConnectionError):
     """No call can succeed: nothing answers at the address, or the server refuses the key or the model."""
@@ -24,23 +22,14 @@ class TeacherStoppedError(ConnectionError):
 
 @dataclass(frozen=True)
 class Request:
-    """One call to a teacher. Equal requests have equal keys, so a finished call is never repeated.
+    """One call to a teacher. Equal requests have equal keys, so a finished call is never repeated."""
 
-    Attributes:
-        messages: chat messages, each with `role` and `content`.
-        schema: JSON schema of the wanted reply, or None for plain text.
-        schema_name: the schema's name, as the server's interface wants one.
-        max_tokens: the most new tokens.
-        temperature: 0 for greedy decoding.
-        seed: seed of the sampling.
-    """
-
-    messages: tuple[Message, ...]
-    schema: Mapping[str, Any] | None = None
-    schema_name: str = "reply"
-    max_tokens: int = 512
-    temperature: float = 0.0
-    seed: int = 0
+    messages: tuple[dict[str, str], ...]  # chat messages, each with `role` and `content`
+    schema: Mapping[str, Any] | None = None  # JSON schema of the wanted reply, or None for plain text
+    schema_name: str = "reply"  # the schema's name, as the server's interface wants one
+    max_tokens: int = 512  # the most new tokens
+    temperature: float = 0.0  # 0 for greedy decoding
+    seed: int = 0  # seed of the sampling
 
     def key(self) -> str:
         """Returns a hash of everything that decides the reply."""
@@ -51,18 +40,14 @@ class Request:
 class Reply:
     """What a teacher answered.
 
-    Attributes:
-        text: the reply's text.
-        finish_reason: "stop", "length" (unfinished), "refusal" (also filtered content), or "bad_request"
-            (the server does not accept this request, for example because it is longer than its context).
-        prompt_tokens: tokens read.
-        completion_tokens: tokens written.
+    It finished by "stop", "length" (unfinished), "refusal" (also filtered content), or "bad_request" (the
+    server does not accept this request, for example because it is longer than its context).
     """
 
     text: str
     finish_reason: str = "stop"
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: int = 0  # tokens read
+    completion_tokens: int = 0  # tokens written
 
 
 class Teacher(Protocol):
@@ -128,11 +113,7 @@ class TeacherSettings:
 
 @asynccontextmanager
 async def open_teacher(settings: TeacherSettings) -> AsyncIterator[Teacher]:
-    """Opens a teacher, and closes it at the end.
-
-    Raises:
-        TeacherUnavailableError: if a local model cannot be loaded.
-    """
+    """Opens a teacher, and closes it; a TeacherUnavailableError if a local model cannot be loaded."""
     if settings.is_server:
         from .openai_teacher import OpenAITeacher
 

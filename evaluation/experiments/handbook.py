@@ -35,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the experiment's options."""
     add = parser.add_argument
     add("--folder", type=Path, default=FOLDER, help="with `files/` and questions.jsonl")
-    add("--limit", type=int, metavar="N", help="questions of each kind (default: all)")
-    add("--max-new-tokens", type=int, default=24, metavar="N", help="longest answer")
+    add("--limit", type=int, help="questions of each kind (default: all)")
+    add("--max-new-tokens", type=int, default=24, help="longest answer")
     add("--reading", choices=READINGS, help="of the memories (default: the checkpoint's)")
     add("--seed", type=int, default=0, help="of the intervals")
 

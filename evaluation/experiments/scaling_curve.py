@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from clara.data.readers import read_questions
 from clara.data.records import QuestionRecord
 from clara.data.sample_corpus import sample_questions, sample_texts
 from clara.modeling_clara import ClaraForRetrievalGeneration
+from clara.processing_clara import IGNORE_INDEX
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
-from ..answer_losses import answer_losses
 from ..devices import choose_device
 from ..language_models import ClaraModel
 from ..metrics import score_answers
@@ -42,20 +46,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--points", nargs="+", required=True, metavar="EXAMPLES=PATH", help="checkpoints, by examples seen")
     add("--files", nargs="+", help="question rows with positives (default: samples)")
-    add("--limit", type=int, default=100, metavar="N", help="questions a file (default: 100)")
+    add("--limit", type=int, default=100, help="questions a file")
     add("--ahead", type=int, nargs="+", default=[10, 100], help="times the most examples")
-    add("--max-new-tokens", type=int, default=32, metavar="N", help="longest answer")
-    add("--batch-size", type=int, default=16, metavar="N")
+    add("--max-new-tokens", type=int, default=32, help="longest answer")
+    add("--batch-size", type=int, default=16)
     add("--seed", type=int, default=0, help="of the intervals")
     add("--device", help="to measure on (default: the accelerator if there is one)")
 
 
 def parse_points(points: Sequence[str]) -> dict[int, str]:
-    """Examples seen to checkpoint, fewest first.
-
-    Raises:
-        ValueError: If a point is no EXAMPLES=PATH with EXAMPLES of at least 1, or there are fewer than two.
-    """
+    """Examples seen to checkpoint, fewest first; a ValueError unless there are two EXAMPLES=PATH at least."""
     found = {}
     for point in points:
         seen, _, path = point.partition("=")
@@ -70,11 +70,7 @@ def parse_points(points: Sequence[str]) -> dict[int, str]:
 
 
 def measure(arguments: argparse.Namespace, model: None = None) -> dict[str, Any]:
-    """Scores of every checkpoint and the trends, as JSON values.
-
-    Raises:
-        ValueError: If no question names positives, or `--points` is wrong.
-    """
+    """Scores of every checkpoint and the trends, as JSON values; a ValueError if an option or row is bad."""
     points = parse_points(arguments.points)
     records, source = gold_rows(arguments.files, arguments.limit)
     device = choose_device(arguments.device)
@@ -100,11 +96,7 @@ def measure(arguments: argparse.Namespace, model: None = None) -> dict[str, Any]
 
 
 def gold_rows(files: Sequence[str] | None, limit: int) -> tuple[list[QuestionRecord], str]:
-    """Questions that name gold documents, and what to call their source.
-
-    Raises:
-        ValueError: If a row is bad, or none names positives.
-    """
+    """Questions that name gold documents, and their source; a ValueError if none does, or a row is bad."""
     if files is None:
         texts, source = sample_texts(), "sample corpus"
         records = [_sample_row(row, texts) for row in sample_questions()][:limit]
@@ -128,14 +120,7 @@ def read_gold(
     arguments: argparse.Namespace,
     name: str,
 ) -> Scores:
-    """Scores from the memories of each question's gold documents.
-
-    Args:
-        model: Compresses and reads.
-        records: The questions.
-        arguments: Of the experiment.
-        name: What the progress bar says.
-    """
+    """Scores from the memories of each question's gold documents; `name` is shown with the progress."""
     gold = [[record.documents[place] for place in record.positives] for record in records]
     texts = list(dict.fromkeys(text for row in gold for text in row))
     memory = model.build_memory(texts, batch_size=arguments.batch_size)
@@ -248,3 +233,27 @@ def _points(
     below = [scale * (interval["mean"] - interval["low"]) for interval in intervals]
     above = [scale * (interval["high"] - interval["mean"]) for interval in intervals]
     axes.errorbar(counts, means, yerr=[below, above], capsize=3, **style)
+
+
+@torch.no_grad()
+def answer_losses(
+    model: ClaraForRetrievalGeneration,
+    questions: Sequence[str],
+    answers: Sequence[str],
+    memories: Sequence[Sequence[Tensor]],
+) -> list[float]:
+    """Mean loss per answer token in nats, of each of B questions, given its memories (m, H), if any."""
+    slots = [[len(memory) for memory in row] for row in memories]
+    batch = model.processor.encode_prompts(questions, slots, answers).to(model.device)
+    counts = pad_sequence([torch.tensor(row, dtype=torch.long) for row in slots], batch_first=True)
+    width = model.config.get_text_config().hidden_size
+    given = torch.zeros(*counts.shape, max((count for row in slots for count in row), default=1), width)
+    for place, row in enumerate(memories):
+        for rank, memory in enumerate(row):
+            given[place, rank, : len(memory)] = memory
+    device = model.device
+    logits = model(**batch, memory=given.to(device), memory_counts=counts.to(device)).logits
+    labels = batch["labels"][:, 1:]
+    losses = functional.cross_entropy(logits.float(), labels[labels != IGNORE_INDEX], reduction="none")
+    lengths = (labels != IGNORE_INDEX).sum(dim=-1).tolist()
+    return [float(part.mean()) for part in losses.split(lengths)]

@@ -19,10 +19,7 @@ class ClaraAnswers(evaluate.Metric):
         text = datasets.Value("string")
         features = datasets.Features({"predictions": text, "references": datasets.Sequence(text)})
         return evaluate.MetricInfo(
-            description=DESCRIPTION,
-            citation="arXiv 2511.18659",
-            inputs_description=INPUTS,
-            features=features,
+            description=DESCRIPTION, citation="arXiv 2511.18659", inputs_description=INPUTS, features=features
         )
 
     def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:

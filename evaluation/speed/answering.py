@@ -1,4 +1,7 @@
-"""From question to answer: latency from memories against text, batches against single questions, search."""
+"""From question to answer: latency from memories against text, batches against single questions, search.
+
+Every benchmark takes a CLaRa model with its processor, how much is measured, and the number of rounds.
+"""
 
 import copy
 import time
@@ -48,11 +51,7 @@ def bench_latency(model: Any, sizes: Sizes, repeats: int) -> Section:
     All paths start at the question's string, warm, batch 1. The path from memories reads the question,
     searches the store and answers, with adapters worn as they are or merged (`merge_adapters`, in a copy of
     the model); the path from text is given the documents that were found, so its own search costs nothing.
-
-    Args:
-        model: A CLaRa model with its processor.
-        sizes: How much.
-        repeats: Rounds; half as many for more documents than the paper's five.
+    With more documents than the paper's five there are half as many rounds.
     """
     memory = sample_memory(model, sizes.store, sizes)
     questions = [row["question"] for row in sample_questions()]
@@ -148,13 +147,7 @@ def part_runs(model: Any, memory: CorpusMemory, questions: list[str], count: int
 
 
 def bench_generation(model: Any, sizes: Sizes, repeats: int) -> Section:
-    """Times a batch of questions against single ones; every answer has the same number of new tokens.
-
-    Args:
-        model: A CLaRa model with its processor.
-        sizes: How much.
-        repeats: Rounds.
-    """
+    """Times a batch of questions against single ones; every answer has the same number of new tokens."""
     memory = sample_memory(model, sizes.answers, sizes)
     questions = [row["question"] for row in sample_questions()][: sizes.answers]
     seconds = measure(generation_runs(model, memory, questions, sizes), repeats, model.device)
@@ -193,29 +186,23 @@ def generation_runs(model: Any, memory: CorpusMemory, questions: list[str], size
 
 
 def bench_search(model: Any, sizes: Sizes, repeats: int) -> Section:
-    """Times the exact search for five of N passages, one question and a batch, over random vectors in RAM.
+    """Times the exact search for five of N passages, one question and a batch.
 
-    Args:
-        model: A CLaRa model; the width of its search vectors is that of the random ones.
-        sizes: How many passages.
-        repeats: Rounds.
+    The vectors are random ones in RAM, as wide as the model's search vectors.
     """
     width = model.question_vectors(["?"]).shape[1]
     variants, facts = [], {}
     for count in sizes.searched:
         memory = random_memory(count, width)
         many = memory.vectors[:BATCH]
-        one_name, many_name = (
-            f"{count:,} passages, one question",
-            f"{count:,} passages, {len(many)} questions",
-        )
+        asked = {"one question": memory.vectors[:1], f"{len(many)} questions": many}
         runs = {
-            one_name: lambda _, memory=memory: memory.search(memory.vectors[:1], 5),
-            many_name: lambda _, memory=memory, many=many: memory.search(many, 5),
+            f"{count:,} passages, {name}": lambda _, memory=memory, query=query: memory.search(query, 5)
+            for name, query in asked.items()
         }
         seconds = measure(runs, repeats, model.device)
-        variants.append(variant(one_name, seconds[one_name], questions=1))
-        variants.append(variant(many_name, seconds[many_name], questions=len(many)))
+        numbers = zip(runs, map(len, asked.values()), strict=True)
+        variants += [variant(name, seconds[name], questions=number) for name, number in numbers]
         facts[f"bytes of {count:,} search vectors"] = memory.vectors.nbytes
     return section("search", "Exact search for the five nearest passages", variants, facts=facts)
 

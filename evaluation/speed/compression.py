@@ -27,12 +27,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 def compression(model: Any, sizes: Sizes) -> Comparison:
-    """`model.compress` over passages against the same pass with each burden, and with all of them.
-
-    Args:
-        model: A CLaRa model with its processor.
-        sizes: How much.
-    """
+    """`model.compress` over passages against the same pass with each burden, and with all of them."""
     texts = sample_passages(model.processor.tokenizer, sizes.passages, sizes.passage_tokens)
     short = encode(model, texts, sizes.batch_size)
     wide = [widen(model, batch, sizes.padded) for batch in short]

@@ -14,12 +14,9 @@ Section = dict[str, Any]
 
 
 def variant(name: str, seconds: Sequence[float], **units: float) -> dict[str, Any]:
-    """One variant that was timed.
+    """One variant that was timed, with the seconds of every round.
 
-    Args:
-        name: The variant.
-        seconds: Of every round.
-        **units: What one round does, such as `tokens=5000`; the rates are those of the median round.
+    `units` are what one round does, such as `tokens=5000`; the rates are those of the median round.
     """
     middle = median(seconds)
     rates = {unit: count / middle for unit, count in units.items()}
@@ -29,14 +26,9 @@ def variant(name: str, seconds: Sequence[float], **units: float) -> dict[str, An
 def ratio(
     name: str, slow: Sequence[float], fast: Sequence[float], needed: float | None = None, work: float = 1.0
 ) -> dict[str, Any]:
-    """How many times as long one variant takes as another, compared round by round.
+    """How many times as long one variant takes as another, compared round by round, over seconds of each.
 
-    Args:
-        name: What is compared.
-        slow: Seconds of each round.
-        fast: Seconds of each round, of the other variant.
-        needed: What the median has to reach, if anything.
-        work: How many times the fast variant's work the slow one does.
+    `needed` is what the median has to reach; the slow one does `work` times the work of the fast one.
     """
     values = [one / other / work for one, other in zip(slow, fast, strict=True)]
     middle = median(values)
@@ -58,23 +50,14 @@ def section(
 
 @dataclass(frozen=True)
 class Comparison:
-    """Variants that all do the same work, not yet measured.
-
-    Attributes:
-        name: Its name.
-        title: What is measured.
-        runs: The variants as of `measure`; the first is compared with each of the others.
-        needed: The ratios that have to be reached, by variant.
-        units: What one round does.
-        facts: Other numbers, by what they are.
-    """
+    """Variants that all do the same work, not yet measured."""
 
     name: str
-    title: str
-    runs: Runs
-    needed: Mapping[str, float]
-    units: Mapping[str, float]
-    facts: Mapping[str, Any]
+    title: str  # what is measured
+    runs: Runs  # the variants as of `measure`; the first is compared with each of the others
+    needed: Mapping[str, float]  # the ratios that have to be reached, by variant
+    units: Mapping[str, float]  # what one round does
+    facts: Mapping[str, Any]  # other numbers, by what they are
 
     def section(self, repeats: int, device: torch.device) -> Section:
         """Measures all variants in so many rounds."""

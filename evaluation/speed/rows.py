@@ -14,30 +14,19 @@ from .workload import Sizes
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of training.
+    """Rows of training."""
 
-    Attributes:
-        questions: Each with a full pool of candidates.
-        rich: Documents with three signals or more.
-        plain: All documents, with one signal each.
-        source: What a reader has to know of them.
-    """
-
-    questions: list[QuestionRecord]
-    rich: list[PretrainingRecord]
-    plain: list[PretrainingRecord]
-    source: str
+    questions: list[QuestionRecord]  # each with a full pool of candidates
+    rich: list[PretrainingRecord]  # documents with three signals or more
+    plain: list[PretrainingRecord]  # all documents, with one signal each
+    source: str  # what a reader has to know of them
 
 
 def sample_rows(sizes: Sizes, rounds: int) -> Rows:
     """Rows out of the sample corpus: its questions with pools of neighbours; and questions dealt out.
 
     The samples have no document with three signals, so their questions are dealt out: what is learnt is
-    wrong, what is computed is not.
-
-    Args:
-        sizes: How much.
-        rounds: Rounds that see rows of their own.
+    wrong, what is computed is not. So many rounds see rows of their own.
     """
     texts, asked = sample_texts(), sample_questions()
     deal = cycle((row["question"], tuple(row["answers"][:1])) for row in asked)
@@ -67,15 +56,7 @@ def neighbours(texts: Sequence[str], gold: Sequence[int], count: int) -> tuple[s
 def file_rows(questions: Path, corpus: Path, pretraining: Sequence[Path], sizes: Sizes, rounds: int) -> Rows:
     """Rows of files in the released schema; pools are filled from the corpus by BM25.
 
-    Args:
-        questions: Question rows.
-        corpus: Documents to fill their pools with.
-        pretraining: Pretraining rows, joined by document.
-        sizes: How much.
-        rounds: Rounds that see rows of their own.
-
-    Raises:
-        ValueError: If a file has too few rows of a kind, or a row is bad.
+    So many rounds see rows of their own. A ValueError if a file has too few of a kind, or a bad row.
     """
     asked = spread(list(read_questions(questions)), rounds * sizes.questions)
     records = list(read_pretraining(list(pretraining)))
@@ -89,11 +70,7 @@ def file_rows(questions: Path, corpus: Path, pretraining: Sequence[Path], sizes:
 
 
 def filled(records: Sequence[QuestionRecord], corpus: Sequence[str], count: int) -> list[QuestionRecord]:
-    """The records with pools of `count` different candidates: their own documents first, then BM25's best.
-
-    Raises:
-        ValueError: If the corpus is too small.
-    """
+    """Records with pools of `count` documents: their own, then BM25's; a ValueError if too few differ."""
     from clara.data.synthesis.retrievers import BM25Retriever
 
     found = BM25Retriever(corpus).search([record.question for record in records], 2 * count)
@@ -122,11 +99,7 @@ def single_signals(record: PretrainingRecord) -> list[PretrainingRecord]:
 
 
 def spread(items: Sequence, count: int) -> list:
-    """`count` items at even distances.
-
-    Raises:
-        ValueError: If there are fewer.
-    """
+    """`count` items at even distances; a ValueError if there are fewer."""
     if len(items) < count:
         raise ValueError(f"The benchmark needs {count} rows of a kind, the source has {len(items)}.")
     return [items[index * len(items) // count] for index in range(count)]

@@ -28,9 +28,8 @@ from clara.store.schema import empty_fields, merge_fields
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .growth import CPU, growth
 from .report import Section, ratio, section, variant
-from .timing import measure
+from .timing import CPU, growth, measure
 
 BLOCK_ROWS = 2048
 QUESTIONS_AT_ONCE = 32
@@ -47,21 +46,13 @@ AT_MOST = {"opening": 0.1, APPENDING: 1.0, READING: 0.005, BY_INDEX: 0.0041, BYT
 
 @dataclass(frozen=True)
 class Plan:
-    """What the benchmark does.
+    """What the benchmark does."""
 
-    Attributes:
-        folder: Where the stores go; the largest one stays.
-        sizes: Passages of each store.
-        repeats: Rounds of the timing.
-        index: Kind of the index, as Lance calls it.
-        tick: Called with the passages of every block that is written.
-    """
-
-    folder: Path
-    sizes: tuple[int, ...]
-    repeats: int = 3
-    index: str = "IVF_RQ"
-    tick: Callable[[int], Any] = lambda passages: None
+    folder: Path  # where the stores go; the largest one stays
+    sizes: tuple[int, ...]  # passages of each store
+    repeats: int = 3  # rounds of the timing
+    index: str = "IVF_RQ"  # kind of the index, as Lance calls it
+    tick: Callable[[int], Any] = lambda passages: None  # called with the passages of every block
 
 
 def bench_store(real: CorpusMemory, asked: Tensor, teaching: Tensor, plan: Plan) -> Section:
@@ -173,13 +164,7 @@ def enlarged(real: CorpusMemory, count: int) -> Iterator[CorpusMemory]:
 def mixed(real: Tensor, number: int, count: int) -> tuple[Tensor, Tensor]:
     """Block `number` of `count` mixtures: vectors (count, D), and the first real row (count,) of each.
 
-    Args:
-        real: (N, D), N of at least 2.
-        number: Of the block; the same number gives the same block.
-        count: Rows of it.
-
-    Raises:
-        ValueError: If there are fewer than two real vectors.
+    The same number gives the same block. A ValueError if there are fewer than two real vectors (N, D).
     """
     if len(real) < 2:
         raise ValueError(f"`real` must hold at least 2 vectors to enlarge, got {len(real)}.")

@@ -1,14 +1,21 @@
-"""How much each benchmark does, and the texts that it does it on: the sample corpus, cut to lengths."""
+"""How much each benchmark does, and on what: the sample corpus cut to lengths, models with random weights.
 
-from collections.abc import Sequence
+What such a model says means nothing, what it costs does.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from clara.checkpoint_clara import base_path, greedy_generation_config, make_processor
+from clara.configuration_clara import ClaraConfig
 from clara.data.sample_corpus import sample_texts
 from clara.memory_clara import CorpusMemory
+from clara.modeling_clara import ClaraForRetrievalGeneration
 from clara.prompts_clara import plain_offsets
-from transformers import PreTrainedTokenizerBase
+from clara.train.plan import SHAPES
+from transformers import AutoConfig, AutoTokenizer, MistralConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -55,11 +62,7 @@ def cut(tokenizer: PreTrainedTokenizerBase, text: str, tokens: int) -> str:
 
 
 def sample_passages(tokenizer: PreTrainedTokenizerBase, count: int, tokens: tuple[int, int]) -> list[str]:
-    """Passages of the sample corpus, each of `tokens[0]` to `tokens[1]` tokens, in the order of the file.
-
-    Raises:
-        ValueError: If there are fewer than `count`.
-    """
+    """Passages of the sample corpus, each of `tokens[0]` to `tokens[1]` tokens; a ValueError if too few."""
     texts = [cut(tokenizer, text, tokens[1]) for text in sample_texts()]
     lengths = [len(offsets) for offsets in plain_offsets(tokenizer, texts)]
     kept = [text for text, length in zip(texts, lengths, strict=True) if tokens[0] <= length]
@@ -83,3 +86,36 @@ def _first(items: Sequence[str], count: int, name: str) -> list[str]:
     if len(items) < count:
         raise ValueError(f"`{name}` must be at most {len(items)} with the sample corpus, got {count}.")
     return list(items[:count])
+
+
+EMBEDDED = "smollm2-135m"
+MISTRAL = SHAPES["mistralai/Mistral-7B-Instruct-v0.2"][1]
+PRESETS: Mapping[str, Callable[[int], PreTrainedConfig]] = {
+    EMBEDDED: lambda vocabulary: AutoConfig.from_pretrained(base_path(EMBEDDED), vocab_size=vocabulary),
+    "mistral-7b": lambda vocabulary: MistralConfig(**{**MISTRAL, "vocab_size": vocabulary}),
+}
+
+
+def random_model(
+    preset: str,
+    device: torch.device | str,
+    dtype: torch.dtype = torch.bfloat16,
+    text_config: PreTrainedConfig | None = None,
+    tokenizer: Any = None,
+    **fields: Any,
+) -> ClaraForRetrievalGeneration:
+    """Makes a model of a preset's or another shape, with random weights and the embedded base's tokenizer.
+
+    The vocabulary is the tokenizer's, so that the sample texts can be read without the preset's own files.
+    `fields` are those of `ClaraConfig`.
+    """
+    tokenizer = tokenizer or AutoTokenizer.from_pretrained(base_path(EMBEDDED))
+    shape = text_config or PRESETS[preset](len(tokenizer))
+    config = ClaraConfig(text_config=shape, **{"lora_dropout": 0.0, **fields})
+    with torch.device(device):
+        model = ClaraForRetrievalGeneration._from_config(config, dtype=dtype)
+    model.processor = make_processor(tokenizer, config)
+    model.generation_config = greedy_generation_config(model.generation_config)
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    return model.eval()

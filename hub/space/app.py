@@ -8,40 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from clara.evaluation.lens import logit_lens
 
 from ...data.sources import is_supported, likely_span
 from ...prompts_clara import NOT_FOUND
-from .page import (
-    CSS,
-    answer,
-    empty,
-    head,
-    hint,
-    lens,
-    notice,
-    passage,
-    passages,
-    progress,
-    shorten,
-    step,
-    stored,
-    token_bars,
-)
-from .visit import (
-    MAX_CHARACTERS,
-    MAX_DOCUMENTS,
-    MAX_QUESTION,
-    SUFFIXES,
-    checked,
-    compress_steps,
-    count_tokens,
-    pasted_documents,
-    sample_chips,
-    sample_memory,
-    streamed,
-    uploaded_documents,
-)
+from . import page as html
+from . import visit
 
 VISIT_SECONDS = 3600
 ANSWER_TOKENS, PARAPHRASE_TOKENS = 96, 160
@@ -66,11 +37,8 @@ FIRST_COMPRESS = "Nothing is in memory yet: compress some documents first (step 
 class Page:
     """The page's actions on one model; what belongs to a visit (its memory) comes in and goes out.
 
-    Args:
-        model: A `ClaraForRetrievalGeneration` with its processor.
-        trained: Whether its adapters are trained.
-        cache: Folder in which the memory of the sample corpus is kept; by default the user's cache.
-        made: Folder of that memory as it came with a Space; every visit then begins with it.
+    The memory of the sample corpus is kept in `cache`, by default the user's. With `made`, its folder as it
+    came with a Space, every visit begins with it.
     """
 
     def __init__(
@@ -89,27 +57,27 @@ class Page:
         """Compresses what was pasted and uploaded; uploads are deleted as soon as they are read."""
         files = files or []
         try:
-            uploaded, skipped = uploaded_documents(files)
-            documents = checked([*pasted_documents(pasted or ""), *uploaded], skipped)
+            uploaded, skipped = visit.uploaded_documents(files)
+            documents = visit.checked([*visit.pasted_documents(pasted or ""), *uploaded], skipped)
         except ValueError as error:
-            yield self.told(notice(str(error), error=True))
+            yield self.told(html.notice(str(error), error=True))
             return
         finally:
             for file in files:
                 Path(file).unlink(missing_ok=True)
         try:
             memory = None
-            for done, total, memory in compress_steps(self.model, documents):  # noqa: B007
-                yield self.told(progress(done, total))
+            for done, total, memory in visit.compress_steps(self.model, documents):  # noqa: B007
+                yield self.told(html.progress(done, total))
         except (ValueError, TypeError) as error:
-            yield self.told(notice(str(error), error=True))
+            yield self.told(html.notice(str(error), error=True))
             return
         yield self.remembered(memory, skipped, chips=False)
 
     def take_sample(self) -> Iterator[tuple]:
         """The memory of the sample corpus, compressed before or now."""
-        yield self.told(hint("Taking the sample corpus. Its first compression takes a minute."))
-        yield self.remembered(sample_memory(self.model, self.cache, self.made), (), chips=True)
+        yield self.told(html.hint("Taking the sample corpus. Its first compression takes a minute."))
+        yield self.remembered(visit.sample_memory(self.model, self.cache, self.made), (), chips=True)
 
     @staticmethod
     def told(status: str) -> tuple:
@@ -118,17 +86,19 @@ class Page:
 
     def remembered(self, memory: Any, skipped: Sequence[str], chips: bool) -> tuple:
         """Memory, status, passages to choose from, an emptied file field, and whether chips are shown."""
-        tokens = count_tokens(self.model, memory.texts)
+        tokens = visit.count_tokens(self.model, memory.texts)
         documents, vectors = len(set(memory.parents)), int(memory.offsets[-1])
-        status = stored(documents, len(memory), tokens, vectors, skipped)
-        names = [(f"{named(memory, row)}: {shorten(text, 60)}", row) for row, text in enumerate(memory.texts)]
+        status = html.stored(documents, len(memory), tokens, vectors, skipped)
+        names = [
+            (f"{named(memory, row)}: {html.shorten(text, 60)}", row) for row, text in enumerate(memory.texts)
+        ]
         return memory, status, gr.Dropdown(choices=names, value=0), None, gr.Row(visible=chips)
 
     def ask(self, question: str, k: int, memory: Any) -> Iterator[tuple[str, str]]:
         """The answer as it is written, and the passages it is read from."""
         problem = self.problem(question, memory)
         if problem:
-            yield problem, empty(NO_PASSAGES)
+            yield problem, html.empty(NO_PASSAGES)
             return
         k = min(int(k), len(memory))
         try:
@@ -138,52 +108,55 @@ class Page:
             def chosen(said: str) -> str:
                 names = [named(memory, index) for index in hits.indices]
                 spans = [likely_span(text, question, said) for text in texts]
-                return passages(names, hits.scores.tolist(), texts, spans)
+                return html.passages(names, hits.scores.tolist(), texts, spans)
 
-            bars = token_bars(count_tokens(self.model, texts), sum(map(len, memory.gather(hits.indices))))
+            vectors = sum(map(len, memory.gather(hits.indices)))
+            bars = html.token_bars(visit.count_tokens(self.model, texts), vectors)
             text = ""
-            yield answer("", True) + bars, chosen("")
+            yield html.answer("", True) + bars, chosen("")
             options = {"retrieval_top_k": k, "max_new_tokens": ANSWER_TOKENS}
-            for text in streamed(
+            for text in visit.streamed(
                 self.model, lambda out: self.model.generate(question, memory, streamer=out, **options)
             ):
-                yield answer(text, True) + bars, gr.skip()
+                yield html.answer(text, True) + bars, gr.skip()
             least = self.model.config.retrieval_min_score
             text = text if least is None or hits.scores.max().item() >= least else NOT_FOUND
-            unsure = "" if text == NOT_FOUND or is_supported(text, texts) else notice(UNSUPPORTED)
-            yield unsure + answer(text) + bars, chosen(text)
+            unsure = "" if text == NOT_FOUND or is_supported(text, texts) else html.notice(UNSUPPORTED)
+            yield unsure + html.answer(text) + bars, chosen(text)
         except (ValueError, TimeoutError) as error:
-            yield notice(str(error), error=True), empty(NO_PASSAGES)
+            yield html.notice(str(error), error=True), html.empty(NO_PASSAGES)
 
     def paraphrase(self, row: int | None, memory: Any) -> Iterator[str]:
         """What the memory of one passage alone still says."""
         if memory is None or row is None:
-            yield notice(FIRST_COMPRESS)
+            yield html.notice(FIRST_COMPRESS)
             return
         text = ""
-        yield answer("", True)
-        for text in streamed(
+        yield html.answer("", True)
+        for text in visit.streamed(
             self.model,
             lambda out: self.model.paraphrase_memory(
                 memory, row, streamer=out, max_new_tokens=PARAPHRASE_TOKENS
             ),
         ):
-            yield answer(text, True)
-        yield answer(text) + passage(memory.texts[row])
+            yield html.answer(text, True)
+        yield html.answer(text) + html.passage(memory.texts[row])
 
     def show_lens(self, question: str) -> str:
         """The words that the question's memory decodes to."""
         problem = self.problem(question, memory="not needed")
-        return problem or lens(logit_lens(self.model, question))
+        return problem or html.lens(visit.logit_lens(self.model, question))
 
     def problem(self, question: str, memory: Any) -> str:
         """Why a question cannot be asked now, as a notice; empty if it can."""
         if memory is None:
-            return notice(FIRST_COMPRESS)
+            return html.notice(FIRST_COMPRESS)
         if not question or not question.strip():
-            return notice("Write a question first (step 2).")
-        if len(question) > MAX_QUESTION:
-            return notice(f"The question has more than {MAX_QUESTION} characters: shorten it.", error=True)
+            return html.notice("Write a question first (step 2).")
+        if len(question) > visit.MAX_QUESTION:
+            return html.notice(
+                f"The question has more than {visit.MAX_QUESTION} characters: shorten it.", error=True
+            )
         return ""
 
 
@@ -199,9 +172,9 @@ def build(page: Page) -> gr.Blocks:
     name = Path(config.base_model_name_or_path or "a language model").name
     cache = (600, VISIT_SECONDS)
     with gr.Blocks(title="Ask your documents", analytics_enabled=False, delete_cache=cache) as blocks:
-        gr.HTML(head(name, config.compression_rate))
+        gr.HTML(html.head(name, config.compression_rate))
         if page.warning():
-            gr.HTML(notice(page.warning()))
+            gr.HTML(html.notice(page.warning()))
         memory = gr.State(None, time_to_live=VISIT_SECONDS)
         with gr.Column(elem_classes="clara-card"):
             status, sample, compress, given = documents_step()
@@ -212,13 +185,7 @@ def build(page: Page) -> gr.Blocks:
         gr.on([compress.click], page.compress, given, made, **options)
         begins = [blocks.load] if page.made else []
         gr.on([sample.click, *begins], page.take_sample, None, made, **options)
-        gr.on(
-            [asking.click, question.submit],
-            page.ask,
-            [question, k, memory],
-            [written, chosen],
-            **options,
-        )
+        gr.on([asking.click, question.submit], page.ask, [question, k, memory], [written, chosen], **options)
         for chip, text in texts:
             picked = chip.click(lambda text=text: text, None, question, **options)
             picked.then(page.ask, [question, k, memory], [written, chosen], **options)
@@ -229,12 +196,12 @@ def build(page: Page) -> gr.Blocks:
 
 def documents_step() -> tuple:
     """Step 1: text field, files, buttons, status."""
-    gr.HTML(step(1, "Documents"))
+    gr.HTML(html.step(1, "Documents"))
     with gr.Row():
         files = gr.File(
             label="Drop files: PDF, Word, slides, Markdown, HTML, tables, text",
             file_count="multiple",
-            file_types=list(SUFFIXES),
+            file_types=list(visit.SUFFIXES),
             elem_id="files",
             scale=3,
         )
@@ -242,36 +209,36 @@ def documents_step() -> tuple:
             label="Or paste the text of one document",
             lines=7,
             max_lines=14,
-            max_length=MAX_CHARACTERS,
+            max_length=visit.MAX_CHARACTERS,
             elem_id="paste",
             scale=2,
         )
     with gr.Row():
         compress = gr.Button("Compress", variant="primary", elem_id="compress", scale=0, min_width=180)
         sample = gr.Button("Use the sample corpus", elem_id="sample", scale=0, min_width=260)
-    limits = f"Up to {MAX_DOCUMENTS} documents, {MAX_CHARACTERS:,} characters. Nothing outlives the visit."
-    status = gr.HTML(hint(limits), elem_id="status")
+    limits = f"Up to {visit.MAX_DOCUMENTS} documents, {visit.MAX_CHARACTERS:,} characters."
+    status = gr.HTML(html.hint(f"{limits} Nothing outlives the visit."), elem_id="status")
     return status, sample, compress, [pasted, files]
 
 
 def question_step(k: int) -> tuple:
     """Step 2: question, number of passages, answer and passages side by side."""
     with gr.Column(elem_classes="clara-card"):
-        gr.HTML(step(2, "Question"))
+        gr.HTML(html.step(2, "Question"))
         with gr.Row():
             question = gr.Textbox(
-                label="Your question", lines=1, max_length=MAX_QUESTION, elem_id="question", scale=4
+                label="Your question", lines=1, max_length=visit.MAX_QUESTION, elem_id="question", scale=4
             )
             chosen_k = gr.Slider(1, 10, value=k, step=1, label="Passages to read", elem_id="k", scale=2)
         with gr.Row():
             asking = gr.Button("Ask", variant="primary", elem_id="ask", scale=0, min_width=180)
         with gr.Row(visible=False, elem_id="chips", elem_classes="clara-chips") as chips:
-            texts = [(gr.Button(text, size="sm"), text) for text in sample_chips()]
+            texts = [(gr.Button(text, size="sm"), text) for text in visit.sample_chips()]
     with gr.Row():
         with gr.Column(scale=3, min_width=300):
-            written = gr.HTML(empty(NO_ANSWER), elem_id="answer")
+            written = gr.HTML(html.empty(NO_ANSWER), elem_id="answer")
         with gr.Column(scale=2, min_width=300):
-            chosen = gr.HTML(empty(NO_PASSAGES), elem_id="passages")
+            chosen = gr.HTML(html.empty(NO_PASSAGES), elem_id="passages")
     return question, chosen_k, asking, written, chosen, chips, texts
 
 
@@ -284,11 +251,15 @@ def inside_step() -> tuple:
         with gr.Column(min_width=300):
             row = gr.Dropdown(choices=[], label="Passage", elem_id="passage")
             say = gr.Button("Say this memory again in words", elem_id="say")
-            said = gr.HTML(empty("What the memory alone still holds appears here."), elem_id="said")
+            said = gr.HTML(html.empty("What the memory alone still holds appears here."), elem_id="said")
         with gr.Column(min_width=300):
-            gr.HTML(hint("The question of step 2, seen through the base's own output layer (logit lens)."))
+            gr.HTML(
+                html.hint("The question of step 2, seen through the base's own output layer (logit lens).")
+            )
             look = gr.Button("Show the question's words", elem_id="look")
-            seen = gr.HTML(empty("The likeliest words of each memory token appear here."), elem_id="seen")
+            seen = gr.HTML(
+                html.empty("The likeliest words of each memory token appear here."), elem_id="seen"
+            )
     return row, say, said, look, seen
 
 
@@ -318,5 +289,6 @@ def launch(blocks: gr.Blocks, **options: Any) -> Any:
         button_primary_background_fill_hover_dark="#115e59",
         button_primary_text_color="white",
     )
-    settings = {"css": CSS, "theme": theme, "max_file_size": "20mb", "footer_links": [], "ssr_mode": False}
-    return blocks.queue(max_size=32, default_concurrency_limit=1).launch(**{**settings, **options})
+    settings = {"css": html.CSS, "theme": theme, "max_file_size": "20mb", "footer_links": []}
+    settings |= {"ssr_mode": False, **options}
+    return blocks.queue(max_size=32, default_concurrency_limit=1).launch(**settings)

@@ -167,11 +167,7 @@ def passages(
 ) -> str:
     """The chosen passages, best first: name, cosine, the likely sentence; each opens to its text.
 
-    Args:
-        names: Of the documents.
-        scores: Cosines.
-        texts: Of the passages.
-        spans: Start and end of the sentence that the answer likely comes from.
+    A span is start and end of the sentence that the answer likely comes from.
     """
     rows = "".join(
         f'<li><div class="name">{escape(name)}</div><div class="clara-score" title="cosine">'

@@ -1,4 +1,4 @@
-"""What one visit to the page does: reading documents, compressing, streaming answers."""
+"""What one visit to the page does: reading documents, compressing, streaming answers, looking inside."""
 
 import logging
 import os
@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TextIteratorStreamer
 
+from ...adapters_clara import evaluating
 from ...bases.embedded import cache_folder
 from ...data.documents import SUFFIXES, read_files
 from ...data.markdown import markdown_document
@@ -58,11 +60,7 @@ def _without_folders(text: str, paths: Sequence[str]) -> str:
 
 
 def checked(documents: Sequence[dict], skipped: Sequence[str] = ()) -> list[dict]:
-    """The documents with ids that differ, if there are some and not too many.
-
-    Raises:
-        ValueError: If there is none, there are too many, or they are too long together.
-    """
+    """The documents with ids that differ; a ValueError if there is none, or too many or too long ones."""
     if not documents and skipped:
         raise ValueError(f"Nothing could be read: {'; '.join(skipped)}.")
     if not documents:
@@ -109,10 +107,8 @@ def sample_memory(
 ) -> Any:
     """The memory of the sample corpus: compressed once for each compressor, then kept in the cache.
 
-    Args:
-        model: A `ClaraForRetrievalGeneration`.
-        cache: Folder of such memories; CLARA_CACHE or the user's cache by default.
-        made: Folder of one that came with the page, which is taken if this compressor made it.
+    `cache` is CLARA_CACHE or the user's cache by default. What lies in `made`, which came with the page, is
+    taken if this compressor made it.
     """
     folder = Path(cache or cache_folder(), f"sample-{model.memory_fingerprint()[:16]}")
     for place in filter(None, (made, folder)):
@@ -140,15 +136,9 @@ def count_tokens(model: Any, texts: Sequence[str]) -> int:
 
 
 def streamed(model: Any, run: Callable[[Any], Any], timeout: float = 300.0) -> Iterator[str]:
-    """The text that `run` writes into the streamer it is given, longer each time.
+    """The text that `run` writes, in a thread of its own, into the streamer it is given, longer each time.
 
-    Args:
-        model: Whose tokenizer reads the tokens.
-        run: Generates, in a thread of its own.
-        timeout: Seconds to wait for the next piece.
-
-    Raises:
-        Exception: What `run` raised; `TimeoutError` after silence.
+    What `run` raised is raised; a TimeoutError after so many seconds of silence.
     """
     streamer = TextIteratorStreamer(model.processor.tokenizer, skip_special_tokens=True, timeout=timeout)
     failed: list[Exception] = []
@@ -170,3 +160,25 @@ def streamed(model: Any, run: Callable[[Any], Any], timeout: float = 300.0) -> I
         raise TimeoutError("The answer took too long.") from error
     if failed:
         raise failed[0]
+
+
+@torch.no_grad()
+def logit_lens(model: Any, question: str, top: int = 8) -> list[list[tuple[str, float]]]:
+    """The likeliest tokens at each of a question's M memory vectors by the base's own head (paper figure 4).
+
+    Returns:
+        For each vector `top` tokens as texts, with their probabilities.
+
+    Raises:
+        ValueError: If the question is empty or too long.
+    """
+    batch = model.processor.encode_questions([question]).to(model.device)
+    head = model.decoder.get_output_embeddings()
+    with model.lock, evaluating(model):
+        rows = model.reason(**batch).rows()
+        found = head(rows.to(head.weight)).float().softmax(dim=-1).topk(top, dim=-1)
+    tokenizer = model.processor.tokenizer
+    return [
+        [(tokenizer.decode([token]), share) for token, share in zip(ids, row, strict=True)]
+        for ids, row in zip(found.indices.tolist(), found.values.tolist(), strict=True)
+    ]

@@ -9,9 +9,15 @@ pytest.importorskip("bm25s")
 pytest.importorskip("datatrove")
 
 from clara.data.readers import read_questions
-from clara.data.synthesis.distillation import agrees, distil, distillation_items
 from clara.data.synthesis.finish import finish_distillation, write_end_to_end
-from clara.data.synthesis.questions import SeedQuestion, build_pools, read_seeds
+from clara.data.synthesis.questions import (
+    SeedQuestion,
+    agrees,
+    build_pools,
+    distil,
+    distillation_items,
+    read_seeds,
+)
 from clara.data.synthesis.rank import run_rank
 from clara.data.synthesis.retrievers import BM25Retriever, ClaraRetriever, DenseRetriever, InTurns
 from clara.data.synthesis.teacher import Reply

@@ -1,7 +1,7 @@
 """Losses and answers from memories, against the model's own forward and generate."""
 
 import torch
-from clara.evaluation.answer_losses import answer_losses
+from clara.evaluation.experiments.scaling_curve import answer_losses
 from clara.evaluation.language_models import ClaraModel, base_of
 from clara.evaluation.readers import MemoryReader, TextReader, read_all
 from conftest import DOCUMENTS, QUESTIONS, make_model

@@ -7,8 +7,8 @@ import pytest
 import torch
 from clara.commands import bench
 from clara.commands.main import main
-from clara.evaluation.speed import models, workload
-from clara.evaluation.speed.models import PRESETS, random_model
+from clara.evaluation.speed import workload
+from clara.evaluation.speed.workload import PRESETS, random_model
 from conftest import text_config
 from speed_helpers import TINY
 
@@ -101,7 +101,7 @@ def test_names_the_model_for_the_report():
 
 
 def test_command_and_library_know_the_same_presets():
-    assert tuple(models.PRESETS) == bench.PRESETS
+    assert tuple(PRESETS) == bench.PRESETS
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -121,7 +121,7 @@ def test_runs_a_preset_through_the_command(tiny, tokenizer, monkeypatch, capsys)
             preset, device, torch.float32, text_config("mistral"), tokenizer, doc_max_length=64
         )
 
-    monkeypatch.setattr(models, "random_model", small)
+    monkeypatch.setattr(workload, "random_model", small)
     words = [
         "bench",
         "compression",

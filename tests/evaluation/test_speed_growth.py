@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from clara.evaluation.speed.growth import growth, private_bytes
+from clara.evaluation.speed.timing import growth, private_bytes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell what is shared")
 SIZE = 1 << 27

@@ -4,7 +4,6 @@ import pytest
 import torch
 from clara.data.records import PretrainingRecord
 from clara.evaluation.speed.rows import sample_rows
-from clara.evaluation.speed.steps import Stepper
 from clara.evaluation.speed.training import (
     ALL,
     BUCKETS,
@@ -12,6 +11,7 @@ from clara.evaluation.speed.training import (
     PADDED,
     RECOMPRESSED,
     STORED,
+    Stepper,
     bench_training,
     bucketed,
     buckets,

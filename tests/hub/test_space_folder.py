@@ -7,8 +7,8 @@ import clara
 import pytest
 import yaml
 from clara.commands.main import main
+from clara.hub.folder import MODEL_VARIABLE, gradio_version, write_space
 from clara.hub.space import visit
-from clara.hub.space_folder import MODEL_VARIABLE, gradio_version, write_space
 from conftest import DOCUMENTS, make_model, save_base
 from hub_server import serve_hub
 
@@ -44,7 +44,7 @@ def test_the_folder_holds_the_page_and_settings(tmp_path):
 
 def test_the_sample_comes_compressed_where_the_model_is_at_hand(tmp_path, shared_model, monkeypatch):
     rows = [{"id": str(number), "text": text} for number, text in enumerate(DOCUMENTS)]
-    monkeypatch.setattr("clara.hub.space_folder.sample_documents", lambda: rows)
+    monkeypatch.setattr("clara.hub.folder.sample_documents", lambda: rows)
     write_space(tmp_path / "space", "org/tiny", shared_model)
     kept = shared_model.load_memory(str(tmp_path / "space" / "sample"))
     assert kept.dtype == "int8" and kept.texts == DOCUMENTS
@@ -58,7 +58,7 @@ def test_the_sample_comes_compressed_where_the_model_is_at_hand(tmp_path, shared
 
 
 def test_the_settings_name_a_whole_version_of_the_allowed_gradio(monkeypatch):
-    monkeypatch.setattr("clara.hub.space_folder.requires", lambda name: ["gradio<7,>=6.31; extra == 'app'"])
+    monkeypatch.setattr("clara.hub.folder.requires", lambda name: ["gradio<7,>=6.31; extra == 'app'"])
     assert gradio_version() == "6.31.0"
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from clara.adapters_clara import wearing, worn_adapters
-from clara.evaluation.lens import logit_lens
+from clara.hub.space.visit import logit_lens
 from clara.memory_clara import CorpusMemory
 from clara.modeling_clara import ClaraForRetrievalGeneration
 from clara.prompts_clara import NOT_FOUND, SLOTS, TEXT, plain_ids

@@ -4,7 +4,7 @@ import argparse
 import json
 
 import pytest
-from clara.commands import bench_corpus
+from clara.commands import bench
 from clara.commands.main import main
 from conftest import DOCUMENTS, QUESTIONS
 
@@ -37,14 +37,14 @@ def test_measures_and_writes(rows, checkpoint, tmp_path, capsys, monkeypatch):
 
 def test_other_documents_in_the_folder(rows, shared_model, tmp_path):
     options = argparse.Namespace(documents=[rows[0]], real=4, stored="float32")
-    assert len(bench_corpus.real_memory(shared_model, options, tmp_path / "real")) == 4
-    assert len(bench_corpus.real_memory(shared_model, options, tmp_path / "real")) == 4
+    assert len(bench.real_memory(shared_model, options, tmp_path / "real")) == 4
+    assert len(bench.real_memory(shared_model, options, tmp_path / "real")) == 4
     options.real = 5
     with pytest.raises(ValueError, match="holds memories of other documents, or of another format"):
-        bench_corpus.real_memory(shared_model, options, tmp_path / "real")
+        bench.real_memory(shared_model, options, tmp_path / "real")
 
 
 def test_some_questions_must_be_left(rows, shared_model, tmp_path, capsys):
     options = argparse.Namespace(questions=rows[1], asked=9, sizes=[30], folder=tmp_path, documents=[rows[0]])
     with pytest.raises(ValueError, match="`--asked` is 9 of 9 questions: leave some"):
-        bench_corpus.store_section(options, shared_model)
+        bench.store_section(options, shared_model)
