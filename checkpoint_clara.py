@@ -299,7 +299,7 @@ class ClaraPreTrainedModel(PreTrainedModel):
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision or "main", **hub)
         model.processor = make_processor(tokenizer, config)
         model.generation_config = greedy_generation_config(model.generation_config)
-        return model.eval()
+        return model
 
     @classmethod
     def from_pretrained(
@@ -346,7 +346,6 @@ class ClaraPreTrainedModel(PreTrainedModel):
         model.set_trainable(ADAPTERS if is_trainable else (), memory_tokens=is_trainable)
         tokenizer = AutoTokenizer.from_pretrained(path, config=config, **hub)
         model.processor = make_processor(tokenizer, config)
-        model.eval()
         info = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
         return (model, info) if with_info else model
 

@@ -229,8 +229,7 @@ MUTANTS = [
             "return nullcontext(), wearing(decoder, *worn_adapters(decoder))",
             "return nullcontext(), nullcontext()",
         ),
-        ("root", "return model.eval()", "return model"),
-        ("root", "        model.eval()\n        info = {", "        info = {"),
+        ("root", "layer.train(layer.get_base_layer().training)", "layer.train()"),
         (
             "root",
             "head + _slots(processor, slots), True, processor.memory_suffix",

@@ -28,6 +28,7 @@ COVER = {
         "model/test_adapters_fingerprint",
         "model/test_adapters_merging",
         "model/test_adapters_clara",
+        "model/test_checkpoint_loading",
     ],
     "modeling_clara.py": [
         "model/test_modeling_maths",
