@@ -171,6 +171,7 @@ def test_the_load_test_asks_for_equal_answers_where_numbers_are_exact():
         "one": side,
         "many": side,
         "clients": 4,
+        "rows": 1,
         "new_tokens": 2,
         "seconds": 1,
     }
@@ -186,6 +187,8 @@ def test_the_load_test_asks_for_equal_answers_where_numbers_are_exact():
         ("bfloat16", "| 5 | 0 in float32; bfloat16 rounds by batch |"),
     ):
         assert told in render({**result, "dtype": dtype})
+    assert "| throughput over one | 1.00 | at least 3 |" in render({**result, "dtype": "float32"})
+    assert "here one client fills 6" in render({**result, "dtype": "float32", "rows": 6})
 
 
 def test_the_load_test_needs_room_for_its_clients(capsys):

@@ -164,7 +164,8 @@ def test_losses_of_answers_are_those_of_the_model(built, step, model):
         segments = batch["segments"][row, columns]
         rows = table[slots[slots >= 0]]
         ones = torch.ones_like(ids)[None]
-        loss, _ = model._answer((ids[None], rows, ones), labels[None], segments[None], None)
+        asked = (labels[None], segments[None], None)
+        loss = model._answer((ids[None], rows, ones), asked, {}).loss
         torch.testing.assert_close(loss, losses[own].mean(), rtol=1e-4, atol=1e-4)
 
 
