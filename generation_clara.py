@@ -4,10 +4,10 @@ The letters of shapes are those of retrieval_clara.
 """
 
 import importlib
+import itertools
 import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -202,7 +202,7 @@ class TextInterface:
     ) -> RetrievalOutput:
         """What each question finds in its pool; neighbouring questions of one pool search it at once."""
         vectors, indices, scores = self.question_vectors(questions), [], []
-        for _, group in groupby(range(len(pools)), key=lambda row: id(pools[row])):
+        for _, group in itertools.groupby(range(len(pools)), key=lambda row: id(pools[row])):
             rows = list(group)
             pool = pools[rows[0]]
             most = min(self.config.retrieval_top_k, len(pool)) if k is None else k
@@ -305,37 +305,45 @@ class TextInterface:
         """Generates from B questions' memories (m, H), chosen with scores (B, K); see `generate`."""
         if reading == "together":
             return self._generate_from(*self.embed_answers(texts, chosen), **options)
+        least, joint = self.config.reading_min_score, self.config.reading_joint
         refusal = plain_ids(self._processor().tokenizer, [NOT_FOUND])[0]
-        readings = [alone_and_together(row, self.config.reading_joint) for row in chosen]
-        asked = [text for text, row in zip(texts, readings, strict=True) for _ in row]
+        readings = [alone_and_together(row, joint) for row in chosen]
+        asked = [(text, memories) for text, row in zip(texts, readings, strict=True) for memories in row]
         streamer = options.pop("streamer", None)
-        embeds, mask = self.embed_answers(asked, [memories for row in readings for memories in row])
-        if self.config.reading_min_score is not None:
+        if least is not None:
             options["begin_suppress_tokens"] = [*(options.get("begin_suppress_tokens") or []), refusal[0]]
-        generation = self._generate_from(embeds, mask, output_logits=True, **options)
-        counts = [len(row) for row in readings]
-        sequences = self._likeliest(generation.sequences, generation.logits, counts, scores, refusal)
+        said: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        for single in (True, False):  # apart, since prompts of all memories are several times as long
+            rows = [row for row, (_, memories) in enumerate(asked) if (len(memories) == 1) == single]
+            if rows:
+                found = self._said([asked[row] for row in rows], refusal[0], options)
+                said.update(zip(rows, found, strict=True))
+        answers, likely, odds = zip(*(said[row] for row in range(len(asked))), strict=True)
+        written = [] if least is not None else [self._decode(ids.unsqueeze(0), 1)[0] for ids in answers]
+        values, counts = (torch.stack(likely), torch.stack(odds)), [len(row) for row in readings]
+        places = choose_answers(*values, written, counts, scores, least, joint)
+        end = self._processor().tokenizer.eos_token_id
+        none, firsts = torch.tensor([*refusal, end]).to(answers[0]), itertools.accumulate([0, *counts[:-1]])
+        told = [none if x is None else answers[start + x] for start, x in zip(firsts, places, strict=True)]
+        sequences = pad_sequence(told, batch_first=True, padding_value=end)
         if streamer is not None:
             streamer.put(sequences.cpu())
             streamer.end()
         return ModelOutput(sequences=sequences)
 
-    def _likeliest(
-        self, sequences: Tensor, logits: tuple, counts: list[int], scores: Tensor, refusal: list[int]
-    ) -> Tensor:
-        """Of each question's answers the likeliest with its passage, or the `refusal`."""
-        least, end = self.config.reading_min_score, self._processor().tokenizer.eos_token_id
+    def _said(
+        self, asked: list[tuple[str, list[Tensor]]], refusal: int, options: dict[str, Any]
+    ) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Answers to questions from memories: ids, their mean log probability, and the odds of an answer."""
+        embeds, mask = self.embed_answers(*zip(*asked, strict=True))
+        generation = self._generate_from(embeds, mask, output_logits=True, **options)
+        sequences, logits = generation.sequences, generation.logits
         taken = self.decoder.compute_transition_scores(sequences, logits, normalize_logits=True)
         ends = torch.tensor(self.generation_config.eos_token_id).to(sequences)
         after = torch.isin(sequences, ends).long()
         own = after.cumsum(dim=1) - after == 0  # up to the end of the answer
         likely = taken.float().where(own, 0).sum(dim=1) / own.sum(dim=1)
-        texts = self._decode(sequences, len(sequences)) if least is None else []
-        odds = answer_odds(logits[0], refusal[0])
-        chosen = choose_answers(likely, odds, texts, counts, scores, least, self.config.reading_joint)
-        none, answers = torch.tensor([*refusal, end]).to(sequences), sequences.split(counts)
-        rows = [none if place is None else row[place] for row, place in zip(answers, chosen, strict=True)]
-        return pad_sequence(rows, batch_first=True, padding_value=end)
+        return list(zip(sequences, likely, answer_odds(logits[0], refusal), strict=True))
 
     def embed_answers(
         self, questions: Sequence[str], memories: Sequence[Sequence[Tensor]]

@@ -61,7 +61,6 @@ def run(arguments: argparse.Namespace) -> None:
 def measure(arguments: argparse.Namespace, folder: str) -> dict[str, Any]:
     """All parts in one run, as JSON values."""
     from ..data.documents import read_documents
-    from ..prompts_clara import alone_and_together
     from ..retrieval_clara import format_name
     from ..serving.load import run_burst, run_load
 
@@ -71,11 +70,7 @@ def measure(arguments: argparse.Namespace, folder: str) -> dict[str, Any]:
         model.merge_adapters()
     memory = model.build_memory(list(read_documents(CORPUS)), show_progress=False)
     memory.save_pretrained(folder)
-    config, rows = model.config, 1
-    if config.reading == "each":
-        read = range(min(config.retrieval_top_k, len(memory)))
-        rows = len(alone_and_together(read, config.reading_joint))
-    new = arguments.new_tokens
+    new, rows = arguments.new_tokens, rows_of(model.config, len(memory))
     fields = {"model": "clara", "max_tokens": new, "min_tokens": new}
     batch = (questions * arguments.clients)[: arguments.clients]
     ideal = ideal_seconds(model, memory, batch, new, arguments.repeats)
@@ -103,6 +98,14 @@ def measure(arguments: argparse.Namespace, folder: str) -> dict[str, Any]:
         **compared(one, many),
         "burst": {"requests": beyond, "statuses": burst.statuses, "429_without_retry_after": silent},
     }
+
+
+def rows_of(config: Any, passages: int) -> int:
+    """How many answers a server writes to one question of a memory."""
+    from ..prompts_clara import alone_and_together
+
+    read = range(min(config.retrieval_top_k, passages))
+    return len(alone_and_together(read, config.reading_joint)) if config.reading == "each" else 1
 
 
 def compared(one: Any, many: Any) -> dict[str, Any]:

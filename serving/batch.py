@@ -5,6 +5,7 @@ write into the same next column; a joining row is aligned at the right edge. Its
 were made with, so a shift to the right changes nothing.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ class RunningBatch:
 
     @torch.no_grad()
     def read(self, embeds: Tensor, mask: Tensor) -> tuple[Tensor, DynamicCache]:
-        """Reads prompts, in passes of `READ_TOKENS` at most or of one prompt.
+        """Reads prompts, in passes of `READ_TOKENS` at most or of one prompt, each as wide as its longest.
 
         Args:
             embeds: (B, L, H).
@@ -51,13 +52,14 @@ class RunningBatch:
         Returns:
             The logits behind them (B, V), and a cache to `change` with.
         """
-        rows = max(1, READ_TOKENS // mask.shape[1])
-        parts = [DynamicCache() for _ in mask.split(rows)]
-        logits = [
-            self._pass(part, kept, inputs_embeds=some, position_ids=positions(kept))
-            for part, some, kept in zip(parts, embeds.split(rows), mask.split(rows), strict=True)
-        ]
-        return torch.cat(logits), _stack(parts)
+        parts, logits = [], []
+        for rows in passes(mask.sum(dim=-1).tolist()):
+            kept = mask[rows]
+            first = int(kept.any(dim=0).long().argmax())
+            kept, some = kept[:, first:], embeds[rows][:, first:]
+            parts.append(DynamicCache())
+            logits.append(self._pass(parts[-1], kept, inputs_embeds=some, position_ids=positions(kept)))
+        return torch.cat(logits), _stack(parts, mask.shape[1])
 
     @torch.no_grad()
     def step(self, tokens: list[int]) -> Tensor:
@@ -105,15 +107,26 @@ class RunningBatch:
         self.cache = merged
 
 
-def _stack(parts: list[DynamicCache]) -> DynamicCache:
-    """The rows of caches of the same width, one after the other."""
-    if len(parts) == 1:
-        return parts[0]
-    whole = DynamicCache()
+def passes(lengths: list[int]) -> Iterator[slice]:
+    """Neighbouring prompts that are read at once: as many as `READ_TOKENS` hold at the longest's length."""
+    start = 0
+    while start < len(lengths):
+        stop = start + 1
+        while stop < len(lengths) and (stop + 1 - start) * max(lengths[start : stop + 1]) <= READ_TOKENS:
+            stop += 1
+        yield slice(start, stop)
+        start = stop
+
+
+def _stack(parts: list[DynamicCache], width: int) -> DynamicCache:
+    """The rows of caches, one after the other, padded on the left to `width` columns."""
+    whole, rows = DynamicCache(), slice(None)
     for number in range(len(parts[0].layers)):
         layers = [part.layers[number] for part in parts]
-        keys, values = [layer.keys for layer in layers], [layer.values for layer in layers]
-        whole.update(torch.cat(keys), torch.cat(values), number)
+        keys = [_align(layer.keys, rows, 0, width) for layer in layers]
+        whole.update(
+            torch.cat(keys), torch.cat([_align(layer.values, rows, 0, width) for layer in layers]), number
+        )
     return whole
 
 
