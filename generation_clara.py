@@ -32,12 +32,13 @@ from .processing_clara import (
 )
 from .prompts_clara import (
     NOT_FOUND,
-    alone_and_together,
     answer_odds,
     choose_answers,
     length_buckets,
+    may_be_passed,
     paraphrase_prompt,
     plain_ids,
+    refusals_last,
 )
 from .retrieval_clara import FLOATS, ClaraGenerateOutput, RetrievalOutput, first, format_name
 
@@ -306,30 +307,36 @@ class TextInterface:
         if reading == "together":
             return self._generate_from(*self.embed_answers(texts, chosen), **options)
         least, joint = self.config.reading_min_score, self.config.reading_joint
-        refusal = plain_ids(self._processor().tokenizer, [NOT_FOUND])[0]
-        readings = [alone_and_together(row, joint) for row in chosen]
-        asked = [(text, memories) for text, row in zip(texts, readings, strict=True) for memories in row]
-        streamer = options.pop("streamer", None)
+        streamer, tokenizer = options.pop("streamer", None), self._processor().tokenizer
+        refusal = plain_ids(tokenizer, [NOT_FOUND])[0]
         if least is not None:
             options["begin_suppress_tokens"] = [*(options.get("begin_suppress_tokens") or []), refusal[0]]
-        said: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
-        for single in (True, False):  # apart, since prompts of all memories are several times as long
-            rows = [row for row, (_, memories) in enumerate(asked) if (len(memories) == 1) == single]
-            if rows:
-                found = self._said([asked[row] for row in rows], refusal[0], options)
-                said.update(zip(rows, found, strict=True))
-        answers, likely, odds = zip(*(said[row] for row in range(len(asked))), strict=True)
-        written = [] if least is not None else [self._decode(ids.unsqueeze(0), 1)[0] for ids in answers]
-        values, counts = (torch.stack(likely), torch.stack(odds)), [len(row) for row in readings]
-        places = choose_answers(*values, written, counts, scores, least, joint)
-        end = self._processor().tokenizer.eos_token_id
-        none, firsts = torch.tensor([*refusal, end]).to(answers[0]), itertools.accumulate([0, *counts[:-1]])
-        told = [none if x is None else answers[start + x] for start, x in zip(firsts, places, strict=True)]
-        sequences = pad_sequence(told, batch_first=True, padding_value=end)
+        asked = [(text, [memory]) for text, row in zip(texts, chosen, strict=True) for memory in row]
+        alone = iter(self._said(asked, refusal[0], options))
+        answers = [list(itertools.islice(alone, len(row))) for row in chosen]
+        places = self._places(answers, scores)
+        likely = [torch.stack([said for _, said, _ in row]) for row in answers]
+        left = [row for row, place in enumerate(places) if place is not None]
+        left = [row for row in left if may_be_passed(likely[row], scores[row], joint)]
+        if left:  # these are read together too, since that answer may be the one that is told
+            asked = [(texts[row], chosen[row]) for row in left]
+            for row, answer in zip(left, self._said(asked, refusal[0], options), strict=True):
+                answers[row].append(answer)
+            places = self._places(answers, scores)
+        none = torch.tensor([*refusal, tokenizer.eos_token_id]).to(answers[0][0][0])
+        told = [none if place is None else row[place][0] for row, place in zip(answers, places, strict=True)]
+        sequences = pad_sequence(told, batch_first=True, padding_value=tokenizer.eos_token_id)
         if streamer is not None:
             streamer.put(sequences.cpu())
             streamer.end()
         return ModelOutput(sequences=sequences)
+
+    def _places(self, answers: list[list[tuple[Tensor, Tensor, Tensor]]], scores: Tensor) -> list[int | None]:
+        """Which of each question's answers is told."""
+        _, likely, odds = zip(*itertools.chain(*answers), strict=True)
+        limits = (self.config.reading_min_score, self.config.reading_joint)
+        counts = [len(row) for row in answers]
+        return choose_answers(torch.stack(likely), torch.stack(odds), counts, scores, *limits)
 
     def _said(
         self, asked: list[tuple[str, list[Tensor]]], refusal: int, options: dict[str, Any]
@@ -343,6 +350,8 @@ class TextInterface:
         after = torch.isin(sequences, ends).long()
         own = after.cumsum(dim=1) - after == 0  # up to the end of the answer
         likely = taken.float().where(own, 0).sum(dim=1) / own.sum(dim=1)
+        if self.config.reading_min_score is None:
+            likely = refusals_last(likely, self._decode(sequences, len(sequences)))
         return list(zip(sequences, likely, answer_odds(logits[0], refusal), strict=True))
 
     def embed_answers(

@@ -281,10 +281,15 @@ def alone_and_together(memories: Sequence[Any], joint: float | None) -> list[lis
     return alone if joint is None or len(alone) < 2 else [*alone, list(memories)]
 
 
+def refusals_last(likely: Tensor, texts: Sequence[str]) -> Tensor:
+    """(answers,) log probabilities in which an answer that nothing was found comes after all others."""
+    refused = torch.tensor([text == NOT_FOUND for text in texts], device=likely.device)
+    return likely.masked_fill(refused, -1e4)
+
+
 def choose_answers(
     likely: Tensor,
     odds: Tensor,
-    texts: Sequence[str],
     counts: list[int],
     scores: Tensor,
     least: float | None,
@@ -295,23 +300,29 @@ def choose_answers(
     Args:
         likely: (answers,) mean log probability of each, question by question.
         odds: (answers,) as `answer_odds` gives them.
-        texts: The answers; without `least` they say which of them found nothing.
-        counts: B numbers of answers, one for each reading of `alone_and_together`.
-        scores: (B, K) cosines of the passages.
+        counts: B numbers of answers: one for each passage, and perhaps one more from all together.
+        scores: (B, K) cosines of the passages, -inf where a question has fewer.
         least: `config.reading_min_score`.
         joint: `config.reading_joint`.
     """
-    if least is None:  # an answer that nothing was found comes last
-        refused = torch.tensor([text == NOT_FOUND for text in texts], device=likely.device)
-        likely = likely.masked_fill(refused, -1e4)
     chosen: list[int | None] = []
     for own, held, cosines in zip(likely.split(counts), odds.split(counts), scores.to(likely), strict=True):
-        together = joint is not None and len(own) > 1
-        near = cosines[: len(own) - together] / READING_TEMPERATURE
+        near = cosines[cosines.isfinite()] / READING_TEMPERATURE
         enough = least is None or bool((held[: len(near)] + near).max() >= least)
-        near = torch.cat([near, near.max().unsqueeze(0) + joint]) if together else near
+        if len(own) > len(near):
+            near = torch.cat([near, near.max().unsqueeze(0) + joint])
         chosen.append(int((own + near).argmax()) if enough else None)
     return chosen
+
+
+def may_be_passed(likely: Tensor, cosines: Tensor, joint: float | None) -> bool:
+    """Whether an answer from all K passages together could be chosen above those from each alone.
+
+    It could not where these, of log probabilities (K,) and cosines (K or more,), are likelier with their
+    passages than one of log probability 0 would be.
+    """
+    near = cosines[: len(likely)].to(likely) / READING_TEMPERATURE
+    return joint is not None and len(near) > 1 and bool((likely + near).max() < near.max() + joint)
 
 
 def split_texts(

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from ..prompts_clara import NOT_FOUND, choose_answers
+from ..prompts_clara import NOT_FOUND, choose_answers, refusals_last
 from .requests import DONE, FAILED, PIECE, EngineRequest, Event, Finished
 
 
@@ -53,7 +53,8 @@ class Candidates:
     def _chosen(self, done: list[Finished]) -> Finished:
         """The likeliest answer with its passage, or that nothing was found."""
         likely, odds = torch.tensor([[answer.log_prob, answer.odds] for answer in done]).T
-        texts = [answer.answer for answer in done]
+        if self._least is None:
+            likely = refusals_last(likely, [answer.answer for answer in done])
         scores = torch.tensor([self._scores])
-        (place,) = choose_answers(likely, odds, texts, [len(done)], scores, self._least, self._joint)
+        (place,) = choose_answers(likely, odds, [len(done)], scores, self._least, self._joint)
         return Finished(NOT_FOUND, "stop", 0) if place is None else done[place]

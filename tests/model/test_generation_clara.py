@@ -574,11 +574,21 @@ def test_a_question_to_which_no_memory_holds_an_answer_is_refused(shared_model, 
 def test_memories_read_together_give_one_more_answer(shared_model, memory, monkeypatch):
     asked = {"questions": QUESTIONS, "memory": memory, "retrieval_top_k": 3, "max_new_tokens": 5}
     plain = {how: shared_model.generate(**asked, reading=how) for how in ("each", "together")}
+    said = type(shared_model)._said
     assert plain["each"] != plain["together"]
     for joint, told in ((1e6, "together"), (-1e6, "each")):
         monkeypatch.setattr(shared_model.config, "reading_joint", joint)
         assert shared_model.generate(**asked, reading="each") == plain[told]
         assert shared_model.generate(**asked, reading="together") == plain["together"]
+    read = []
+
+    def counted(model, asked, *rest):
+        read.append(len(asked))
+        return said(model, asked, *rest)
+
+    monkeypatch.setattr(type(shared_model), "_said", counted)
+    shared_model.generate(**asked, reading="each")
+    assert read == [9]  # that answer could not be told: it was not read
 
 
 def test_the_configuration_says_how_memories_are_read(shared_model, memory, monkeypatch):

@@ -13,10 +13,12 @@ from clara.prompts_clara import (
     alone_and_together,
     answer_prompt,
     choose_answers,
+    may_be_passed,
     paraphrase_prompt,
     questions_and_answers_prompt,
     questions_and_answers_target,
     reconstruction_prompt,
+    refusals_last,
     render_chat,
     template_ids,
 )
@@ -112,14 +114,12 @@ def test_the_readings_of_each_are_the_memories_alone_and_perhaps_all_of_them():
 def test_the_answer_that_is_likeliest_with_its_passage_is_told():
     scores = torch.tensor([[0.3, 0.2], [0.5, float("-inf")]])
 
-    def chosen(likely, odds, counts=(2, 1), least=None, joint=None, texts=None):
-        values = (torch.tensor(likely), torch.tensor(odds), texts or ["yes"] * len(likely))
-        return choose_answers(*values, [*counts], scores, least, joint)
+    def chosen(likely, odds=(0.0,) * 3, counts=(2, 1), least=None, joint=None):
+        return choose_answers(torch.tensor(likely), torch.tensor(odds), [*counts], scores, least, joint)
 
-    some = [0.0] * 3
-    assert chosen([-1.0, -0.5, -9.0], some) == [0, 0]  # -1 + 3 against -0.5 + 2
-    assert chosen([-2.0, -0.5, -9.0], some) == [1, 0]
-    assert chosen([-1.0, -0.5, -9.0], some, texts=[NOT_FOUND, "b", "c"]) == [1, 0]
+    assert chosen([-1.0, -0.5, -9.0]) == [0, 0]  # -1 + 3 against -0.5 + 2
+    assert chosen([-2.0, -0.5, -9.0]) == [1, 0]
+    assert refusals_last(torch.tensor([-1.0, -0.5]), [NOT_FOUND, "b"]).argmax() == 1
     assert chosen([-1.0, -0.5, -9.0], [-4.0, -0.5, 1.0], least=2.0) == [None, 0]  # -1 and 1.5; 6
     assert chosen([-1.0, -0.5, -9.0], [-4.0, 0.5, 1.0], least=2.5) == [0, 0]
     # with both passages together: its own log probability, the best cosine, and what is added
@@ -127,6 +127,15 @@ def test_the_answer_that_is_likeliest_with_its_passage_is_told():
     assert chosen(both, odds, (3, 1), joint=-0.5) == [2, 0]  # -0.4 + 3 - 0.5 against -1 + 3
     assert chosen(both, odds, (3, 1), joint=-0.7) == [0, 0]
     assert chosen(both, odds, (3, 1), least=2.0, joint=-0.5) == [None, 0]  # its odds do not count
+
+
+def test_all_passages_are_read_together_only_where_that_answer_may_be_told():
+    cosines = torch.tensor([0.3, 0.2, float("-inf")])
+    assert may_be_passed(torch.tensor([-1.0, -0.5]), cosines, -0.5)  # 2 and 1.5 against 0 + 3 - 0.5
+    assert not may_be_passed(torch.tensor([-1.0, -0.5]), cosines, -1.0)
+    assert not may_be_passed(torch.tensor([-1.0, 0.6]), cosines, -0.5)
+    assert not may_be_passed(torch.tensor([-9.0]), cosines, -0.5)  # one passage
+    assert not may_be_passed(torch.tensor([-9.0, -9.0]), cosines, None)
 
 
 def test_what_stands_behind_the_suffix_of_a_memory_is_read_in_its_place():
