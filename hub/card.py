@@ -1,5 +1,6 @@
 """The card of a published model: model_card.md with its marked sections and its head filled from values."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,21 +24,7 @@ NOT_MEASURED = "Not measured."
 ROW = re.compile(r"^\| ([\w/@]+) \| (.+?) \|$", re.MULTILINE)
 STEPS = re.compile(r"after (\d+) of \d+\s+optimizer steps of the stage `(\w+)`")
 FINGERPRINT = re.compile(r"\| fingerprint of the memories \| `(\w+)…` \|")
-FIELDS = (
-    "compression_rate",
-    "num_memory_tokens",
-    "doc_max_length",
-    "pooling",
-    "encoder_attention",
-    "connector",
-    "retrieval_top_k",
-    "reading",
-    "reading_min_score",
-    "reading_joint",
-    "lora_r",
-    "lora_alpha",
-    "lora_target_modules",
-)
+FIELDS = ("compression_rate", "doc_max_length", "retrieval_top_k", "reading", "lora_r")
 UNTRAINED = (
     "**State: untrained.** No training has taught these adapters anything: answers are nonsense, and the "
     "search has only what the plain base's states happen to share."
@@ -133,8 +120,26 @@ def render_model_card(
     if facts["base_model"] is None:
         head.pop("base_model_relation")
     data = ModelCardData(**{key: value for key, value in head.items() if value}).to_dict()
-    yaml_head = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, default_flow_style=None, width=1000)
-    return f"---\n{yaml_head}---\n{card.text}"
+    return f"---\n{_yaml(data)}---\n{card.text}"
+
+
+def _yaml(head: Mapping[str, Any]) -> str:
+    """The head of a card, in which an example and a result take one line each."""
+    options = {"default_flow_style": True, "sort_keys": False, "allow_unicode": True, "width": math.inf}
+
+    def line(value: Any) -> str:
+        return yaml.safe_dump([value], **options).strip()[1:-1]
+
+    text = ""
+    for key, value in head.items():
+        if key == "widget":
+            text += "widget:\n" + "".join(f"- {line(row)}\n" for row in value)
+        elif key == "model-index":
+            text += f"model-index:\n- name: {line(value[0]['name'])}\n  results:\n"
+            text += "".join(f"  - {line(row)}\n" for row in value[0]["results"])
+        else:
+            text += f"{key}: {line(value)}\n"
+    return text
 
 
 def _kept(card: str, name: str) -> str:
@@ -168,7 +173,7 @@ def _model(facts: Mapping[str, Any]) -> str:
     ]
     table = "| | |\n| --- | --- |\n" + "\n".join(f"| {key} | {value} |" for key, value in rows)
     note = "The root holds the base's weights under the base's own key names, `compressor/`, "
-    note += "`query_reasoner/` and `generator/` are plain PEFT folders."
+    note += "`query_reasoner/` and `generator/` are plain PEFT folders; `config.json` has all settings."
     if facts["base_name"] in EMBEDDED_BASES:
         note += EMBEDDED_NOTE.format(base=facts["base_model"])
     return f"{table}\n\n{note}"
@@ -204,7 +209,7 @@ def _examples(examples: Examples) -> str:
     table = markdown_table(["question", "answer", "gold", "first document found"], rows)
     told = (
         f"Of {examples.asked} evenly spaced questions of the sample corpus, answered greedily from all its "
-        f"documents, {examples.right} were answered right. The examples below are the first of these"
+        f"documents, {examples.right} were answered right. The examples below are among these"
     )
     rest = "" if examples.right >= len(examples.shown) else "; the others are wrong and marked so"
     return f"{told}{rest}.\n\n{table}"

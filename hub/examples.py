@@ -7,7 +7,7 @@ import torch
 from ..adapters_clara import adapter_state
 from ..configuration_clara import ADAPTERS
 from ..data.sample_corpus import sample_documents, sample_questions
-from ..evaluation.metrics import cover_exact_match
+from ..evaluation.metrics import cover_exact_match, exact_match
 from ..modeling_clara import ClaraForRetrievalGeneration
 from .card import EMBEDDED_BASES, FIELDS, Examples, base_id
 
@@ -44,10 +44,10 @@ def model_facts(model: ClaraForRetrievalGeneration, base_model: str | None = Non
 
 
 def make_examples(model: ClaraForRetrievalGeneration, count: int) -> Examples:
-    """Answers to questions of the sample corpus, greedily, from all its documents: right ones first.
+    """Answers to questions of the sample corpus, greedily, from all its documents: exact ones first.
 
     Four times as many questions are asked as are shown, evenly spaced; an answer is right if it holds a gold
-    answer. Where too few are right, wrong ones are shown too, and marked.
+    answer, exact if it equals one. Where too few are right, wrong ones are shown too, and marked.
 
     Args:
         model: The model that is published.
@@ -69,11 +69,14 @@ def make_examples(model: ClaraForRetrievalGeneration, count: int) -> Examples:
         {
             "question": row["question"],
             "answer": answer,
-            "gold": row["answers"][0],
+            "gold": max(row["answers"], key=lambda gold: cover_exact_match(answer, [gold])),
             "documents": [{"id": ids[0]}],
             "right": bool(cover_exact_match(answer, row["answers"])),
         }
         for row, answer, ids in zip(chosen, out.answers, out.document_ids, strict=True)
     ]
-    shown = sorted(rows, key=lambda row: not row["right"])[:count]
-    return Examples(shown, asked, sum(row["right"] for row in rows))
+
+    def worse(row: dict[str, Any]) -> tuple[bool, bool]:
+        return not row["right"], not exact_match(row["answer"], [row["gold"]])
+
+    return Examples(sorted(rows, key=worse)[:count], asked, sum(row["right"] for row in rows))

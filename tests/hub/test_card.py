@@ -105,6 +105,21 @@ def test_the_head_is_complete_and_the_hub_reads_it():
     ]
 
 
+def test_examples_and_results_take_a_line_each_of_the_head():
+    interval = {"mean": 0.5, "low": 0.4, "high": 0.6}
+    values = dict.fromkeys(("exact_match", "token_f1", "cover_exact_match"), interval)
+    systems = {"clara": {"metrics": values, "tokens_read": 1.0}}
+    reports = [
+        {"benchmark": name, "setting": "normal", "questions": 9, "systems": systems}
+        for name in ("nq", "2wiki")
+    ]
+    text = render(reports)
+    head = text.split("\n---\n")[0].splitlines()
+    assert sum(line.startswith("- {text: ") for line in head) == 1
+    assert sum(line.startswith("  - {task: ") for line in head) == 2
+    assert len(ModelCard(text).data.eval_results) == 6
+
+
 def test_every_section_is_filled_and_a_rendered_card_can_be_filled_again():
     once = render()
     for name in SECTIONS:

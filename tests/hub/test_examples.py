@@ -11,7 +11,7 @@ def test_facts_by_hand(shared_model, base):
     facts = model_facts(shared_model)
     assert facts["base_name"] is None and facts["base_model"] is None
     assert facts["trained"] == ["compressor", "query_reasoner", "generator"]
-    assert facts["config"]["compression_rate"] == 16 and facts["config"]["num_memory_tokens"] == 4
+    assert facts["config"]["compression_rate"] == 16
     assert facts["memory_bytes"] == 4 * 32 * 4 and facts["dtype"] == "float32"
     # rank 4 on q, k, v, o, gate, up, down of two layers, width 32, 2 of 4 heads of 8 for keys, 48 inside
     layer = 4 * ((32 + 32) + (32 + 16) * 2 + (32 + 32) + (32 + 48) * 2 + (48 + 32))
@@ -46,6 +46,23 @@ def test_examples_are_generated_by_the_model_and_right_ones_come_first(shared_mo
         assert (row["question"], row["gold"]) == (asked[number]["question"], asked[number]["answers"][0])
         assert (row["answer"], row["right"]) == (out.answers[number], right)
         assert row["documents"] == [{"id": out.document_ids[number][0]}]
+
+
+def test_exact_answers_come_before_others_that_are_right(shared_model, monkeypatch):
+    questions = sample_questions()
+    asked = [questions[row * len(questions) // 4]["question"] for row in range(4)]
+    monkeypatch.setattr(examples, "cover_exact_match", lambda answer, golds: True)
+    golds = {row["question"]: row["answers"][0] for row in questions}
+    monkeypatch.setattr(examples, "exact_match", lambda answer, gold: gold == [golds[asked[2]]])
+    assert [row["question"] for row in make_examples(shared_model, 1).shown] == [asked[2]]
+
+
+def test_the_gold_answer_shown_is_the_one_that_the_answer_holds(shared_model, monkeypatch):
+    told = [*sample_questions()[0]["answers"], "an answer of its own"]
+    rows = [{**row, "answers": told} for row in sample_questions()]
+    monkeypatch.setattr(examples, "sample_questions", lambda: rows)
+    monkeypatch.setattr(examples, "cover_exact_match", lambda answer, golds: golds[-1] == told[-1])
+    assert {row["gold"] for row in make_examples(shared_model, 1).shown} == {told[-1]}
 
 
 def test_no_examples_and_too_many(shared_model):

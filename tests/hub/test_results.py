@@ -82,6 +82,12 @@ def test_the_table_by_hand():
     assert len({line.count(" | ") for line in lines}) == 1
 
 
+def test_the_control_is_no_row_of_the_table():
+    with_it = report()
+    with_it["systems"] = {**with_it["systems"], "clara_shuffled": with_it["systems"]["clara"]}
+    assert results_table([with_it]) == results_table([report()])
+
+
 def test_without_reports_nothing_is_measured():
     assert len(results_table([]).splitlines()) == 2
     assert model_index([]) == []
