@@ -1,9 +1,9 @@
 """The store at scale: an index against exact search, over a real corpus that is enlarged to any size.
 
 The first rows are the real ones; each further row is made of two of them, x and z, on the unit sphere:
-y = m + √½ (x - m) + √½ (z - m) with the mean m. Mean and covariance stay those of the real vectors, as if
-more were drawn from the same source: the gaps between a question's neighbours shrink with the size as they do
-in a larger real corpus.
+y = m + cos(t) (x - m) + sin(t) (z - m) with the mean m and a random angle t, so that no two rows are equal.
+Mean and covariance stay those of the real vectors, as if more were drawn from the same source: the gaps
+between a question's neighbours shrink with the size as they do in a larger real corpus.
 
 Letters of the shapes: B questions, K chosen, n rows, N real passages, D width of a search vector.
 """
@@ -23,6 +23,7 @@ import torch
 from clara.memory_clara import CorpusMemory
 from clara.store import CorpusStore
 from clara.store.build import BuildPlan, StoreBuild, encode_fields
+from clara.store.graph import graph_facts
 from clara.store.indexes import read_effort, recall_at
 from clara.store.schema import empty_fields, merge_fields
 from torch import Tensor
@@ -51,7 +52,7 @@ class Plan:
     folder: Path  # where the stores go; the largest one stays
     sizes: tuple[int, ...]  # passages of each store
     repeats: int = 3  # rounds of the timing
-    index: str = "IVF_RQ"  # kind of the index, as Lance calls it
+    index: str = "HNSW"  # kind of the index
     tick: Callable[[int], Any] = lambda passages: None  # called with the passages of every block
 
 
@@ -172,7 +173,9 @@ def mixed(real: Tensor, number: int, count: int) -> tuple[Tensor, Tensor]:
     units = normalize(real.float(), dim=1)
     one = torch.randint(len(units), (count,), generator=generator)
     other = (one + torch.randint(1, len(units), (count,), generator=generator)) % len(units)
-    vectors = (units[one] + units[other]) * 0.5**0.5 + (1 - 2 * 0.5**0.5) * units.mean(dim=0)
+    turned = torch.pi / 8 * (1 + 2 * torch.rand(count, 1, generator=generator))  # neither x nor z, nearly
+    mean, first, second = units.mean(dim=0), turned.cos(), turned.sin()
+    vectors = mean + first * (units[one] - mean) + second * (units[other] - mean)
     return normalize(vectors, dim=1), one
 
 
@@ -223,19 +226,21 @@ def time_rows(store: CorpusStore, real: CorpusMemory, clocked: Callable) -> None
 def describe(store: CorpusStore, query: Tensor, real: int) -> dict[str, Any]:
     """What the index finds of the exact five, and what the neighbours are like."""
     scores, indices = store.search(query, min(50, len(store)), exact=True)
-    exact = indices[:, :AT]
-    recall = recall_at(store.search(query, AT, exact=False)[1], exact)
-    effort = read_effort(store._dataset)
+    recall = recall_at(store.search(query, AT, exact=False)[0], scores[:, :AT])
+    graph, effort = graph_facts(store._dataset), read_effort(store._dataset)
+    if graph is not None:
+        hardness = {"effort of the graph": graph["effort"]}
+    else:
+        hardness = {"cells looked at": effort.nprobes, "candidates of a question": AT * effort.refine}
     return {
         "passages": len(store),
         "real passages": min(len(store), real),
         "format of the memories": store.dtype,
-        "cells looked at": effort.nprobes,
-        "candidates of a question": AT * effort.refine,
+        **hardness,
         f"recall@5 of the {len(query)} questions timed": recall,
         "recall reached (0.99)": recall >= RECALL,
         "gaps of the cosines, enlarged": gaps(scores),
-        "real passages among the exact five": float((exact < real).float().mean()),
+        "real passages among the exact five": float((indices[:, :AT] < real).float().mean()),
     }
 
 
