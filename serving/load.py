@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 import numpy as np
 
+PATIENCE = 1800  # seconds: a full queue takes a CPU several minutes
+
 
 @dataclass
 class Load:
@@ -82,7 +84,7 @@ async def _load(
 ) -> Load:
     start = time.perf_counter()
     limits = httpx.Limits(max_connections=load.clients, max_keepalive_connections=load.clients)
-    async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE, limits=limits) as http:
         watching = asyncio.create_task(_watch(watch, load))
         asking = [
             _client(http, questions[number:] + questions[:number], load, start + seconds, fields)
@@ -136,7 +138,7 @@ async def _burst(url: str, question: str, requests: int, fields: Mapping[str, An
     load, silent = Load(requests), 0
     start = time.perf_counter()
     limits = httpx.Limits(max_connections=requests)
-    async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE, limits=limits) as http:
 
         async def refused(response: httpx.Response) -> None:
             nonlocal silent

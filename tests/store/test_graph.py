@@ -96,6 +96,18 @@ def test_an_altered_file_is_refused_and_a_missing_one_is_done_without(store):
         fresh.search(memory(["x"]).vectors, 1, exact=False)
 
 
+def test_wide_vectors_are_reduced_to_the_directions_in_which_they_are_longest():
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.cat([torch.ones(100), torch.full((200,), 1e-3)])[torch.randperm(300, generator=generator)]
+    rows = torch.nn.functional.normalize(torch.randn(2000, 300, generator=generator) * scale, dim=1)
+    index = graphs._empty(graphs.library(), rows.numpy())
+    index.add_with_ids(rows.numpy(), torch.arange(7, 2007).numpy())
+    assert index.chain.at(0).d_out == graphs.WIDTH
+    exact = (rows[:64] @ rows.T).topk(5).indices + 7
+    found = torch.from_numpy(index.search(rows[:64].numpy(), 20)[1])
+    assert (found.unsqueeze(1) == exact.unsqueeze(2)).any(2).float().mean() > 0.95
+
+
 def test_one_kind_takes_the_place_of_the_other(store):
     store.build_index(index_type="IVF_RQ", num_partitions=4)
     assert graph_facts(store._dataset) is None and files(store) == [] and read_effort(store._dataset)
