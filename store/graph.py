@@ -100,7 +100,7 @@ def by_graph(
     found = [addresses[places.holds(addresses)] for addresses in found]
     scores, indices = compare(places, vectors, query, k, found)
     later = [f for f in dataset.get_fragments() if f.fragment_id not in facts["fragments"]]
-    if not later:
+    if not later or scores.shape[1] < k:
         return scores, indices
     fresh = exact(dataset, places, vectors, query, k, fragments=later)
     scores, order = torch.cat([scores, fresh[0]], 1).sort(dim=1, descending=True, stable=True)

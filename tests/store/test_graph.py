@@ -47,6 +47,14 @@ def test_rows_that_came_later_are_found_and_rows_that_went_are_not(store):
         torch.testing.assert_close(exact[0], found[0], atol=1e-6, rtol=0)
 
 
+def test_where_most_rows_went_nothing_is_missed(store):
+    store.append(memory([f"new {row}" for row in range(6)], seed=1))
+    store.delete([f"d{row}" for row in range(400) if row % 20])
+    asked = memory([f"d{row}" for row in range(40)]).vectors
+    exact, found = (store.search(asked, 5, exact=mode) for mode in (True, None))
+    assert torch.equal(exact[1], found[1])
+
+
 def test_optimize_builds_it_again_only_where_it_lacks_rows(store):
     before = graph_facts(store._dataset)
     store.optimize()
