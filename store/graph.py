@@ -29,7 +29,7 @@ LINKS, CARE = 32, 200  # links of a vector; how many are looked at for each whil
 SAMPLE, BLOCK = 20_000, 8192
 EFFORTS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 UNTAUGHT = 1024  # effort where no questions chose it: those lie farther off than passages from each other
-COMPARED = 8
+COMPARED = 20  # candidates by the reduced vectors for each passage that is looked for
 
 
 def library() -> Any:

@@ -48,7 +48,7 @@ def build_ann(
     show_progress: bool = False,
     **options: Any,
 ) -> None:
-    """Builds the index and chooses the quickest effort that finds `recall` of the exact five nearest.
+    """Builds the index and chooses the quickest effort that surely finds `recall` of the exact five nearest.
 
     The effort is kept in the table's configuration.
 
@@ -99,7 +99,7 @@ def _build_graph(
 
         def enough(effort: int) -> bool:
             tried = {**facts, "effort": effort}
-            return recall_at(by_graph(dataset, places, vectors, graph, asked, AT, tried)[0], truth) >= recall
+            return reaches(by_graph(dataset, places, vectors, graph, asked, AT, tried)[0], truth, recall)
 
         facts["effort"] = next(filter(enough, EFFORTS), EFFORTS[-1])
     if VECTOR_INDEX in index_names(dataset):
@@ -160,7 +160,7 @@ def _build_lance(
 
 
 def choose_effort(find: Callable[[Effort], Tensor], truth: Tensor, recall: float, partitions: int) -> Effort:
-    """The quickest effort that finds `recall` of the nearest five; the greatest if none does.
+    """The quickest effort that surely finds `recall` of the nearest five; the greatest if none does.
 
     Args:
         find: Gives the scores (Q, 5) that an effort finds.
@@ -173,7 +173,7 @@ def choose_effort(find: Callable[[Effort], Tensor], truth: Tensor, recall: float
         for share in PROBED:
             effort = Effort(max(1, round(share * partitions)), refine)
             start = time.perf_counter()
-            reached = recall_at(find(effort), truth) >= recall
+            reached = reaches(find(effort), truth, recall)
             seconds = time.perf_counter() - start
             if reached and seconds < least:
                 best, least = effort, seconds
@@ -183,9 +183,20 @@ def choose_effort(find: Callable[[Effort], Tensor], truth: Tensor, recall: float
 
 
 def recall_at(found: Tensor, truth: Tensor) -> float:
-    """Mean share of the K places whose score (Q, K') is no lower than the last true one (Q, K).
+    """Mean of `recalls`."""
+    return float(recalls(found, truth).mean())
+
+
+def recalls(found: Tensor, truth: Tensor) -> Tensor:
+    """(Q,) shares of the K places whose score (Q, K') is no lower than the last true one (Q, K).
 
     By scores, as ann-benchmarks counts (arXiv 1807.05614): of two equal passages one is as good as the other.
     """
     right = (found >= truth[:, -1:] - EQUAL).sum(dim=1).clamp(max=truth.shape[1])
-    return float(right.float().mean() / truth.shape[1])
+    return right / truth.shape[1]
+
+
+def reaches(found: Tensor, truth: Tensor, recall: float) -> bool:
+    """Whether so much is found of other questions too: the lower end of a one-sided 95 % interval."""
+    shares = recalls(found, truth)
+    return float(shares.mean() - 1.645 * shares.std(correction=0) / len(shares) ** 0.5) >= recall

@@ -3,7 +3,7 @@ import pytest
 import torch
 from clara.memory_clara import CorpusMemory
 from clara.store import CorpusStore
-from clara.store.indexes import Effort, choose_effort, recall_at
+from clara.store.indexes import Effort, choose_effort, reaches, recall_at
 from clara.store.places import Places
 from memory_helpers import WIDTH, make_memory
 
@@ -205,6 +205,16 @@ def test_the_quickest_effort_that_finds_enough_is_chosen(monkeypatch):
     assert choose_effort(find, truth, 0.99, 64) == Effort(16, 8)
     assert len(set(tried)) == len(tried)
     assert choose_effort(lambda _: truth - 100, truth, 0.99, 64) == Effort(64, 512)
+
+
+def test_an_effort_must_reach_the_recall_by_the_lower_end_of_its_interval():
+    truth = torch.ones(64, 5)
+    found = truth.clone()
+    found[:8, 0] = (
+        0  # 39 of 40 places are right: 0.975, its standard deviation 0.066, 8 times as little for the mean
+    )
+    assert reaches(found, truth, 0.961) and not reaches(found, truth, 0.962)
+    assert reaches(truth, truth, 1.0)
 
 
 def test_recall_by_hand():
