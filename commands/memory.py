@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..store import CorpusStore
 
 FILES = (".jsonl", ".parquet")
-INDEXES = ("HNSW", "IVF_RQ", "IVF_PQ", "IVF_HNSW_SQ", "IVF_FLAT")
+INDEXES = ("IVF_RQ", "IVF_PQ", "IVF_HNSW_SQ", "IVF_FLAT")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,11 +68,7 @@ def _add_changes(action: Callable) -> None:
     add = action("optimize", optimize, "join small files, update the indexes, remove old versions")
     add("--keep-days", type=float, default=1.0, metavar="DAYS", help="versions younger than this stay")
     add = action("index", index, "build an index of the vectors, for large memories", model=True)
-    add(
-        "--kind",
-        choices=INDEXES,
-        help="a graph (HNSW) or one of Lance's (default: HNSW; IVF_RQ on object storage)",
-    )
+    add("--kind", choices=INDEXES, default="IVF_RQ", help="of Lance's indexes")
     add("--recall", type=float, default=0.99, help="share of the exact five nearest to find")
     add("--questions", type=Path, metavar="FILE", help="rows with real ones to choose the effort by")
     add = action("export", export, "write texts and metadata to a file, or all to a plain memory")
@@ -186,8 +182,8 @@ def index(store: CorpusStore, arguments: argparse.Namespace) -> None:
     if arguments.questions is not None:
         texts = question_texts(arguments.questions)
         asked = load_model(arguments.model, arguments.device)[0].question_vectors(texts)
-    store.build_index(asked, arguments.recall, index_type=arguments.kind, show_progress=True)
-    print(f"The index of {len(store)} vectors is built.")
+    store.build_index(asked, arguments.recall, index_type=arguments.kind)
+    print(f"The index {arguments.kind} of {len(store)} vectors is built.")
 
 
 def export(store: CorpusStore, arguments: argparse.Namespace) -> None:

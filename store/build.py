@@ -22,11 +22,10 @@ from filelock import FileLock, Timeout
 from lance.fragment import FragmentMetadata, write_fragments
 
 from .commits import ROWS_PER_FILE
-from .places import local_folder
 from .schema import Facts, empty_fields, table_schema, to_table
 from .search import WORDS_INDEX, index_names, index_words
 from .store import CorpusStore
-from .writing import BUILD, PLAN, clean
+from .writing import BUILD, PLAN, clean, local_folder
 
 FRAGMENT_BYTES = 1 << 28
 

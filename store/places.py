@@ -13,13 +13,6 @@ FOOTER, MAGIC = struct.Struct("<QQQIIHH4s"), b"LANC"
 ENTRY = 16  # bytes of a buffer or a column in its table
 
 
-def local_folder(uri: str) -> Path | None:
-    """The folder of a store on this machine; None for object storage."""
-    if uri.startswith("file://"):
-        return Path(uri.removeprefix("file://"))
-    return None if "://" in uri else Path(uri)
-
-
 class Places:
     """Where the rows of a version lie: from addresses of Lance (fragment and offset) to indices 0 to N - 1.
 
@@ -59,15 +52,6 @@ class Places:
             inside = self._fragments[numbers] == number
             offsets[inside] = kept[offsets[inside]]
         return (self._fragments[numbers] << ADDRESS_BITS) + offsets
-
-    def holds(self, addresses: np.ndarray) -> np.ndarray:
-        """Whether the version still has the rows at addresses (n,): (n,) bool."""
-        numbers, offsets = addresses >> ADDRESS_BITS, addresses & ((1 << ADDRESS_BITS) - 1)
-        found = np.isin(numbers, self._fragments)
-        for number, kept in self._kept.items():
-            inside = numbers == number
-            found[inside] = np.isin(offsets[inside], kept)
-        return found
 
     def kept(self, fragment: int) -> np.ndarray | None:
         """Offsets of the rows that a fragment still has, ascending; None if it has all."""

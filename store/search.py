@@ -35,17 +35,10 @@ class Effort(NamedTuple):
 
 
 def exact(
-    dataset: Any,
-    places: Places,
-    vectors: Vectors,
-    query: Tensor,
-    k: int,
-    sql: str | None = None,
-    fragments: list[Any] | None = None,
+    dataset: Any, places: Places, vectors: Vectors, query: Tensor, k: int, sql: str | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Scores and indices (B, K) of the nearest vectors: of all rows, those that pass, or some fragments."""
-    some = sql is not None or fragments is not None
-    blocks = _some(dataset, places, vectors, sql, fragments) if some else _all(dataset, vectors)
+    """Scores and indices (B, K) of the nearest vectors, all of which are read."""
+    blocks = _filtered(dataset, places, vectors, sql) if sql is not None else _all(dataset, vectors)
     buffer = torch.empty(BLOCK_ROWS, query.shape[1])
     scores, indices = nearest(query, _buffered(blocks, buffer), k)
     return scores.clamp(-1, 1), indices  # vectors of half precision are not quite of length 1
@@ -79,11 +72,8 @@ def _scanned(dataset: Any) -> Iterator[np.ndarray]:
         yield from (values[first : first + BLOCK_ROWS] for first in range(0, len(values), BLOCK_ROWS))
 
 
-def _some(
-    dataset: Any, places: Places, vectors: Vectors, sql: str | None, fragments: list[Any] | None
-) -> Blocks:
-    options = {"filter": sql, "fragments": fragments, "batch_size": SCAN_ROWS}
-    scanner = dataset.scanner(columns=[], with_row_address=True, **options)
+def _filtered(dataset: Any, places: Places, vectors: Vectors, sql: str) -> Blocks:
+    scanner = dataset.scanner(columns=[], filter=sql, with_row_address=True, batch_size=SCAN_ROWS)
     for batch in scanner.to_reader():
         addresses = batch.column("_rowaddr").to_numpy().astype(np.int64)
         for first in range(0, len(addresses), BLOCK_ROWS):
@@ -119,14 +109,7 @@ def approximate(
     ).to_table()
     counts = np.bincount(found["query_index"].to_numpy(), minlength=len(query))
     addresses = np.split(found["_rowaddr"].to_numpy().astype(np.int64), np.cumsum(counts)[:-1])
-    return compare(places, vectors, query, k, addresses)
-
-
-def compare(
-    places: Places, vectors: Vectors, query: Tensor, k: int, addresses: list[np.ndarray]
-) -> tuple[Tensor, Tensor]:
-    """Scores and indices (B, K) of each question's nearest candidates; fewer columns if one has fewer."""
-    columns = min(k, min(map(len, addresses)))
+    columns = min(k, int(counts.min()))
     scores, indices = torch.empty(len(query), columns), torch.empty(len(query), columns, dtype=torch.long)
     for row, candidates in enumerate(addresses):
         values = torch.from_numpy(vectors.at(candidates)).float()

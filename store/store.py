@@ -28,14 +28,13 @@ from .commits import (
     insert,
     list_versions,
 )
-from .graph import Graph, by_graph, graph_facts, open_graph
-from .indexes import INDEXED_FROM, build_ann, read_effort, renew_graph
-from .places import Places, check_files, local_folder
+from .indexes import INDEXED_FROM, build_ann, read_effort
+from .places import Places, check_files
 from .ranking import DEPTH, check_hybrid, cosines, fused
 from .schema import ROW, Facts, check_row, literals, read_facts, unpack_row
 from .vectors import Vectors
 from .where import to_sql
-from .writing import reported, writing
+from .writing import local_folder, reported, writing
 
 KEEP_VERSIONS = timedelta(days=1)
 
@@ -52,7 +51,6 @@ class CorpusStore:
         self, dataset: Any, uri: str, options: dict[str, str] | None, dtype: str | None = None
     ) -> None:
         self.uri, self._options, self._dtype = uri, options, dtype
-        self._graph: Graph | None = None
         self._take(dataset)
 
     @classmethod
@@ -260,22 +258,18 @@ class CorpusStore:
             return cosines(query, vectors), indices
 
     def _nearest(self, query: Tensor, k: int, sql: str | None, exact: bool | None) -> tuple[Tensor, Tensor]:
-        version = (self._dataset, self._places, self._vectors)
-        facts, effort = (None, None) if exact else (graph_facts(self._dataset), read_effort(self._dataset))
-        graph = self._graph = open_graph(self.uri, facts, self._graph)
-        if exact is False and effort is None and graph is None:
+        effort = None if exact else read_effort(self._dataset)
+        if exact is False and effort is None:
             raise ValueError(
                 f"The store {self.uri} has no index of vectors: call `build_index`, or leave `exact=False` "
                 "out."
             )
-        found = None
-        if graph is not None and sql is None:  # behind a filter what passes is compared one by one
-            found = by_graph(*version, graph, query, k, facts)
-        elif effort is not None:
-            found = find.approximate(*version, query, k, effort, sql)
-        if found is None or found[1].shape[1] < k:  # an index may find fewer than there are
-            found = find.exact(*version, query, k, sql)
-        return found
+        if effort is None:
+            return find.exact(self._dataset, self._places, self._vectors, query, k, sql)
+        scores, indices = find.approximate(self._dataset, self._places, self._vectors, query, k, effort, sql)
+        if indices.shape[1] < k:  # an index may find fewer than there are behind a narrow filter
+            return find.exact(self._dataset, self._places, self._vectors, query, k, sql)
+        return scores, indices
 
     def append(self, documents: Iterable[Any], model: Any = None, **options: Any) -> int:
         """Adds documents at the end, all of them at once: a process killed on the way adds none.
@@ -367,12 +361,10 @@ class CorpusStore:
             names = find.index_names(self._dataset)
             if find.WORDS_INDEX not in names:
                 find.index_words(self._dataset)
+            if len(self) >= INDEXED_FROM and find.VECTOR_INDEX not in names:
+                build_ann(self._dataset, self.uri, len(self))
             self._dataset.optimize.optimize_indices()
             self._dataset.optimize.compact_files(target_rows_per_fragment=ROWS_PER_FILE)
-            if find.VECTOR_INDEX in names or graph_facts(self._dataset):
-                renew_graph(self._dataset, self.uri)
-            elif len(self) >= INDEXED_FROM:
-                build_ann(self._dataset, self.uri, len(self))
             self._dataset.cleanup_old_versions(keep_versions, error_if_tagged_old_versions=False)
             self.refresh()
 
@@ -381,11 +373,9 @@ class CorpusStore:
 
         Args:
             questions: (Q, D) search vectors of questions, by which the effort of a search is chosen. Default:
-                an effort that suits most; of Lance's kinds vectors of the store choose.
+                vectors of the store.
             recall: Share of the exact five nearest that the search has to find of `questions`.
-            **options: `index_type`: "HNSW" (a graph, by FAISS: the default on this machine), or one of
-                Lance's, with options of its `create_index` (`num_partitions`, `num_bits`, …);
-                `show_progress`.
+            **options: Of Lance's `create_index`: `index_type`, `num_partitions`, `num_bits`, ….
         """
         with self._writing():
             self._there()

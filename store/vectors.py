@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from lance.file import LanceFileReader
 
-from .places import Places, local_folder
+from .places import Places
+from .writing import local_folder
 
 OFFSET = (1 << 32) - 1
 BYTES = 2  # of a number of half precision
@@ -30,7 +31,7 @@ class Vectors:
     """
 
     def __init__(self, dataset: Any, places: Places, uri: str, width: int) -> None:
-        self._dataset, self._places, self.width = dataset, places, width
+        self._dataset, self._places, self._width = dataset, places, width
         self._maps: dict[int, list[tuple[int, np.ndarray]]] = {}
         folder, field = local_folder(uri), dataset.lance_schema.field("vector").id()
         for fragment in dataset.get_fragments() if folder is not None else ():
@@ -47,14 +48,14 @@ class Vectors:
         raw, start = np.memmap(path, np.uint8, "r"), 0
         for page in LanceFileReader(str(path)).metadata().columns[column].pages:
             rows, rest = (
-                divmod(page.buffers[0].size, BYTES * self.width) if len(page.buffers) == 1 else (0, 1)
+                divmod(page.buffers[0].size, BYTES * self._width) if len(page.buffers) == 1 else (0, 1)
             )
             if rest:
                 return
             first = page.buffers[0].position
             part = raw[first : first + page.buffers[0].size].view(np.float16)
-            yield start, part.reshape(-1, self.width)
-            start += len(part) // self.width
+            yield start, part.reshape(-1, self._width)
+            start += len(part) // self._width
 
     def _right(self, fragment: Any, pages: list[tuple[int, np.ndarray]]) -> bool:
         """Whether the first and the last row of every page are what Lance reads there."""
@@ -69,7 +70,7 @@ class Vectors:
 
     def _matrix(self, column: Any) -> np.ndarray:
         values = column.combine_chunks() if hasattr(column, "combine_chunks") else column
-        return values.flatten().to_numpy().reshape(-1, self.width)
+        return values.flatten().to_numpy().reshape(-1, self._width)
 
     @property
     def whole(self) -> bool:
@@ -94,7 +95,7 @@ class Vectors:
             return self._matrix(self._dataset._take_rows(unique.tolist(), columns=["vector"]).column(0))[
                 places
             ]
-        found = np.empty((len(addresses), self.width), np.float16)
+        found = np.empty((len(addresses), self._width), np.float16)
         numbers = addresses >> 32
         for number in np.unique(numbers):
             inside = np.flatnonzero(numbers == number)
@@ -103,7 +104,7 @@ class Vectors:
 
     def _mapped(self, pages: list[tuple[int, np.ndarray]], offsets: np.ndarray) -> np.ndarray:
         """Vectors (n, D) of a fragment's rows (n,)."""
-        found = np.empty((len(offsets), self.width), np.float16)
+        found = np.empty((len(offsets), self._width), np.float16)
         order = np.argsort(offsets, kind="stable")
         bounds = np.searchsorted(offsets[order], [start for start, _ in pages] + [OFFSET])
         for (start, page), first, stop in zip(pages, bounds, bounds[1:], strict=False):

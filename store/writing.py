@@ -11,12 +11,16 @@ from typing import Any
 import lance
 from filelock import FileLock, Timeout
 
-from .graph import sweep
-from .places import local_folder
-
 LOCK, AT_WORK, BUILD = ".clara.lock", ".clara.writing", "_build"
 PLAN = "plan.json"
 EVER = timedelta(days=36_500)
+
+
+def local_folder(uri: str) -> Path | None:
+    """The folder of a store on this machine; None for object storage."""
+    if uri.startswith("file://"):
+        return Path(uri.removeprefix("file://"))
+    return None if "://" in uri else Path(uri)
 
 
 @contextmanager
@@ -64,7 +68,6 @@ def clean(uri: str, options: dict[str, str] | None) -> None:
             if path.is_file():
                 os.utime(path, (0, 0))  # Lance spares young files, whose writer may be at work
     dataset.cleanup_old_versions(EVER, delete_unverified=True)
-    sweep(dataset, local_folder(uri))
     if half := half_removed(dataset, local_folder(uri)):
         dataset.cleanup_old_versions(versions=half, error_if_tagged_old_versions=False)
 

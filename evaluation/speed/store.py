@@ -23,7 +23,6 @@ import torch
 from clara.memory_clara import CorpusMemory
 from clara.store import CorpusStore
 from clara.store.build import BuildPlan, StoreBuild, encode_fields
-from clara.store.graph import graph_facts
 from clara.store.indexes import read_effort, recall_at
 from clara.store.schema import empty_fields, merge_fields
 from torch import Tensor
@@ -52,7 +51,7 @@ class Plan:
     folder: Path  # where the stores go; the largest one stays
     sizes: tuple[int, ...]  # passages of each store
     repeats: int = 3  # rounds of the timing
-    index: str = "HNSW"  # kind of the index
+    index: str = "IVF_RQ"  # kind of the index, as Lance calls it
     tick: Callable[[int], Any] = lambda passages: None  # called with the passages of every block
 
 
@@ -227,16 +226,13 @@ def describe(store: CorpusStore, query: Tensor, real: int) -> dict[str, Any]:
     """What the index finds of the exact five, and what the neighbours are like."""
     scores, indices = store.search(query, min(50, len(store)), exact=True)
     recall = recall_at(store.search(query, AT, exact=False)[0], scores[:, :AT])
-    graph, effort = graph_facts(store._dataset), read_effort(store._dataset)
-    if graph is not None:
-        hardness = {"effort of the graph": graph["effort"]}
-    else:
-        hardness = {"cells looked at": effort.nprobes, "candidates of a question": AT * effort.refine}
+    effort = read_effort(store._dataset)
     return {
         "passages": len(store),
         "real passages": min(len(store), real),
         "format of the memories": store.dtype,
-        **hardness,
+        "cells looked at": effort.nprobes,
+        "candidates of a question": AT * effort.refine,
         f"recall@5 of the {len(query)} questions timed": recall,
         "recall reached (0.99)": recall >= RECALL,
         "gaps of the cosines, enlarged": gaps(scores),

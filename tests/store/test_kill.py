@@ -12,7 +12,6 @@ import pytest
 from build_helpers import part, plan
 from clara.store import CorpusStore
 from clara.store.build import StoreBuild
-from clara.store.graph import graph_facts
 from clara.store.writing import AT_WORK
 from memory_helpers import make_memory
 
@@ -36,9 +35,7 @@ def optimize(store, round):
     store.append(make_memory(3, first=1000 + 3 * round))
     store.optimize(keep_versions=timedelta(0))
 def index(store, round):
-    store.build_index()
-def lance_index(store, round):
-    store.build_index(index_type="IVF_RQ", num_partitions=4)
+    store.build_index(num_partitions=4)
 if change == "build":
     build = StoreBuild(folder)
     build.begin(plan())
@@ -106,7 +103,7 @@ def after_optimize(store, done):
 def after_index(store, done):
     assert len(store) == 300
     store.search(make_memory(300).vectors[:1], 1)
-    store.build_index()
+    store.build_index(num_partitions=4)
     assert store.search(make_memory(300).vectors[:1], 1, exact=False)[1].shape == (1, 1)
 
 
@@ -116,18 +113,17 @@ AFTER = {
     "delete": after_delete,
     "optimize": after_optimize,
     "index": after_index,
-    "lance_index": after_index,
 }
 
 
 def leftovers(store):
-    """Files of data that no version of the store names, and graphs that the latest does not name."""
-    named = {(graph_facts(store._dataset) or {}).get("file")}
+    """Files of data and deletions that no version of the store names."""
+    named = set()
     for entry in store.versions():
         dataset = CorpusStore.open(store.uri, version=entry["version"])._dataset
         for fragment in dataset.get_fragments():
             named |= {Path(file.path).name for file in fragment.data_files()}
-    return {path.name for path in Path(store.uri).glob("[d_][ag]*/*")} - named
+    return {path.name for path in Path(store.uri, "data").iterdir()} - named
 
 
 @pytest.mark.slow

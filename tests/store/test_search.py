@@ -125,9 +125,9 @@ def test_without_an_index_it_cannot_be_asked_for(both):
         both[1].build_index()
 
 
-@pytest.fixture(scope="module", params=["HNSW", "IVF_RQ"])
-def indexed(request, tmp_path_factory):
-    """A store of 3,000 passages of width 32 in clusters, with an index of each kind, and its vectors."""
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory):
+    """A store of 3,000 passages of width 32 in clusters, with an index, and its vectors."""
     generator = torch.Generator().manual_seed(0)
     centers = torch.randn(50, 32, generator=generator)
     values = centers[torch.randint(50, (3000,), generator=generator)]
@@ -138,7 +138,7 @@ def indexed(request, tmp_path_factory):
     )
     store = CorpusStore.open(tmp_path_factory.mktemp("indexed") / "s")
     store.append(memory)
-    store.build_index(values[::40] + 0.3, index_type=request.param)
+    store.build_index(values[::40] + 0.3)
     return store, values
 
 

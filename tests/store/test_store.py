@@ -304,7 +304,6 @@ def test_what_a_dead_writer_left_goes_with_the_next_write(store, tmp_path):
         folder / "data" / "dead.lance",
         folder / "_deletions" / "0-1-77.arrow",
         folder / "_indices/dead/x.idx",
-        folder / "_graph" / "dead.faiss",
     ]
     for path in left:
         path.parent.mkdir(exist_ok=True, parents=True)
