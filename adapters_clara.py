@@ -380,11 +380,12 @@ def model_fingerprint(model: nn.Module) -> str:
     state = (head, *_versions(compressor))
     if _known.get(model, ("",))[0] != state:
         digest = hashlib.sha256(head.encode())
-        for name, parameter in sorted(model.decoder.named_parameters()):
-            if ".lora_" not in name:
-                known = "" if parameter.device.type == "meta" else _sums(parameter.detach())
-                line = f"{name.replace('base_layer.', '')}{tuple(parameter.shape)}{known}\n"
-                digest.update(line.encode())
+        with model.lock, wearing(model.decoder):  # merged weights, worn by another thread, are not the base's
+            for name, parameter in sorted(model.decoder.named_parameters()):
+                if ".lora_" not in name:
+                    known = "" if parameter.device.type == "meta" else _sums(parameter.detach())
+                    line = f"{name.replace('base_layer.', '')}{tuple(parameter.shape)}{known}\n"
+                    digest.update(line.encode())
         for tensor in compressor:
             digest.update(_rounded(tensor.detach()).cpu().contiguous().view(torch.uint8).numpy())
         _known[model] = (state, digest.hexdigest())

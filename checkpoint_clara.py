@@ -33,6 +33,7 @@ from .adapters_clara import (
     merge,
     save_adapter,
     tuner_layers,
+    wearing,
 )
 from .configuration_clara import ADAPTERS, FIELDS, PROCESSOR_FIELDS, ClaraConfig
 from .pipeline_clara import CUSTOM_PIPELINES
@@ -434,18 +435,19 @@ class ClaraPreTrainedModel(PreTrainedModel):
         """
         folder = os.fspath(save_directory)
         check_saving(self, save_base, push_to_hub, kwargs)
-        full = self.state_dict() if state_dict is None else state_dict
-        decoder_state = {
-            key.removeprefix("decoder."): t for key, t in full.items() if key.startswith("decoder.")
-        }
-        own = {key: full[key].detach().to("cpu", adapter_dtype).clone() for key in own_names(self.config)}
-        base = base_state(decoder_state) if save_base else {}
         if is_main_process:
             os.makedirs(folder, exist_ok=True)
             if self.is_remote_code():
                 custom_object_save(self, folder, config=self.config)
-        sizes = {"is_main_process": is_main_process, "max_shard_size": max_shard_size}
-        self.decoder.save_pretrained(folder, state_dict={**base, **own}, **sizes)
+        with self.lock, wearing(self.decoder):  # merged weights, worn by another thread, are not the base's
+            full = self.state_dict() if state_dict is None else state_dict
+            decoder_state = {
+                key.removeprefix("decoder."): t for key, t in full.items() if key.startswith("decoder.")
+            }
+            own = {key: full[key].detach().to("cpu", adapter_dtype).clone() for key in own_names(self.config)}
+            base = base_state(decoder_state) if save_base else {}
+            sizes = {"is_main_process": is_main_process, "max_shard_size": max_shard_size}
+            self.decoder.save_pretrained(folder, state_dict={**base, **own}, **sizes)
         if not is_main_process:
             return
         remove_stale_weights(folder)

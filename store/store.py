@@ -446,6 +446,9 @@ class CorpusStore:
 
     def _compressed(self, documents: Any, model: Any, options: Mapping[str, Any]) -> Any:
         if is_corpus_memory(documents):
+            if not hasattr(documents, "values"):
+                got = type(documents).__name__
+                raise TypeError(f"`documents` is a {got}, which is not in RAM: give its `to_memory()`.")
             return documents
         if model is None:
             raise ValueError("`model` is missing: documents need the model that compresses them.")

@@ -39,6 +39,8 @@ def check_rows(model: Any, args: ClaraTrainingConfig, records: Sequence[Any]) ->
         needed, name = args.documents_per_question, "documents_per_question"
     else:
         needed, name = model.config.retrieval_top_k, "retrieval_top_k"
+    if args.stage == "end_to_end" and args.pool_size and args.pool_size < needed:
+        raise ValueError(f"`pool_size` must be at least `{name}` = {needed}, got {args.pool_size}: raise it.")
     _check_documents(records, 1 if args.pool_size else needed, name)
     prompts = ((row, r.question, r.target) for row, r in enumerate(records))
     _check_prompts(model.processor, needed, prompts, in_query=args.stage == "end_to_end")

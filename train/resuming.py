@@ -16,6 +16,7 @@ from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
 
+from ..configuration_clara import FIELDS
 from .checkpoints import (
     complete_checkpoints,
     is_complete,
@@ -61,19 +62,14 @@ FREE_FIELDS = (
     "max_minutes",
     "rich_progress",
 )
-MODEL_FIELDS = (
-    "base_model_name_or_path",
-    "compression_rate",
-    "doc_max_length",
-    "pooling",
-    "connector",
-    "lora_r",
-    "lora_alpha",
-    "lora_dropout",
-    "lora_target_modules",
-    "retrieval_top_k",
-    "retrieval_temperature",
-    "retrieval_estimator",
+# Of the model's configuration: what only tells how it answers, and the base, which its name stands for.
+FREE_MODEL_FIELDS = (
+    "text_config",
+    "retrieval_min_score",
+    "reading",
+    "reading_min_score",
+    "reading_joint",
+    "strip_answers",
 )
 
 
@@ -87,7 +83,8 @@ def run_identity(args: Any, config: Any, records: Iterable[Any]) -> dict[str, An
     """
     own = [name for name in type(args).__annotations__ if name not in FREE_FIELDS]
     fields = {name: getattr(args, name) for name in [*own, *SHARED_FIELDS]}
-    fields |= {name: getattr(config, name) for name in MODEL_FIELDS if hasattr(config, name)}
+    counted = FIELDS - set(FREE_MODEL_FIELDS)
+    fields |= {name: getattr(config, name) for name in sorted(counted) if hasattr(config, name)}
     devices = max(1, args.world_size)
     fields["rows_per_step"] = args.per_device_train_batch_size * args.gradient_accumulation_steps * devices
     fields["rows"] = rows_digest(records)

@@ -1,5 +1,7 @@
 """Merged adapters: the same answers, the base untouched, never used where they would be stale or wrong."""
 
+import threading
+
 import pytest
 import torch
 from clara.adapters_clara import (
@@ -12,6 +14,7 @@ from clara.adapters_clara import (
     wearing,
     worn_adapters,
 )
+from clara.modeling_clara import ClaraForRetrievalGeneration
 from conftest import DOCUMENTS, QUESTIONS, make_model
 
 
@@ -73,6 +76,29 @@ def test_nested_wearing_takes_the_copies_off_and_on(merged):
         assert worn_adapters(merged.decoder) == ["generator"]
         assert torch.equal(layer.base_layer.weight, copies["generator"])
     assert not layer.merged and torch.equal(layer.base_layer.weight, own)
+
+
+def test_what_is_saved_beside_an_answer_is_the_base_and_not_its_copy(merged, tmp_path):
+    known = merged.memory_fingerprint()
+    own = next(tuner_layers(merged.decoder)).base_layer.weight.detach().clone()
+    merged.merge_adapters()
+    with torch.no_grad(), wearing(merged.decoder, "generator"):
+        merged.save_pretrained(tmp_path / "saved")
+        merged.memory_tokens.add_(0)  # the fingerprint is to be computed anew
+        assert merged.memory_fingerprint() == known
+        assert worn_adapters(merged.decoder) == ["generator"]
+    again = ClaraForRetrievalGeneration.from_pretrained(tmp_path / "saved")
+    assert torch.equal(next(tuner_layers(again.decoder)).base_layer.weight, own)
+
+
+def test_saving_waits_for_an_answer_that_is_being_written(merged, tmp_path):
+    saving = threading.Thread(target=merged.save_pretrained, args=(tmp_path / "saved",))
+    with merged.lock:
+        saving.start()
+        saving.join(0.5)
+        assert saving.is_alive() and not list((tmp_path / "saved").glob("*.safetensors"))
+    saving.join()
+    assert list((tmp_path / "saved").glob("*.safetensors"))
 
 
 def test_gradients_and_training_mode_go_without_copies(merged):

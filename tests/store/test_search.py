@@ -180,6 +180,36 @@ def test_what_came_after_the_index_is_found(indexed, tmp_path):
     assert [store.document_ids[i] for i in store.search(values[1:3], 1, exact=True)[1][:, 0]] == ["1", "2"]
 
 
+def test_a_filter_sees_what_is_there_now(tmp_path):
+    def rows(first, kinds):
+        names = [str(first + row) for row in range(len(kinds))]
+        fields = {"metadata": [{"kind": kind} for kind in kinds], "offsets": torch.arange(len(kinds) + 1)}
+        return CorpusMemory(torch.randn(len(kinds), 16), names, names, **fields)
+
+    store, plain = CorpusStore.open(tmp_path / "s"), rows(0, "aab")
+    store.append(rows(0, "aab"))
+    for memory in (store, plain):
+        assert memory.search(torch.ones(1, 16), 1, where={"kind": "b"})[1].tolist() == [[2]]
+    store.delete(["2"])
+    store.optimize()
+    for memory in (store, plain):
+        memory.append(rows(9, "ab"))
+    assert store.search(torch.ones(1, 16), 4, where={"kind": "b"})[1].tolist() == [[3]]
+    assert store.search(torch.ones(1, 16), 4, where="kind = 'b'")[1].tolist() == [[3]]
+    assert sorted(plain.search(torch.ones(1, 16), 4, where={"kind": "b"})[1][0].tolist()) == [2, 4]
+
+
+def test_a_store_is_not_added_to_a_store_unread(tmp_path):
+    one, other = CorpusStore.open(tmp_path / "one"), CorpusStore.open(tmp_path / "other")
+    one.append(CorpusMemory(torch.randn(1, 16), ["t"], ["a"], offsets=torch.arange(2)))
+    for change in (other.append, other.upsert):
+        with pytest.raises(
+            TypeError, match=r"is a CorpusStore, which is not in RAM: give its `to_memory\(\)`"
+        ):
+            change(one)
+    assert other.append(one.to_memory()) == 1
+
+
 def test_optimize_builds_an_index_by_size(tmp_path, monkeypatch):
     store = CorpusStore.open(tmp_path / "s")
     store.append(CorpusMemory(torch.randn(300, 16), ["t"] * 300, offsets=torch.arange(301)))

@@ -21,6 +21,11 @@ def test_unset_values_are_the_papers(tmp_path, stage, rate, alignment):
     assert args.report_to == [] and not args.remove_unused_columns and args.save_total_limit == 2
 
 
+def test_the_batch_is_that_of_training_arguments(tmp_path):
+    args = config(tmp_path)
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (8, 1)
+
+
 def test_set_values_win(tmp_path):
     args = config(tmp_path, learning_rate=0.0, alignment_weight=0.0)
     assert (args.learning_rate, args.alignment_weight) == (0.0, 0.0)

@@ -90,6 +90,18 @@ def test_the_longest_target_must_fit_a_prompt(base):
         check_rows(make_model(base), TooLong, [PretrainingRecord("Basalt cools.")])
 
 
+def test_a_pool_must_hold_what_is_chosen_from_it(base):
+    class EndToEnd(Settings):
+        stage, pool_size = "end_to_end", 2
+
+    model = make_model(base, retrieval_top_k=3)
+    rows = [QuestionRecord("Q?", ("a",), ("one", "two", "three", "four"))]
+    with pytest.raises(ValueError, match="`pool_size` must be at least `retrieval_top_k` = 3, got 2"):
+        check_rows(model, EndToEnd, rows)
+    EndToEnd.pool_size = 3
+    check_rows(model, EndToEnd, rows)
+
+
 def test_copies_do_not_count_as_documents(base):
     class Instruction(Settings):
         stage, documents_per_question = "instruction_tuning", 2

@@ -5,9 +5,10 @@ import shutil
 
 import pytest
 import torch
+from clara.configuration_clara import FIELDS
 from clara.data.rows import pretraining_rows
 from clara.train.recipe import parse_arguments
-from clara.train.resuming import rows_digest, run_identity, start_digest
+from clara.train.resuming import FREE_MODEL_FIELDS, rows_digest, run_identity, start_digest
 from clara.train.run import run
 from conftest import make_model
 from training_helpers import PRETRAINING, QUESTION_ROWS, make_args, make_trainer, parameters
@@ -74,6 +75,7 @@ def test_every_own_field_is_free_or_counts(model, tmp_path):
     identity = run_identity(make_args(tmp_path), model.config, PRETRAINING)
     assert {"stage", "signals", "learning_rate", "generation_weight", "lora_r", "rows"} <= identity.keys()
     assert not {"max_minutes", "samples", "output_dir"} & identity.keys()
+    assert FIELDS - identity.keys() == set(FREE_MODEL_FIELDS)
     assert identity == json.loads(json.dumps(identity))
 
 
