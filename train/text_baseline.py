@@ -30,6 +30,16 @@ from .resuming import ResumableTrainer
 from .run import load_records
 from .sampling import EpochCallback, EpochSampler, order_seed
 
+# Of the configuration, what shapes the baseline: another value is another run.
+OWN_FIELDS = (
+    "base_model_name_or_path",
+    "doc_max_length",
+    "lora_r",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_target_modules",
+)
+
 
 @dataclass
 class TextCollator:
@@ -129,16 +139,26 @@ def make_trainer(script: ScriptArguments, args: ClaraTrainingConfig) -> TextTrai
     """The trainer of a recipe, over the base of its checkpoint or the one that it names.
 
     Raises:
-        ValueError: If the recipe is of another stage, or its checkpoint changed the base.
+        ValueError: If the recipe is of another stage, asks for a time limit or a quantised base, or its
+            checkpoint changed the base.
     """
     if args.stage != "instruction_tuning":
         raise ValueError(
             f"the text baseline takes a recipe of stage 'instruction_tuning', got {args.stage!r}."
         )
+    unused = {
+        "max_minutes": args.max_minutes,
+        "load_in_4bit": script.load_in_4bit,
+        "load_in_8bit": script.load_in_8bit,
+    }
+    for name, value in unused.items():
+        if value:
+            raise ValueError(f"the text baseline has no `{name}`, got {value!r}: leave it out.")
     config = config_of(script)
     path = base_path(os.path.expanduser(config.base_model_name_or_path))
     dtype = "auto" if script.dtype is None else getattr(torch, script.dtype)
-    base = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_cache=False)
+    attention = {"attn_implementation": script.attn_implementation} if script.attn_implementation else {}
+    base = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_cache=False, **attention)
     lora = LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
@@ -153,7 +173,7 @@ def make_trainer(script: ScriptArguments, args: ClaraTrainingConfig) -> TextTrai
     args.output_dir, args.eval_strategy = os.path.expanduser(args.output_dir), "no"
     records = load_records(script, args.stage)
     check_lengths(collator, records)
-    return TextTrainer(
+    trainer = TextTrainer(
         model=model,
         args=args,
         data_collator=collator,
@@ -162,6 +182,8 @@ def make_trainer(script: ScriptArguments, args: ClaraTrainingConfig) -> TextTrai
         processing_class=tokenizer,
         optimizer_cls_and_kwargs=master_adamw(model, args),
     )
+    trainer.run_facts = {"dtype": script.dtype, **{name: getattr(config, name) for name in OWN_FIELDS}}
+    return trainer
 
 
 def config_of(script: ScriptArguments) -> ClaraConfig:

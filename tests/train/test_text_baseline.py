@@ -124,6 +124,22 @@ def test_goes_on_from_complete_checkpoints_of_its_own_run_alone(base, rows, tmp_
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     with pytest.raises(ValueError, match="is of another run: its `seed` is 42, not 1"):
         run(script(base, rows), make_args(tmp_path / "cut", "instruction_tuning", **fields, seed=1))
+    for name, value in (("lora_alpha", 4), ("lora_dropout", 0.3), ("doc_max_length", 32)):
+        changed = script(base, rows)
+        changed.model_fields = {**(changed.model_fields or {}), name: value}
+        with pytest.raises(ValueError, match=f"is of another run: .*its `{name}` is .*, not {value}"):
+            run(changed, make_args(tmp_path / "cut", "instruction_tuning", **fields))
+
+
+def test_what_it_does_not_do_is_refused_and_the_attention_is_the_one_asked_for(base, rows, tmp_path):
+    for name in ("load_in_4bit", "load_in_8bit"):
+        with pytest.raises(ValueError, match=f"the text baseline has no `{name}`, got True: leave it out"):
+            make_trainer(script(base, rows, **{name: True}), make_args(tmp_path, "instruction_tuning"))
+    with pytest.raises(ValueError, match="has no `max_minutes`, got 2"):
+        make_trainer(script(base, rows), make_args(tmp_path, "instruction_tuning", max_minutes=2))
+    eager = script(base, rows, attn_implementation="eager")
+    made = make_trainer(eager, make_args(tmp_path / "run", "instruction_tuning"))
+    assert made.model.config._attn_implementation == "eager"
 
 
 def test_a_row_that_is_too_long_is_named_before_training(base, tmp_path):
