@@ -135,6 +135,18 @@ class TextTrainer(ResumableTrainer):
         return sampler
 
 
+def check_used(script: ScriptArguments, args: ClaraTrainingConfig) -> None:
+    """Raises a `ValueError` for what a recipe may ask for and the text baseline does not do."""
+    unused = {
+        "max_minutes": args.max_minutes,
+        "load_in_4bit": script.load_in_4bit,
+        "load_in_8bit": script.load_in_8bit,
+    }
+    for name, value in unused.items():
+        if value:
+            raise ValueError(f"the text baseline has no `{name}`, got {value!r}: leave it out.")
+
+
 def make_trainer(script: ScriptArguments, args: ClaraTrainingConfig) -> TextTrainer:
     """The trainer of a recipe, over the base of its checkpoint or the one that it names.
 
@@ -146,14 +158,7 @@ def make_trainer(script: ScriptArguments, args: ClaraTrainingConfig) -> TextTrai
         raise ValueError(
             f"the text baseline takes a recipe of stage 'instruction_tuning', got {args.stage!r}."
         )
-    unused = {
-        "max_minutes": args.max_minutes,
-        "load_in_4bit": script.load_in_4bit,
-        "load_in_8bit": script.load_in_8bit,
-    }
-    for name, value in unused.items():
-        if value:
-            raise ValueError(f"the text baseline has no `{name}`, got {value!r}: leave it out.")
+    check_used(script, args)
     config = config_of(script)
     path = base_path(os.path.expanduser(config.base_model_name_or_path))
     dtype = "auto" if script.dtype is None else getattr(torch, script.dtype)
