@@ -3,7 +3,7 @@ import pytest
 import torch
 from clara.memory_clara import CorpusMemory
 from clara.store import CorpusStore
-from clara.store.indexes import Effort, choose_effort, reaches, recall_at
+from clara.store.indexes import EFFORT, Effort, choose_effort, reaches, recall_at
 from clara.store.places import Places
 from memory_helpers import WIDTH, make_memory
 
@@ -176,6 +176,8 @@ def test_what_came_after_the_index_is_found(indexed, tmp_path):
     store.delete(["0"])
     assert [store.document_ids[i] for i in store.search(new, 1)[1][:, 0]] == ["x", "y", "z"]
     store.optimize()
+    store._dataset.update_config(dict(zip(EFFORT, ("55", "512"), strict=True)))  # so hard that it misses none
+    store.refresh()
     assert [store.document_ids[i] for i in store.search(new, 1, exact=False)[1][:, 0]] == ["x", "y", "z"]
     assert [store.document_ids[i] for i in store.search(values[1:3], 1, exact=True)[1][:, 0]] == ["1", "2"]
 
