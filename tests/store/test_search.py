@@ -242,9 +242,8 @@ def test_the_quickest_effort_that_finds_enough_is_chosen(monkeypatch):
 def test_an_effort_must_reach_the_recall_by_the_lower_end_of_its_interval():
     truth = torch.ones(64, 5)
     found = truth.clone()
-    found[:8, 0] = (
-        0  # 39 of 40 places are right: 0.975, its standard deviation 0.066, 8 times as little for the mean
-    )
+    # 39 of 40 places are right: mean 0.975, standard deviation 0.066, an eighth of it for the mean
+    found[:8, 0] = 0
     assert reaches(found, truth, 0.961) and not reaches(found, truth, 0.962)
     assert reaches(truth, truth, 1.0)
 
