@@ -29,8 +29,8 @@ from .configuration_clara import ClaraConfig
 # Attributes of an adapted layer: its merged weights by adapter, the states of the adapters they were made of,
 # and its own weight while another lies there.
 MERGED, VERSIONS, OWN = "clara_merged", "clara_merged_versions", "clara_own_weight"
-# Float16 holds every bfloat16 value of half this size or more; smaller ones it rounds, but never up to this.
-SMALLEST = 2.0**-16
+# The greatest bfloat16 below 2^-16. Float16 holds every larger one; others it rounds, but never up to 2^-16.
+BELOW = 2.0**-16 - 2.0**-24
 # Fields of the base's configuration that change no state: names, files, generation, kind of attention.
 BESIDE_THE_MATHS = {
     "_name_or_path", "architectures", "attn_implementation", "bos_token_id", "dtype", "eos_token_id",
@@ -39,7 +39,8 @@ BESIDE_THE_MATHS = {
     "return_dict", "router_aux_loss_coef", "task_specific_params", "tie_word_embeddings", "torch_dtype",
     "transformers_version", "use_cache",
 }  # fmt: skip
-CHUNK = 2**22  # elements that are summed at once
+PERIOD = 32749  # a prime: the place of a value counts modulo this
+CHUNK = 64 * PERIOD  # values that are summed at once
 # Fields that change what a memory is; only values other than the default count.
 MEMORY_FIELDS = ("text_prefix", "text_suffix", "encoder_length", "encoder_positions", "encoder_attention")
 _known: WeakKeyDictionary = WeakKeyDictionary()
@@ -406,21 +407,17 @@ def _head(config: Any) -> str:
 
 
 def _rounded(values: Tensor) -> Tensor:
-    """The values in bfloat16, with zeros where float16 could not hold them exactly."""
-    rounded = values.to(torch.bfloat16)
-    return rounded.masked_fill(rounded.abs() < SMALLEST, 0.0)
+    """The values in bfloat16, with zeros up to `BELOW`, where float16 could not hold them exactly."""
+    return nn.functional.hardshrink(values.to(torch.bfloat16), BELOW)
 
 
 def _sums(weight: Tensor) -> tuple[int, int]:
     """Sums of the bits of all values, plain and by place: whole numbers, so the same on every device."""
-    flat, plain, placed = weight.reshape(-1), 0, 0
-    for start in range(0, len(flat), CHUNK):
-        part = flat[start : start + CHUNK]
-        bits = (_rounded(part).view(torch.int16) if part.is_floating_point() else part).int()
-        places = torch.arange(start, start + len(part), device=part.device).remainder_(32749).int()
-        plain += int(bits.sum())
-        placed += int((bits * places).sum())
-    return plain, placed
+    columns = torch.zeros(PERIOD, dtype=torch.long, device=weight.device)
+    for part in weight.reshape(-1).split(CHUNK):
+        bits = _rounded(part).view(torch.int16) if part.is_floating_point() else part
+        columns += nn.functional.pad(bits, (0, -len(bits) % PERIOD)).view(-1, PERIOD).sum(0)
+    return int(columns.sum()), int((columns * torch.arange(PERIOD, device=weight.device)).sum())
 
 
 class ModelLock(type(threading.RLock())):

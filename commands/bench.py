@@ -1,7 +1,8 @@
-"""Measure speed against alternatives: compression, latency, generation, search, training, store.
+"""Measure speed against alternatives: compression, latency, generation, search, training, start, store.
 
 Every ratio comes from one run in which the compared variants take turns. Nothing else should run beside it.
-With `--output` the folder gets `bench.json` and `bench.md`, written anew after each benchmark.
+`start` (a cold `clara ask`) and `store` are not part of `all`. With `--output` the folder gets `bench.json`
+and `bench.md`, written anew after each benchmark.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ STORED = ("bfloat16", "float16", "float32", "int8", "int4")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `clara bench`."""
     add = parser.add_argument
-    add("benchmark", nargs="?", choices=(*BENCHMARKS, "store", "all"), default="all")
+    add("benchmark", nargs="?", choices=(*BENCHMARKS, "start", "store", "all"), default="all")
     add_model_arguments(parser)
     add("--preset", choices=PRESETS, help=f"shape of the model (default: {EMBEDDED})")
     add("--random-weights", action="store_true", help="make the preset, load nothing")
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--questions", type=Path, metavar="FILE", help="question rows")
     add("--corpus", type=Path, metavar="FILE", help="documents that fill their pools, by BM25")
     add("--pretraining", type=Path, nargs="+", metavar="FILE", help="pretraining rows")
-    title = "store (with `--questions`: rows with `question`); it is not part of `all`"
+    title = "store (with `--questions`: rows with `question`)"
     add = parser.add_argument_group(title).add_argument
     add("--documents", type=Path, nargs="+", metavar="FILE", help="real ones (default: the sample corpus)")
     add("--real", type=int, default=4000, help="documents compressed at most")
@@ -97,6 +98,10 @@ def check(arguments: argparse.Namespace) -> None:
         raise ValueError(f"`--repeats` must be at least 1, got {arguments.repeats}.")
     if arguments.model and (arguments.preset or arguments.random_weights):
         raise ValueError("`--model` names a model of its own: leave `--preset` and `--random-weights` out.")
+    if arguments.benchmark == "start" and (arguments.random_weights or arguments.dtype):
+        raise ValueError(
+            "`clara bench start` asks as a user does: leave `--random-weights` and `--dtype` out."
+        )
     if arguments.preset not in (None, EMBEDDED) and not arguments.random_weights:
         raise ValueError(
             f"`--preset {arguments.preset}` has no weights here: add `--random-weights`, or name some with "
@@ -141,8 +146,8 @@ def measured(
     from ..evaluation.speed.training import bench_training
 
     benches = {"latency": bench_latency, "generation": bench_generation, "search": bench_search}
-    if arguments.benchmark == "store":
-        yield store_section(arguments, model)
+    if arguments.benchmark in ("start", "store"):
+        yield (start_section if arguments.benchmark == "start" else store_section)(arguments, model)
         return
     for name in BENCHMARKS if arguments.benchmark == "all" else (arguments.benchmark,):
         if name == "compression":
@@ -151,6 +156,17 @@ def measured(
             yield benches[name](model, sizes, arguments.repeats)
         else:
             yield from bench_training(model, rows(arguments, sizes), sizes, arguments.repeats)
+
+
+def start_section(arguments: argparse.Namespace, model: ClaraForRetrievalGeneration) -> Section:
+    """Times `clara ask` with the model as it is named here."""
+    from ..evaluation.speed.start import bench_start
+    from ..evaluation.speed.workload import sizes_for
+
+    given = {"--model": arguments.model or arguments.preset, "--device": arguments.device}
+    named = [word for option, value in given.items() if value for word in (option, value)]
+    with tempfile.TemporaryDirectory() as folder:
+        return bench_start(model, named, sizes_for(model.device), arguments.repeats, Path(folder))
 
 
 def rows(arguments: argparse.Namespace, sizes: Sizes) -> Rows:

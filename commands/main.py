@@ -1,6 +1,8 @@
 """The `clara` command line: one sub-command for each file of this folder that does a job."""
 
 import argparse
+import atexit
+import gc
 import importlib
 import os
 import pkgutil
@@ -59,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command, given by the words after `clara`; its exit status is as `help.EXIT_CODES` says."""
     parsed = make_parser().parse_args(arguments)
     quiet_kernels()
+    atexit.register(gc.freeze)  # the process ends at once: Python looks for no garbage on its way out
     os.environ.setdefault("LOGURU_LEVEL", "WARNING")  # datatrove's log files hold all
     try:
         parsed.run(parsed)

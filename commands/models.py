@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +50,22 @@ def quiet_libraries() -> None:
     theirs.disable_progress_bar()
 
 
+@contextmanager
+def collecting_later() -> Iterator[None]:
+    """Keeps Python from looking for garbage while much is made and nearly all of it stays.
+
+    Imports and weights make millions of objects, over which it would look a hundred times: a second or two.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@collecting_later()
 def load_model(
     name: str | None = None,
     device: str | None = None,

@@ -60,12 +60,12 @@ def milvus_token() -> str:
 
 def search_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """What a search is told of `--where` and `--hybrid`, checked; nothing that was not given."""
-    from ..store.ranking import check_hybrid
-
     options: dict[str, Any] = {}
     if arguments.where:
         options["where"] = read_where(arguments.where)
     if arguments.hybrid is not None:
+        from ..store.ranking import check_hybrid
+
         options["hybrid"] = check_hybrid(arguments.hybrid)
     return options
 

@@ -1,6 +1,7 @@
 """Tests of commands/: the command line as a user types it, on tiny models."""
 
 import argparse
+import gc
 import json
 import logging
 import subprocess
@@ -14,6 +15,7 @@ from clara.commands.main import find_commands, main
 from clara.commands.models import UNTRAINED, load_model, quiet_libraries
 from clara.commands.search_options import open_memory
 from clara.memory_clara import CorpusMemory
+from clara.modeling_clara import ClaraForRetrievalGeneration
 from clara.store import CorpusStore
 from conftest import make_model
 
@@ -72,6 +74,20 @@ def test_user_errors_are_one_line_and_debug_shows_them(tmp_path, capsys):
     assert captured.err == f"clara build-memory: {tmp_path / 'nowhere'} does not exist.\n"
     with pytest.raises(FileNotFoundError):
         main([*words, "--debug"])
+
+
+def test_no_garbage_is_looked_for_while_a_model_loads(checkpoint, monkeypatch):
+    load, seen = ClaraForRetrievalGeneration.from_pretrained, []
+    monkeypatch.setattr(
+        ClaraForRetrievalGeneration,
+        "from_pretrained",
+        lambda *words, **options: seen.append(gc.isenabled()) or load(*words, **options),
+    )
+    load_model(checkpoint)
+    assert seen == [False] and gc.isenabled()
+    with pytest.raises(FileNotFoundError):
+        load_model("./nowhere")
+    assert gc.isenabled()
 
 
 def test_kernels_of_other_libraries_are_quiet_in_workers_too():

@@ -143,3 +143,17 @@ def test_the_large_preset_has_seven_billion_weights():
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(PRESETS["mistral-7b"](32_000))
     assert sum(parameter.numel() for parameter in model.parameters()) == 7_241_732_096
+
+
+@pytest.mark.slow
+def test_a_cold_start_is_timed_beside_its_imports(tiny, checkpoint, tmp_path):
+    assert main(["bench", "start", "--model", checkpoint, "--output", str(tmp_path), "--repeats", "1"]) == 0
+    (found,) = json.loads((tmp_path / "bench.json").read_text())["sections"]
+    asked, libraries, kept = (row["median_seconds"] for row in found["variants"])
+    assert asked > kept > 0 and libraries > 0
+    assert [row["median"] for row in found["ratios"]] == pytest.approx([asked / libraries, asked / kept])
+
+
+def test_a_cold_start_is_that_of_a_model_with_a_name(capsys):
+    assert main(["bench", "start", "--random-weights"]) == 2
+    assert "leave `--random-weights` and `--dtype` out" in capsys.readouterr().err

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from clara.adapters_clara import _known, adapter_parameters, model_fingerprint
+from clara.adapters_clara import CHUNK, _known, _rounded, _sums, adapter_parameters, model_fingerprint
 from clara.modeling_clara import ClaraForRetrievalGeneration
 from conftest import DOCUMENTS, make_model, save_base
 
@@ -20,6 +20,18 @@ def test_it_is_a_sha256_and_repeats(shared_model, base):
     assert len(digest) == 64 and int(digest, 16) >= 0
     assert digest == model_fingerprint(shared_model) == model_fingerprint(make_model(base))
     assert digest == shared_model.memory_fingerprint()
+
+
+def test_sums_and_rounding_are_those_of_the_definition():
+    """Every bfloat16 there is, over more than one chunk; and integers, as a quantised base has them."""
+    values = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+    bits = values.masked_fill(values.abs() < 2**-16, 0.0).view(torch.int16)
+    assert torch.equal(_rounded(values).view(torch.int16), bits)
+    weight = values.repeat(33)[:-5]
+    assert len(weight) > CHUNK
+    whole = bits.repeat(33)[:-5].long()
+    assert _sums(weight) == (int(whole.sum()), int((whole * (torch.arange(len(whole)) % 32749)).sum()))
+    assert _sums(torch.tensor([[7, 250], [3, 5]], dtype=torch.uint8)) == (265, 250 + 2 * 3 + 3 * 5)
 
 
 def test_loads_and_saves_keep_it_in_float32_and_bfloat16(shared_model, checkpoint, tmp_path):
