@@ -133,9 +133,8 @@ def pool(memories: Memories, pooling: str = "mean") -> Tensor:
                 "'memory_tokens'."
             )
         return memories.values.float().flatten(-2)
-    with torch.autocast(memories.values.device.type, enabled=False):
-        own = memories.mask.unsqueeze(-1).float()
-        return (memories.values.float() * own).sum(dim=-2) / own.sum(dim=-2).clamp(min=1)
+    own = memories.mask.unsqueeze(-1).float()
+    return (memories.values.float() * own).sum(dim=-2) / own.sum(dim=-2).clamp(min=1)
 
 
 def alignment_loss(

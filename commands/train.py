@@ -91,7 +91,7 @@ def _train(stage: str, options: list[str]) -> str | None:
     if stage == "text_baseline":
         from ..train import text_baseline
 
-        return text_baseline.main(options).args.output_dir
+        return text_baseline.main(options)
     command = shlex.join(["clara", "train", stage, *options])
     try:
         return main([*options, "--stage", stage], command)

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from ..data.collation import RecordDataset
+from ..data.collation import RecordDataset, Target, encode_packed
 from ..data.records import PretrainingRecord, QuestionRecord
 from ..prompts_clara import (
+    answer_prompt,
     paraphrase_prompt,
     questions_and_answers_prompt,
     questions_and_answers_target,
@@ -34,6 +35,8 @@ def check_rows(model: Any, args: ClaraTrainingConfig, records: Sequence[Any]) ->
         _check_targets(model.processor, args.target_max_length)
         prompts = _pretraining_prompts(records)
         _check_prompts(model.processor, 1, prompts, bool(args.contrastive_weight), in_target=True)
+        if args.pack_questions:
+            _check_packed(model.processor, records, args.max_answers)
         return
     if args.stage == "instruction_tuning":
         needed, name = args.documents_per_question, "documents_per_question"
@@ -42,6 +45,8 @@ def check_rows(model: Any, args: ClaraTrainingConfig, records: Sequence[Any]) ->
     if args.stage == "end_to_end" and args.pool_size and args.pool_size < needed:
         raise ValueError(f"`pool_size` must be at least `{name}` = {needed}, got {args.pool_size}: raise it.")
     _check_documents(records, 1 if args.pool_size else needed, name)
+    if args.stage == "end_to_end":
+        _check_pools(model.processor, records, needed, args.pool_size)
     prompts = ((row, r.question, r.target) for row, r in enumerate(records))
     _check_prompts(model.processor, needed, prompts, in_query=args.stage == "end_to_end")
 
@@ -54,6 +59,55 @@ def _check_documents(records: Sequence[QuestionRecord], needed: int, name: str) 
                 f"Row {row} has {count} documents, fewer than `{name}` = {needed}: lower it, "
                 "fill the row's documents (`clara.data.synthesis.questions`), or leave the row out."
             )
+
+
+def _check_pools(
+    processor: Any, records: Sequence[QuestionRecord], needed: int, pool_size: int | None
+) -> None:
+    """A candidate is a document's first passage, so documents that begin alike are one; none is left out."""
+    limit = processor.encoder_length or processor.doc_max_length
+    for row, record in enumerate(records):
+        unique = set(record.documents)
+        if pool_size and len(unique) > pool_size:
+            raise ValueError(
+                f"Row {row} has {len(unique)} documents, more than `pool_size` = {pool_size}, so some of its "
+                f"own would be left out: give at least {len(unique)}, or None."
+            )
+        long = [text for text in unique if len(text.encode()) + MARGIN > limit]
+        if pool_size or len(unique) - len(long) + bool(long) >= needed:
+            continue
+        firsts = {parts[0] for parts in processor.split_documents(long)} | unique.difference(long)
+        if len(firsts) < needed:
+            raise ValueError(
+                f"Row {row} has {len(firsts)} documents that differ in their first {limit} tokens, the most "
+                f"that is read, fewer than `retrieval_top_k` = {needed}: lower it, set `pool_size`, or leave "
+                "the row out."
+            )
+
+
+def _check_packed(processor: Any, records: Sequence[PretrainingRecord], most: int) -> None:
+    """Encodes the longest questions of a document together where they may be too long for one prompt."""
+    prompt, slots = answer_prompt(processor.prompt_style), [[processor.num_memory_tokens]]
+
+    def encode(pairs: Sequence[tuple[str, str]]) -> int:
+        target = Target(prompt, [question for question, _ in pairs], [answer for _, answer in pairs])
+        return encode_packed(processor, [target], slots)["input_ids"].shape[-1]
+
+    frame = encode([("?", ".")]) + MARGIN
+    for row, record in enumerate(records):
+        pairs = [(question, told[0]) for question, told in zip(record.questions, record.answers, strict=True)]
+        if (
+            sum(frame + len(f"{question}{answer}".encode()) for question, answer in pairs)
+            <= processor.prompt_max_length
+        ):
+            continue
+        try:
+            encode(sorted(pairs, key=lambda pair: encode([pair]))[-most:])
+        except ValueError as error:
+            raise ValueError(
+                f"Row {row}: its {min(most, len(pairs))} longest questions do not fit one prompt ({error}) "
+                "Lower `max_answers`, or leave `pack_questions` out."
+            ) from error
 
 
 def _check_targets(processor: Any, longest: int) -> None:

@@ -1,5 +1,6 @@
 """Passages of past batches as negatives: cross-batch memory (arXiv 1912.06798)."""
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -24,18 +25,18 @@ class PastPassages:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.texts: list[str] = []
+        self.keys: list[str] = []
         self.vectors = torch.empty(0)
 
     def __len__(self) -> int:
-        return len(self.texts)
+        return len(self.keys)
 
-    def push(self, texts: Sequence[str], vectors: Tensor) -> None:
-        """Adds D passages with their search vectors (D, D')."""
+    def push(self, keys: Sequence[str], vectors: Tensor) -> None:
+        """Adds D passages, by their keys, with their search vectors (D, D')."""
         vectors = vectors.detach().float()
         if len(self):
             vectors = torch.cat([self.vectors.to(vectors.device), vectors])
-        self.texts = [*self.texts, *texts][-self.size :]
+        self.keys = [*self.keys, *keys][-self.size :]
         self.vectors = vectors[-self.size :]
 
     def scores(self, query: Tensor, own: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -43,25 +44,31 @@ class PastPassages:
 
         Args:
             query: (Q, D') search vectors of the questions.
-            own: The passage of each question, whose copies are no negatives.
+            own: The key of each question's own passage, whose copies are no negatives.
 
         Returns:
             (Q, P) cosines, and (Q, P) bool, False at copies of a question's own passage.
         """
         scores = cosine_scores(query, self.vectors.to(query.device))
-        mask = [[kept != text for kept in self.texts] for text in own]
+        mask = [[kept != key for kept in self.keys] for key in own]
         return scores, torch.tensor(mask, device=query.device)
 
     def save(self, folder: str, process: int = 0) -> None:
         """Writes the passages of one process into a checkpoint's folder."""
-        metadata = {"texts": json.dumps(self.texts)}
+        metadata = {"keys": json.dumps(self.keys)}
         save_file({"vectors": self.vectors.cpu()}, self._file(folder, process), metadata)
 
     def load(self, folder: str, process: int = 0) -> None:
         """Reads what `save` wrote."""
         with safe_open(self._file(folder, process), "pt") as file:
-            self.texts, self.vectors = json.loads(file.metadata()["texts"]), file.get_tensor("vectors")
+            self.keys, self.vectors = json.loads(file.metadata()["keys"]), file.get_tensor("vectors")
 
     @staticmethod
     def _file(folder: str, process: int) -> str:
         return os.path.join(folder, f"past_passages_{process}.safetensors")
+
+
+def passage_keys(input_ids: Tensor, attention_mask: Tensor) -> list[str]:
+    """A digest of what the compressor reads of each of D passages (D, L): texts cut alike have one."""
+    rows = zip(input_ids.cpu(), attention_mask.cpu().bool(), strict=True)
+    return [hashlib.sha256(ids[mask].numpy().tobytes()).hexdigest() for ids, mask in rows]

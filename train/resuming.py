@@ -132,9 +132,12 @@ def check_same_run(folder: str | os.PathLike, identity: Mapping[str, Any]) -> No
 
 
 def _difference(name: str, before: Any, now: Any) -> str:
-    if name in ("rows", "start"):
-        return {"rows": "its training rows differ", "start": "it started from other weights"}[name]
-    return f"its `{name}` is {before!r}, not {now!r}"
+    told = {
+        "rows": "its training rows differ",
+        "start": "it started from other weights",
+        "candidates": "it searched among other passages",
+    }
+    return told.get(name) or f"its `{name}` is {before!r}, not {now!r}"
 
 
 class ResumableTrainer(Trainer):

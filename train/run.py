@@ -145,7 +145,7 @@ def run(script: ScriptArguments, args: ClaraTrainingConfig, command: str | None 
     ]
     names = dict.fromkeys("/".join(Path(file).parts[-2:]) for file in files)
     trainer.origin = {"command": command, "data": list(names)}
-    trainer.run_facts = {"start": start_digest(model)}
+    trainer.run_facts = {**trainer.run_facts, "start": start_digest(model)}
     logger.info("%d rows to train on, %d held out", len(train), len(held_out or ()))
     if not script.prepare_only:
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or True)

@@ -27,7 +27,7 @@ from .arguments import ClaraTrainingConfig
 from .optimizer import master_adamw
 from .recipe import ScriptArguments, parse_arguments
 from .resuming import ResumableTrainer
-from .run import load_records
+from .run import load_held_out, load_records
 from .sampling import EpochCallback, EpochSampler, order_seed
 
 # Of the configuration, what shapes the baseline: another value is another run.
@@ -175,14 +175,19 @@ def make_trainer(script: ScriptArguments, args: ClaraTrainingConfig) -> TextTrai
     tokenizer = AutoTokenizer.from_pretrained(path)
     limit = getattr(base.config, "max_position_embeddings", None) or 2048
     collator = TextCollator(tokenizer, args.documents_per_question, config.doc_max_length, limit, args.seed)
-    args.output_dir, args.eval_strategy = os.path.expanduser(args.output_dir), "no"
+    args.output_dir, args.prediction_loss_only = os.path.expanduser(args.output_dir), True
     records = load_records(script, args.stage)
-    check_lengths(collator, records)
+    held_out = load_held_out(script, args.stage)
+    for rows in (records, held_out):
+        check_lengths(collator, rows)
+    if not held_out:
+        args.eval_strategy = "no"
     trainer = TextTrainer(
         model=model,
         args=args,
         data_collator=collator,
         train_dataset=RecordDataset(records),
+        eval_dataset=RecordDataset(held_out) if held_out else None,
         callbacks=[EpochCallback()],
         processing_class=tokenizer,
         optimizer_cls_and_kwargs=master_adamw(model, args),
@@ -202,14 +207,22 @@ def config_of(script: ScriptArguments) -> ClaraConfig:
 
 
 def run(script: ScriptArguments, args: ClaraTrainingConfig) -> TextTrainer:
-    """Trains and writes the PEFT adapter with its tokenizer into `output_dir`/final; goes on after a cut."""
+    """Trains and writes the PEFT adapter with its tokenizer into `output_dir`/final; goes on after a cut.
+
+    With `prepare_only` every row is checked, and nothing more.
+    """
     set_seed(args.seed)
     trainer = make_trainer(script, args)
-    trainer.train(resume_from_checkpoint=True)
-    trainer.save_model(os.path.join(args.output_dir, "final"))
+    if not script.prepare_only:
+        trainer.train(resume_from_checkpoint=True)
+        if script.final_dtype is not None:
+            trainer.model.to(getattr(torch, script.final_dtype))
+        trainer.save_model(os.path.join(args.output_dir, "final"))
     return trainer
 
 
-def main(arguments: Sequence[str]) -> TextTrainer:
-    """Parses the options of `clara train text_baseline` and trains."""
-    return run(*parse_arguments([*arguments, "--stage", "instruction_tuning"]))
+def main(arguments: Sequence[str]) -> str | None:
+    """Parses the options of `clara train text_baseline`, trains; the run's folder, None if only prepared."""
+    script, args = parse_arguments([*arguments, "--stage", "instruction_tuning"])
+    run(script, args)
+    return None if script.prepare_only else args.output_dir

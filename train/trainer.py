@@ -29,10 +29,10 @@ from .groups import WHOLE, Group, counts, own_documents
 from .inputs import as_dataset
 from .limits import TimedCosine, TimeLimitCallback
 from .losses import contrastive_loss, corpus_positives, retrieval_distillation
-from .memories import filled
+from .memories import filled, text_digest
 from .metrics import RunningMeans, recall
 from .optimizer import master_adamw
-from .past import PastPassages
+from .past import PastPassages, passage_keys
 from .resolving import resolve_model
 from .sampling import EpochCallback, EpochSampler, order_seed
 from .saving import SavingMixin
@@ -120,7 +120,14 @@ class ClaraTrainer(SavingMixin):
                 callbacks=[self._epochs, CurveCallback(), *own_callbacks(args), *(callbacks or [])],
                 **kwargs,
             )
+        self.run_facts = self._searched()
         self._settle()
+
+    def _searched(self) -> dict[str, str]:
+        """What a run that learns against all candidates, and not a row's own alone, hangs on as well."""
+        against_all = self.args.pool_size or self.args.contrastive_candidates == "corpus"
+        whole = against_all and self._candidates is not None
+        return {"candidates": text_digest(self._candidates.texts)} if whole else {}
 
     def _settle(self) -> None:
         """Tags; stored memories and the teacher go to the device, of a whole corpus the teacher's vectors."""
@@ -257,7 +264,7 @@ class ClaraTrainer(SavingMixin):
         if args.contrastive_candidates == "corpus" and indices is not None:
             scores = cosine_scores(outputs.query_vectors, self._candidates.vectors)
             positives, mask = corpus_positives(indices, positives, scores.shape), None
-        found = self._with_past(outputs, (scores, positives, mask), texts["document_texts"], own)
+        found = self._with_past(inputs, outputs, (scores, positives, mask), own)
         extra = contrastive_loss(found[0], found[1], temperature, found[2], args.contrastive_positives)
         total = total + shares["questions"] * args.contrastive_weight * extra
         if teacher is not None:
@@ -270,17 +277,18 @@ class ClaraTrainer(SavingMixin):
             total = total + shares["rows"] * args.retrieval_teacher_weight * divergence
         return total
 
-    def _with_past(self, outputs: Any, found: tuple, texts: list[str] | None, own: Tensor | None) -> tuple:
+    def _with_past(self, inputs: dict, outputs: Any, found: tuple, own: Tensor | None) -> tuple:
         """Scores, positives and mask of a pretraining batch (Q, D), with the passages of past batches."""
         if own is None or not self.args.past_passages or not self.model.training:
             return found
         scores, positives, _ = found
+        keys = passage_keys(inputs["document_input_ids"], inputs["document_attention_mask"])
         if len(self._past):
-            past, others = self._past.scores(outputs.query_vectors, [texts[i] for i in own.tolist()])
+            past, others = self._past.scores(outputs.query_vectors, [keys[i] for i in own.tolist()])
             mask = torch.cat([torch.ones_like(positives), others], dim=-1)
             positives = torch.cat([positives, torch.zeros_like(others)], dim=-1)
             found = torch.cat([scores, past], dim=-1), positives, mask
-        self._past.push(texts, outputs.document_vectors)
+        self._past.push(keys, outputs.document_vectors)
         return found
 
     def _save_rng_state(self, output_dir: str) -> None:

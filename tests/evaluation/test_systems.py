@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from clara.evaluation.benchmarks import build_benchmark
+from clara.evaluation.readers import MemoryReader
 from clara.evaluation.reports import score_predictions
 from clara.evaluation.retrievers import GivenRetriever
 from clara.evaluation.systems import SYSTEMS, Recipe, System, Workbench
+from clara.memory_clara import CorpusMemory
 from oracle import OracleModel, OracleTextModel, document, question, record
 
 NUM_QUESTIONS = 8
@@ -135,6 +137,16 @@ def test_stored_bytes(tokenizer):
     assert bench.bytes_per_passage("text_clara") == pytest.approx(text + vector)
     assert bench.bytes_per_passage("closed_book") == 0
     assert 0 < bench.bytes_per_passage("cut") < text / 8
+
+
+@pytest.mark.parametrize(
+    ("dtype", "vector"),
+    [("float32", 64 * 4), ("bfloat16", 64 * 2), ("int8", 64 + 2), ("int4", 64 // 2 + 2)],  # with a scale
+)
+def test_stored_bytes_of_a_memory_are_those_of_its_format(dtype, vector):
+    """Three vectors of width 64 in two passages."""
+    memory = CorpusMemory(torch.ones(3, 64), ["a", "b"], offsets=torch.tensor([0, 2, 3]), dtype=dtype)
+    assert MemoryReader(None, memory).bytes_per_passage == 1.5 * vector
 
 
 def test_tokens_read_are_those_of_the_prompt(tokenizer):

@@ -1,6 +1,7 @@
 """Rows are checked before training begins."""
 
 import pytest
+from clara.data.collation import Item, PretrainingCollator
 from clara.data.records import PretrainingRecord, QuestionRecord
 from clara.train.checks import check_rows
 from conftest import make_model
@@ -71,6 +72,7 @@ def test_what_passes_the_check_is_never_refused_by_the_collator(check, model, wo
 
 class Settings:
     stage, contrastive_weight, target_max_length, pool_size = "pretraining", 0.3, 64, None
+    pack_questions, max_answers = False, 4
 
 
 def test_questions_that_are_to_be_matched_are_checked(base):
@@ -99,6 +101,11 @@ def test_a_pool_must_hold_what_is_chosen_from_it(base):
     with pytest.raises(ValueError, match="`pool_size` must be at least `retrieval_top_k` = 3, got 2"):
         check_rows(model, EndToEnd, rows)
     EndToEnd.pool_size = 3
+    with pytest.raises(
+        ValueError, match="Row 0 has 4 documents, more than `pool_size` = 3, so .* at least 4"
+    ):
+        check_rows(model, EndToEnd, rows)
+    EndToEnd.pool_size = 4
     check_rows(model, EndToEnd, rows)
 
 
@@ -108,3 +115,53 @@ def test_copies_do_not_count_as_documents(base):
 
     with pytest.raises(ValueError, match="Row 0 has 1 documents, fewer than `documents_per_question` = 2"):
         check_rows(make_model(base), Instruction, [QuestionRecord("Q?", ("a",), ("one", "one"))])
+
+
+def test_documents_that_begin_alike_are_one_candidate(base):
+    class EndToEnd(Settings):
+        stage, pool_size = "end_to_end", None
+
+    model = make_model(base, retrieval_top_k=2, doc_max_length=64)
+    alike = ("word " * 100 + "one", "word " * 100 + "two")
+    rows = [QuestionRecord("Q?", ("a",), (*alike, "three")), QuestionRecord("Q?", ("a",), alike)]
+    with pytest.raises(ValueError, match="Row 1 has 1 documents that differ in their first 64 tokens"):
+        check_rows(model, EndToEnd, rows)
+    EndToEnd.pool_size = 3
+    check_rows(model, EndToEnd, rows)
+
+
+def test_questions_packed_into_one_prompt_must_fit_together(base):
+    """Each of them fits alone; what passes is never refused by the collator, whichever it draws."""
+
+    class Packed(Settings):
+        pack_questions, contrastive_weight = True, 0.0
+
+    model = make_model(base, prompt_max_length=256)
+    collator = PretrainingCollator(
+        model.processor, {"answer": 1.0}, Packed.max_answers, 64, pack_questions=True
+    )
+    outcomes = []
+    for count in range(1, 9):
+        record = PretrainingRecord(
+            "Basalt cools.",
+            tuple(f"Why {number} does it cool so quickly?" for number in range(count)),
+            (("because water is cold there",),) * count,
+        )
+        told = []
+        for attempt in (
+            lambda record=record: check_rows(model, Packed, [PretrainingRecord("Basalt."), record]),
+            lambda record=record: [collator([Item(0, epoch, record)]) for epoch in range(8)],
+        ):
+            try:
+                told.append(attempt() and None)
+            except ValueError as error:
+                told.append(str(error))
+        outcomes.append([bool(one) for one in told])
+        if told[0]:
+            shown = min(count, Packed.max_answers)
+            assert told[0].startswith(
+                f"Row 1: its {shown} longest questions do not fit one prompt (`prompts[0]`"
+            )
+            assert told[0].endswith("Lower `max_answers`, or leave `pack_questions` out.")
+    assert all(checked == refused for checked, refused in outcomes)
+    assert [False] * 2 in outcomes and [True] * 2 in outcomes

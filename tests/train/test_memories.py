@@ -45,6 +45,13 @@ def test_pools_are_padded_at_the_end():
     assert positives.tolist() == [[True, False, False], [True, False, False]]
 
 
+def test_copies_are_in_a_pool_once_and_positive_if_one_of_them_is():
+    """Documents that begin alike are one memory, so one place."""
+    places = {"a": 0, "a too": 0, "b": 1}
+    found, mask, positives = pools([QuestionRecord("Q?", ("x",), ("a", "b", "a too"), (2,))], places)
+    assert (found.tolist(), mask.tolist(), positives.tolist()) == ([[0, 1]], [[True] * 2], [[True, False]])
+
+
 def test_pools_are_filled_with_the_nearest_and_hold_nothing_twice():
     places, mask = torch.tensor([[4, 7], [5, 0]]), torch.tensor([[True, True], [True, False]])
     positives = torch.tensor([[True, False], [True, False]])

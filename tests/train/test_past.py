@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from clara.train.past import PastPassages
+from clara.train.past import PastPassages, passage_keys
 from conftest import make_model
 from training_helpers import make_args, make_trainer
 
@@ -11,7 +11,7 @@ def test_the_newest_are_kept():
     past = PastPassages(3)
     past.push(["a", "b"], torch.eye(4)[:2])
     past.push(["c", "d"], torch.eye(4)[2:])
-    assert past.texts == ["b", "c", "d"]
+    assert past.keys == ["b", "c", "d"]
     assert torch.equal(past.vectors, torch.eye(4)[1:])
 
 
@@ -23,6 +23,17 @@ def test_scores_are_cosines_and_a_copy_is_no_negative():
     assert others.tolist() == [[True, False], [True, True]]
 
 
+def test_texts_that_are_cut_alike_have_one_key(shared_model):
+    """Padding does not count; what the compressor reads does."""
+    long = "word " * 100
+    texts = [long + "one", long + "two", "word", "other"]
+    batch = shared_model.processor.encode_documents(texts, truncation=True)
+    keys = passage_keys(batch["input_ids"], batch["attention_mask"])
+    alone = shared_model.processor.encode_documents(texts[2:3], truncation=True)
+    assert keys[0] == keys[1] and len(set(keys)) == 3
+    assert passage_keys(alone["input_ids"], alone["attention_mask"]) == keys[2:3]
+
+
 def test_each_process_finds_its_own_again(tmp_path):
     for process in (0, 1):
         past = PastPassages(2)
@@ -30,7 +41,7 @@ def test_each_process_finds_its_own_again(tmp_path):
         past.save(tmp_path, process)
     again = PastPassages(2)
     again.load(tmp_path, 1)
-    assert again.texts == ["of 1"] and again.vectors.tolist() == [[1.0, 1.0]]
+    assert again.keys == ["of 1"] and again.vectors.tolist() == [[1.0, 1.0]]
 
 
 def test_none_yet_go_into_a_checkpoint_too(base, tmp_path):

@@ -10,6 +10,7 @@ from clara.data.rows import pretraining_rows
 from clara.train.recipe import parse_arguments
 from clara.train.resuming import FREE_MODEL_FIELDS, rows_digest, run_identity, start_digest
 from clara.train.run import run
+from clara.train.trainer import ClaraTrainer
 from conftest import make_model
 from training_helpers import PRETRAINING, QUESTION_ROWS, make_args, make_trainer, parameters
 
@@ -49,6 +50,19 @@ def test_another_run_in_the_folder_is_refused(base, finished, change, told):
         trainer = make_trainer(model, finished, **fields)
         trainer.train(resume_from_checkpoint=True)
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_a_run_against_all_candidates_hangs_on_them_wherever_they_are_kept(base, tmp_path):
+    def train(corpus, **fields):
+        steps = {**SAVING, **fields, "memory_folder": str(tmp_path / "-".join(corpus))}
+        args = make_args(tmp_path / "run", "end_to_end", **steps)
+        trainer = ClaraTrainer(make_model(base), args, QUESTION_ROWS, corpus=corpus)
+        return trainer.train(resume_from_checkpoint=True).global_step
+
+    assert train(("Mars is red.",), pool_size=5) == 2
+    assert train(("Mars is red.",), pool_size=5, max_steps=3) == 3
+    with pytest.raises(ValueError, match="is of another run: it searched among other passages. Name another"):
+        train(("Venus is hot.",), pool_size=5, max_steps=4)
 
 
 def test_the_same_run_may_get_more_steps_and_other_logs(base, finished, tmp_path):

@@ -15,6 +15,7 @@ from clara.data.text_prompts import text_prompt_ids
 from clara.train.recipe import ScriptArguments
 from clara.train.text_baseline import TextCollator, check_lengths, config_of, make_trainer, run
 from conftest import DOCUMENTS, make_tokenizer
+from safetensors.torch import load_file
 from training_helpers import QUESTION_ROWS, make_args
 from transformers import AutoModelForCausalLM
 
@@ -140,6 +141,27 @@ def test_what_it_does_not_do_is_refused_and_the_attention_is_the_one_asked_for(b
     eager = script(base, rows, attn_implementation="eager")
     made = make_trainer(eager, make_args(tmp_path / "run", "instruction_tuning"))
     assert made.model.config._attn_implementation == "eager"
+
+
+def test_it_is_evaluated_saved_and_prepared_as_the_recipe_says(base, rows, tmp_path):
+    args = make_args(tmp_path / "run", "instruction_tuning", eval_strategy="steps", eval_steps=1)
+    trainer = run(script(base, rows, eval_files=[rows], eval_limit=3, final_dtype="bfloat16"), args)
+    losses = [row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row]
+    assert len(losses) == 2 and len(trainer.eval_dataset) == 3
+    saved = load_file(tmp_path / "run" / "final" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.bfloat16}
+    prepared = make_args(tmp_path / "none", "instruction_tuning", eval_strategy="steps")
+    assert run(script(base, rows, prepare_only=True), prepared).state.global_step == 0
+    assert not (tmp_path / "none" / "final").exists()
+
+
+def test_the_loss_of_held_out_rows_is_that_of_their_answers(base, rows, tmp_path):
+    made = script(base, rows, eval_files=[rows], eval_limit=2)
+    trainer = make_trainer(made, make_args(tmp_path, "instruction_tuning"))
+    batch = trainer.data_collator([trainer.eval_dataset[0], trainer.eval_dataset[1]])
+    with torch.no_grad():
+        expected = trainer.model.eval()(**batch).loss.item()
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_row_that_is_too_long_is_named_before_training(base, tmp_path):

@@ -5,19 +5,23 @@ import errno
 import json
 import pkgutil
 import shutil
+import zlib
 from types import SimpleNamespace
 
 import pytest
 import torch
+from clara import modeling_clara
 from clara.data.records import PretrainingRecord, QuestionRecord
 from clara.retrieval_clara import cosine_scores
 from clara.train.checkpoints import complete_checkpoints
 from clara.train.losses import contrastive_loss
+from clara.train.past import passage_keys
 from clara.train.stages import STAGES
 from clara.train.trainer import ClaraTrainer
 from conftest import make_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch.nn.functional import normalize
 from training_helpers import (
     BASALT,
     PRETRAINING,
@@ -107,25 +111,24 @@ def test_passages_of_past_batches_are_negatives_but_no_copy_of_the_own(base, tmp
     model = plain(base).train()
     trainer = make_trainer(model, tmp_path, contrastive_weight=2.0, past_passages=3)
     batch = batch_of(trainer)
-    own, texts = batch["match_indices"], batch["document_texts"]
+    own = batch["match_indices"]
+    keys = passage_keys(batch["document_input_ids"], batch["document_attention_mask"])
     found = {key: value for key, value in batch.items() if key not in ("rows", "match_indices")}
     out = model(**found)
     others = torch.randn(3, out.document_vectors.shape[-1])
-    trainer._past.push(
-        ["One.", texts[own[0]], "Two."], others
-    )  # the second is a copy of the first question's
+    trainer._past.push(["one", keys[own[0]], "two"], others)  # the second is a copy of the first question's
     scores = torch.cat([out.match_scores, cosine_scores(out.query_vectors, others)], dim=-1) / 0.02
     scores[[i == own[0] for i in own], out.match_scores.shape[-1] + 1] = float("-inf")
     expected = -scores.log_softmax(-1)[torch.arange(len(own)), own].mean()
     without = {key: value for key, value in batch.items() if not key.startswith("match_")}
     answer = trainer.compute_loss(model, without)
     torch.testing.assert_close(trainer.compute_loss(model, dict(batch)), answer + 2 * expected)
-    assert trainer._past.texts == texts[-3:]
+    assert trainer._past.keys == keys[-3:]
     torch.testing.assert_close(trainer._past.vectors, out.document_vectors[-3:])
     assert not trainer._past.vectors.requires_grad
     model.eval()
     trainer.compute_loss(model, batch_of(trainer))
-    assert trainer._past.texts == texts[-3:]  # an evaluation adds none
+    assert trainer._past.keys == keys[-3:]  # an evaluation adds none
 
 
 def test_the_supervised_baseline_trains_the_query_reasoner_alone(base, tmp_path):
@@ -161,7 +164,25 @@ def test_one_batch_of_eight_is_eight_of_one(base, tmp_path, stage):
     assert max(g.abs().max() for g in whole.values()) > 1e-3
 
 
+class DrawnTeacher:
+    """A teacher of retrieval that knows nothing: unit vectors drawn by the texts themselves."""
+
+    def __init__(self, path, device):
+        pass
+
+    def embed(self, texts):
+        draws = [torch.Generator().manual_seed(zlib.crc32(text.encode())) for text in texts]
+        return normalize(torch.stack([torch.randn(8, generator=draw) for draw in draws]), dim=-1)
+
+
 GROUPS = {
+    "a teacher of retrieval": (
+        "end_to_end",
+        QUESTION_ROWS,
+        {"contrastive_weight": 0.1, "retrieval_teacher": "drawn", "generation_weight": 0.5},
+        (8, 1),
+        (3, 3),
+    ),
     "rows without positives": (
         "end_to_end",
         [
@@ -184,7 +205,8 @@ GROUPS = {
 
 
 @pytest.mark.parametrize("case", GROUPS)
-def test_a_group_of_batches_is_one_batch_whatever_its_rows_hold(base, tmp_path, case):
+def test_a_group_of_batches_is_one_batch_whatever_its_rows_hold(base, tmp_path, case, monkeypatch):
+    monkeypatch.setattr("clara.train.trainer.RetrievalTeacher", DrawnTeacher)
     stage, rows, fields, *sizes = GROUPS[case]
     found = [
         gradients(
@@ -201,17 +223,27 @@ def test_a_group_of_batches_is_one_batch_whatever_its_rows_hold(base, tmp_path, 
 
 
 def test_scores_are_float32_under_mixed_precision(base, tmp_path, monkeypatch):
-    """In bfloat16 near candidates have one score, and the choice among them is arbitrary."""
-    trainer = make_trainer(plain(base), tmp_path, "end_to_end", bf16=True, max_steps=1)
-    dtypes, compute = [], trainer._other_losses
+    """In bfloat16 near candidates have one score, and the choice among them is arbitrary.
 
-    def note(inputs, outputs, *rest):
-        dtypes.append(outputs.scores.dtype)
-        return compute(inputs, outputs, *rest)
+    They are looked at where they are made: what leaves the model is cast to float32 in any case.
+    """
+    made, compute = [], modeling_clara.cosine_scores
 
-    monkeypatch.setattr(trainer, "_other_losses", note)
-    trainer.train()
-    assert dtypes == [torch.float32]
+    def note(query, vectors):
+        assert torch.is_autocast_enabled("cpu")
+        scores = compute(query, vectors)
+        made.append((query, vectors, scores))
+        return scores
+
+    monkeypatch.setattr(modeling_clara, "cosine_scores", note)
+    make_trainer(plain(base), tmp_path, "end_to_end", bf16=True, max_steps=1).train()
+    assert made
+    for query, vectors, scores in made:
+        assert query.dtype == vectors.dtype == scores.dtype == torch.float32
+        exact = torch.einsum(
+            "bd,bnd->bn", normalize(query.double(), dim=-1), normalize(vectors.double(), dim=-1)
+        )
+        torch.testing.assert_close(scores.double(), exact, atol=1e-6, rtol=0)
 
 
 def test_a_document_that_occurs_twice_in_a_batch_is_no_negative(base, tmp_path):
