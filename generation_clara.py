@@ -179,13 +179,13 @@ class TextInterface:
             retrieval_top_k: K passages a question; `min(config.retrieval_top_k, N)` by default.
             where: Which passages may be found, by their metadata: a mapping, or SQL text for a `CorpusStore`.
             exact: True: score all passages. False: use the store's index. None: as the store decides.
-            hybrid: Weight, from 0 to 1, of the words' ranks (BM25), which are fused with those of the
-                vectors; True: a half. None or False: vectors alone.
+            hybrid: Weight, from 0 to 1, of words (BM25), whose scores are added to the cosines, each on a
+                scale from 0 to 1; True: a half. None or False: vectors alone.
 
         Returns:
             Flat lists and scores (K,) for one question, nested lists and (B, K) for several; fewer
             than K passages if fewer pass `where`. Scores are cosines; with `hybrid` the order is that of the
-            fused ranks.
+            sums.
 
         Raises:
             ValueError: If K is below 1 or above N, a question is empty or too long, another model made the

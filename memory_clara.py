@@ -187,13 +187,13 @@ class CorpusMemory:
             k: K.
             questions: B texts; needed by `hybrid`.
             where: Which passages may be found, by their metadata (`clara.store.ranking.check_where`).
-            hybrid: Weight, from 0 to 1, of words (BM25), whose ranks are fused with those of the vectors;
-                True: a half.
+            hybrid: Weight, from 0 to 1, of words (BM25), whose scores are added to the cosines, each on a
+                scale from 0 to 1; True: a half.
             exact: A store may search with an index; here the search is always exact.
 
         Returns:
             (B, K) float32 cosines and int64 indices on the CPU, best first; with `hybrid` in the order of the
-            fused ranks. Fewer columns if fewer passages pass `where`.
+            sums. Fewer columns if fewer passages pass `where`.
 
         Raises:
             ValueError: If K is not from 1 to N, or an argument is not as above.

@@ -35,8 +35,8 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         const=0.5,
         metavar="WEIGHT",
-        help="fuse the ranks of the memories with those of BM25, which get this weight (0 to 1; 0.5 if none "
-        "is given)",
+        help="search by words too: BM25 is added to the cosines with this weight (0 to 1; 0.5 if none is "
+        "given)",
     )
     add_milvus_argument(
         parser, "search in Milvus, where `clara build-memory --milvus` put the search vectors"

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from clara.retrieval_clara import cosine_scores
-from clara.store.ranking import WordIndex, fuse_ranks
+from clara.store.ranking import HALF, WordIndex, combined
 
 from .language_models import ClaraModel
 
@@ -147,27 +147,26 @@ class MemoryRetriever:
 
 
 class HybridRetriever:
-    """Fuses the ranks of memories and words (`fuse_ranks`), half and half, within pools too.
+    """Adds the scores of memories and words (`combined`), half and half, within pools too.
 
     Args:
         memories: the cosine of search vectors.
-        words: BM25; a document that shares no word with the question has no rank.
-        depth: ranks of each that count in a search of the whole corpus; in a pool all do.
+        words: BM25; a document that shares no word with the question has 0.
+        depth: the best of each that count in a search of the whole corpus; in a pool all do.
     """
 
     def __init__(self, memories: Retriever, words: Retriever, depth: int) -> None:
         self._parts, self._depth = ((memories, -np.inf), (words, 0.0)), depth
 
     def search(self, questions: Sequence[str], retrieval_top_k: int, pools: Pools | None = None) -> Ranked:
-        """See `Retriever.search`. Scores are fused ranks."""
+        """See `Retriever.search`. Scores are the sums."""
         depth = max(retrieval_top_k, self._depth if pools is None else max(map(len, pools), default=1))
-        rankings: list[list[tuple[float, list[int]]]] = [[] for _ in questions]
+        parts: list[list[tuple[list[int], list[float]]]] = [[] for _ in questions]
         for retriever, lowest in self._parts:
-            found = retriever.search(questions, depth, pools)
-            for parts, scores, row in zip(rankings, *found, strict=True):
-                parts.append((0.5, row[scores > lowest].tolist()))
-        fused = map(fuse_ranks, rankings)
-        return stacked(best(list(row.values()), list(row), retrieval_top_k) for row in fused)
+            for own, scores, row in zip(parts, *retriever.search(questions, depth, pools), strict=True):
+                own.append((row[scores > lowest].tolist(), scores[scores > lowest].tolist()))
+        sums = (combined(by_memory, by_words, HALF) for by_memory, by_words in parts)
+        return stacked(best(list(row.values()), list(row), retrieval_top_k) for row in sums)
 
 
 def best(scores: Sequence[float], candidates: Sequence[int], k: int) -> Ranked:

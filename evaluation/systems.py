@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from clara.memory_clara import CorpusMemory
 from clara.processing_clara import Passages, reading_order
+from clara.store.ranking import DEPTH
 
 from .benchmarks import Benchmark, Example, check_choice
 from .language_models import ClaraModel, TextModel
@@ -32,8 +33,6 @@ from .retrievers import (
     dense_retriever,
     load_sentence_encoder,
 )
-
-HYBRID_DEPTH = 100
 
 
 @dataclass(frozen=True)
@@ -200,7 +199,7 @@ class Workbench:
                 self.model, self.corpus if recipe.searches_corpus_memories else self.memory
             )
 
-        depth = min(HYBRID_DEPTH, len(self.passages.texts))
+        depth = min(DEPTH, len(self.passages.texts))
         makers = {
             "none": lambda: None,
             "given": GivenRetriever,

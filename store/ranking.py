@@ -1,4 +1,4 @@
-"""Filters of a search, words, and the ranks of vectors and words fused, for the plain memory and the store.
+"""Filters of a search, words, and both scores combined, for the plain memory and the store.
 
 Letters of the shapes: B questions, N passages, K chosen, D width of a search vector.
 """
@@ -15,8 +15,9 @@ from torch import Tensor
 from ..retrieval_clara import nearest, row_blocks
 
 WORD = r"(?u)\w+"
-FUSION, DEPTH, HALF = 60, 100, 0.5
+DEPTH, HALF = 200, 0.5  # how many of the nearest, and by words, are looked at; the weight of words
 IDS = ("id", "document_id", "parent")
+Scored = tuple[Sequence[int], Sequence[float]]  # passages and their scores
 COMPARISONS = (">", ">=", "<", "<=", "!=")
 
 
@@ -113,30 +114,39 @@ def check_hybrid(hybrid: float | bool | None) -> float:
     return float(hybrid)
 
 
-def fuse_ranks(rankings: Iterable[tuple[float, Sequence[int]]]) -> dict[int, float]:
-    """Reciprocal rank fusion (Cormack et al. 2009), which needs no common scale of scores.
+def combined(by_memory: Scored, by_words: Scored, weight: float) -> dict[int, float]:
+    """Cosines and BM25 scores added, each on a scale from 0 to 1 (convex combination, arXiv 2210.11934).
+
+    Cosines from the lowest to the highest that are given, words from 0 to the highest; a passage that is not
+    among the best of one of them has 0 there.
 
     Args:
-        rankings: Weight and passages, best first, of each ranking.
+        by_memory: Passages and their cosines, best first.
+        by_words: Passages that share words with the question, and their scores.
+        weight: Of words; 1 - `weight` of cosines.
 
     Returns:
-        Passage -> sum of weight / (60 + rank), best first; of equal ones the one that came first.
+        Passage -> score, best first; of equal ones the one that came first.
     """
-    fused: dict[int, float] = {}
-    for weight, ranked in rankings:
-        for rank, passage in enumerate(ranked, 1):
-            fused[passage] = fused.get(passage, 0.0) + weight / (FUSION + rank)
-    return dict(sorted(fused.items(), key=lambda item: -item[1]))
+    (near, cosines), (shared, scores) = by_memory, by_words
+    low, span = min(cosines, default=0.0), max(cosines, default=0.0) - min(cosines, default=0.0)
+    total = {
+        passage: (1 - weight) * ((cosine - low) / span if span > 0 else 1.0)
+        for passage, cosine in zip(near, cosines, strict=True)
+    }
+    for passage, score in zip(shared, scores, strict=True):
+        total[passage] = total.get(passage, 0.0) + weight * score / max(scores)
+    return dict(sorted(total.items(), key=lambda item: -item[1]))
 
 
-def fused(query: Tensor, near: Tensor, words: Sequence[Sequence[int]], weight: float, k: int) -> Tensor:
-    """Indices (B, K) by the fused ranks of memories `near` (B, depth) and of words (B lists)."""
-    columns = min(k, near.shape[1])
+def hybrid_indices(near: tuple[Tensor, Tensor], words: Sequence[Scored], weight: float, k: int) -> Tensor:
+    """Indices (B, K) by both: of `near` cosines and indices (B, depth), of words B lists."""
+    columns = min(k, near[1].shape[1])
     rows = [
-        list(fuse_ranks(((1 - weight, by_memory), (weight, by_words))))[:columns]
-        for by_memory, by_words in zip(near.tolist(), words, strict=True)
+        list(combined((indices, scores), by_words, weight))[:columns]
+        for scores, indices, by_words in zip(near[0].tolist(), near[1].tolist(), words, strict=True)
     ]
-    return torch.tensor(rows, dtype=torch.long).view(len(query), columns)
+    return torch.tensor(rows, dtype=torch.long).view(len(near[1]), columns)
 
 
 class WordIndex:
@@ -185,13 +195,13 @@ def search_plain(
     """`CorpusMemory.search` with a filter or words; `query` (B, D) are unit vectors."""
     rows, weight = _passing(memory, where), check_hybrid(hybrid)
     blocks = row_blocks(memory.vectors, memory.lengths, rows)
-    scores, near = nearest(query, blocks, max(k, DEPTH) if weight else k)
+    near = nearest(query, blocks, max(k, DEPTH) if weight else k)
     if not weight:
-        return scores, near
+        return near
     if questions is None or len(questions) != len(query):
         raise ValueError(f"`hybrid` needs `questions`, a text for each of the {len(query)} vectors.")
     words = _by_words(memory, questions, max(k, DEPTH), rows)
-    indices = fused(query, near, words, weight, k)
+    indices = hybrid_indices(near, words, weight, k)
     return cosines(query, memory.vectors[indices]), indices
 
 
@@ -207,12 +217,13 @@ def _passing(memory: Any, where: Any) -> Tensor | None:
     return torch.tensor(kept).nonzero()[:, 0]
 
 
-def _by_words(memory: Any, questions: Sequence[str], depth: int, rows: Tensor | None) -> list[list[int]]:
+def _by_words(memory: Any, questions: Sequence[str], depth: int, rows: Tensor | None) -> list[Scored]:
     if memory.words is None:
         memory.words = WordIndex(memory.texts)
     found = []
     for scores in memory.words.scores(questions):
         sharing = np.flatnonzero(scores > 0)
         sharing = sharing if rows is None else np.intersect1d(sharing, rows.numpy())
-        found.append(sharing[np.argsort(-scores[sharing], kind="stable")[:depth]].tolist())
+        best = sharing[np.argsort(-scores[sharing], kind="stable")[:depth]]
+        found.append((best.tolist(), scores[best].tolist()))
     return found

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..retrieval_clara import BLOCK_ROWS, nearest
 from .places import Places
+from .ranking import Scored
 from .vectors import Vectors
 
 SCAN_ROWS = 8192
@@ -121,8 +122,8 @@ def approximate(
 
 def by_words(
     dataset: Any, places: Places, questions: Sequence[str], depth: int, sql: str | None = None
-) -> list[list[int]]:
-    """Indices of at most `depth` passages a question that share words with it, best first by BM25."""
+) -> list[Scored]:
+    """At most `depth` passages a question that share words with it: indices and BM25 scores, best first."""
     found = []
     for question in questions:
         forms = dict.fromkeys(unicodedata.normalize(form, question) for form in ("NFC", "NFD"))
@@ -134,8 +135,9 @@ def by_words(
             full_text_query=MatchQuery(" ".join(forms), "text"),
             limit=depth,
         ).to_table()
-        indices = places.indices(rows["_rowaddr"].to_numpy())
-        found.append(indices[np.lexsort((indices, -rows["_score"].to_numpy()))].tolist())
+        indices, scores = places.indices(rows["_rowaddr"].to_numpy()), rows["_score"].to_numpy()
+        order = np.lexsort((indices, -scores))
+        found.append((indices[order].tolist(), scores[order].tolist()))
     return found
 
 

@@ -30,7 +30,7 @@ from .commits import (
 )
 from .indexes import INDEXED_FROM, build_ann, read_effort
 from .places import Places, check_files
-from .ranking import DEPTH, check_hybrid, cosines, fused
+from .ranking import DEPTH, check_hybrid, cosines, hybrid_indices
 from .schema import ROW, Facts, check_row, literals, read_facts, unpack_row
 from .vectors import Vectors
 from .where import to_sql
@@ -227,14 +227,14 @@ class CorpusStore:
             questions: B texts; needed by `hybrid`.
             where: Which passages may be found: SQL text in which fields of the metadata go by their names
                 (`"year > 2020 AND author.name = 'Ann'"`), or a mapping.
-            hybrid: Weight, from 0 to 1, of words (BM25), whose ranks are fused with those of the vectors;
-                True: a half.
+            hybrid: Weight, from 0 to 1, of words (BM25), whose scores are added to the cosines, each on a
+                scale from 0 to 1; True: a half.
             exact: True: compare all vectors. False: use the index. None: the index if `build_index` or
                 `optimize` made one.
 
         Returns:
             (B, K) float32 cosines and int64 indices on the CPU, best first; with `hybrid` in the order of the
-            fused ranks. Fewer columns if fewer passages pass `where`.
+            sums. Fewer columns if fewer passages pass `where`.
 
         Raises:
             ValueError: If K is not from 1 to N, there is no index that `exact=False` or `hybrid` needs, or an
@@ -250,9 +250,9 @@ class CorpusStore:
             if find.WORDS_INDEX not in find.index_names(self._dataset):
                 raise ValueError(f"The store {self.uri} has no index of words yet: call `optimize` once.")
             depth = min(len(self), max(k, DEPTH))
-            near = self._nearest(query, depth, sql, exact)[1]
+            near = self._nearest(query, depth, sql, exact)
             words = find.by_words(self._dataset, self._places, questions, depth, sql)
-            indices = fused(query, near, words, weight, k)
+            indices = hybrid_indices(near, words, weight, k)
             found = self._vectors.at(self._places.addresses(indices.flatten().numpy()))
             vectors = torch.from_numpy(found).float().view(*indices.shape, -1)
             return cosines(query, vectors), indices

@@ -153,8 +153,8 @@ MUTANTS = [
         ("root", "and file_digest(new) == named[name]:", "and file_digest(new) != named[name]:"),
         (
             "store/ranking.py",
-            'sharing[np.argsort(-scores[sharing], kind="stable")',
-            'sharing[np.argsort(scores[sharing], kind="stable")',
+            "(cosine - low) / span",
+            "(cosine - span) / span",
         ),
         # losses
         (

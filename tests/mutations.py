@@ -66,7 +66,7 @@ COVER = {
     "store/schema.py": ["store/test_schema", "store/test_store"],
     "store/search.py": ["store/test_search"],
     "store/commits.py": ["store/test_store"],
-    "store/ranking.py": ["model/test_memory_clara"],
+    "store/ranking.py": ["model/test_memory_clara", "model/test_search_maths"],
 }
 SECONDS = 1800  # for the tests of one change
 

@@ -122,6 +122,12 @@ def store_candidates(
     return Candidates(**tensors, places=places, texts=texts)
 
 
+def searched(args: Any, candidates: Candidates | None) -> dict[str, str]:
+    """What a run that learns against all candidates, and not a row's own alone, hangs on as well."""
+    against_all = args.pool_size or args.contrastive_candidates == "corpus"
+    return {"candidates": text_digest(candidates.texts)} if against_all and candidates is not None else {}
+
+
 def text_digest(texts: Sequence[str]) -> str:
     """SHA-256 over texts, their borders included."""
     digest = hashlib.sha256()

@@ -164,14 +164,7 @@ def make_trainer(script: ScriptArguments, args: ClaraTrainingConfig) -> TextTrai
     dtype = "auto" if script.dtype is None else getattr(torch, script.dtype)
     attention = {"attn_implementation": script.attn_implementation} if script.attn_implementation else {}
     base = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_cache=False, **attention)
-    lora = LoraConfig(
-        r=config.lora_r,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        target_modules=config.lora_target_modules,
-        task_type="CAUSAL_LM",
-    )
-    model = get_peft_model(base, lora, autocast_adapter_dtype=False)
+    model = get_peft_model(base, _lora(config), autocast_adapter_dtype=False)
     tokenizer = AutoTokenizer.from_pretrained(path)
     limit = getattr(base.config, "max_position_embeddings", None) or 2048
     collator = TextCollator(tokenizer, args.documents_per_question, config.doc_max_length, limit, args.seed)
@@ -194,6 +187,16 @@ def make_trainer(script: ScriptArguments, args: ClaraTrainingConfig) -> TextTrai
     )
     trainer.run_facts = {"dtype": script.dtype, **{name: getattr(config, name) for name in OWN_FIELDS}}
     return trainer
+
+
+def _lora(config: ClaraConfig) -> LoraConfig:
+    return LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=config.lora_target_modules,
+        task_type="CAUSAL_LM",
+    )
 
 
 def config_of(script: ScriptArguments) -> ClaraConfig:

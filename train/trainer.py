@@ -29,7 +29,7 @@ from .groups import WHOLE, Group, counts, own_documents
 from .inputs import as_dataset
 from .limits import TimedCosine, TimeLimitCallback
 from .losses import contrastive_loss, corpus_positives, retrieval_distillation
-from .memories import filled, text_digest
+from .memories import filled, searched
 from .metrics import RunningMeans, recall
 from .optimizer import master_adamw
 from .past import PastPassages, passage_keys
@@ -120,17 +120,11 @@ class ClaraTrainer(SavingMixin):
                 callbacks=[self._epochs, CurveCallback(), *own_callbacks(args), *(callbacks or [])],
                 **kwargs,
             )
-        self.run_facts = self._searched()
         self._settle()
 
-    def _searched(self) -> dict[str, str]:
-        """What a run that learns against all candidates, and not a row's own alone, hangs on as well."""
-        against_all = self.args.pool_size or self.args.contrastive_candidates == "corpus"
-        whole = against_all and self._candidates is not None
-        return {"candidates": text_digest(self._candidates.texts)} if whole else {}
-
     def _settle(self) -> None:
-        """Tags; stored memories and the teacher go to the device, of a whole corpus the teacher's vectors."""
+        """What the run is, tags; memories and teacher go to the device, of a corpus the teacher's vectors."""
+        self.run_facts = searched(self.args, self._candidates)
         self.model.add_model_tags(list(self._tag_names))
         del self.model.config.use_cache  # set by Trainer; ClaraConfig has no such field, and passes say it
         if self.args.retrieval_teacher:

@@ -1,4 +1,4 @@
-"""The retrievers on documents small enough to rank by eye, and fused ranks by hand."""
+"""The retrievers on documents small enough to rank by eye, and sums of scores by hand."""
 
 import numpy as np
 import pytest
@@ -118,11 +118,11 @@ MEMORIES = Fixed([0, 1, 2, 3], [0.9, 0.5, 0.1, -0.2])
 WORDS = Fixed([2, 1, 0, 3], [7.0, 6.0, 0.0, 0.0])
 
 
-def test_ranks_by_hand():
-    """Document 0 has the ranks 1 and none, 1 has 2 and 2, 2 has 3 and 1, 3 has 4 and none."""
+def test_sums_by_hand():
+    """Cosines are 1, 7 / 11, 3 / 11 and 0 on their scale from -0.2 to 0.9, words 1 and 6 / 7."""
     scores, indices = HybridRetriever(MEMORIES, WORDS, 4).search(["a", "b"], 3)
-    assert indices.tolist() == [[2, 1, 0]] * 2
-    assert scores[0].tolist() == pytest.approx([0.5 / 63 + 0.5 / 61, 1 / 62, 0.5 / 61])
+    assert indices.tolist() == [[1, 2, 0]] * 2
+    assert scores[0].tolist() == pytest.approx([(7 / 11 + 6 / 7) / 2, (3 / 11 + 1) / 2, 0.5])
 
 
 def test_fewer_than_k():

@@ -89,7 +89,7 @@ def test_sql_needs_a_store():
         make_memory().search(torch.ones(1, WIDTH), 1, where="number > 2")
 
 
-def test_hybrid_fuses_the_ranks_of_words():
+def test_hybrid_adds_the_scores_of_words():
     memory, query = by_hand(), torch.tensor([[1.0, 0]])
     assert memory.search(query, 3, ["plum"], hybrid=1.0)[1].tolist() == [[2, 0, 1]]
     assert memory.search(query, 2, ["plum"], hybrid=0.6)[1].tolist() == [[2, 0]]

@@ -1,9 +1,9 @@
-"""Exact search with numbers by hand, ranks fused, filters, words."""
+"""Exact search with numbers by hand, scores combined, filters, words."""
 
 import pytest
 import torch
 from clara.retrieval_clara import check_search, mean_vectors, nearest, row_blocks
-from clara.store.ranking import WordIndex, check_where, fuse_ranks
+from clara.store.ranking import WordIndex, check_where, combined
 
 
 def test_means_by_hand():
@@ -18,10 +18,14 @@ def test_the_nearest_by_cosine_and_the_first_of_equals():
     assert indices.tolist() == [[1, 2, 0]] and scores.tolist() == [[1.0, 1.0, 0.0]]
 
 
-def test_ranks_are_fused_by_their_reciprocals():
-    fused = fuse_ranks([(0.5, [7, 8]), (0.5, [8, 9])])
-    assert list(fused) == [8, 7, 9]
-    assert fused[8] == pytest.approx(0.5 / 61 + 0.5 / 62) or fused[8] > fused[7]
+def test_cosines_and_words_are_added_on_one_scale():
+    """Cosines from the lowest to the highest, words from 0 to the highest; what one lacks is 0 there."""
+    found = combined(([7, 8, 5], [0.9, 0.6, 0.5]), ([8, 9], [4.0, 3.0]), 0.4)
+    assert list(found) == [7, 8, 9, 5]
+    assert found == pytest.approx({7: 0.6, 8: 0.6 * 0.25 + 0.4, 9: 0.4 * 0.75, 5: 0.0})
+    assert list(combined(([7, 8], [0.9, 0.6]), ([8], [4.0]), 0.5)) == [7, 8]  # equal: the nearer one first
+    assert combined(([3], [-0.2]), ([], []), 0.5) == {3: 0.5}  # one passage, no scale
+    assert combined(([], []), ([2], [1.5]), 0.5) == {2: 0.5}
 
 
 def test_filters_are_checked():
