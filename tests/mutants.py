@@ -59,7 +59,7 @@ MUTANTS = [
             "if layer.__dict__[VERSIONS][name] == _adapter",
         ),
         ("root", "head = _head(model.config) + repr([scaling", "head = repr([scaling"),
-        ("root", "placed += int((bits * places).sum())", "placed += int(bits.sum())"),
+        ("root", "int((columns * torch.arange(PERIOD", "int((columns + torch.arange(PERIOD"),
         # modeling
         ("root", "(ones.cumsum(dim=-1) - 1).clamp(min=0)", "ones.cumsum(dim=-1).clamp(min=0)"),
         ("root", "own = (key == 0) | (key == query)", "own = (key >= 0) | (key == query)"),
