@@ -217,11 +217,7 @@ MUTANTS = [
             'clash = ids_where(dataset, sql, "parent") - set(memory.parents)',
             'clash = ids_where(dataset, sql, "parent")',
         ),
-        (
-            SEARCH,
-            'indices[np.lexsort((indices, -rows["_score"].to_numpy()))]',
-            'indices[np.lexsort((indices, rows["_score"].to_numpy()))]',
-        ),
+        (SEARCH, "indices[order].tolist(), scores[order]", "indices[order].tolist(), scores[::-1]"),
         # what no test noticed in November 2026, where the line is now
         ("root", "attend, places = own, positions(own)", "attend, places = own, None"),
         (
