@@ -129,13 +129,13 @@ def combined(by_memory: Scored, by_words: Scored, weight: float) -> dict[int, fl
         Passage -> score, best first; of equal ones the one that came first.
     """
     (near, cosines), (shared, scores) = by_memory, by_words
-    low, span = min(cosines, default=0.0), max(cosines, default=0.0) - min(cosines, default=0.0)
+    low, high, most = min(cosines, default=0.0), max(cosines, default=0.0), max(scores, default=0.0)
     total = {
-        passage: (1 - weight) * ((cosine - low) / span if span > 0 else 1.0)
+        passage: (1 - weight) * ((cosine - low) / (high - low) if high > low else 1.0)
         for passage, cosine in zip(near, cosines, strict=True)
     }
     for passage, score in zip(shared, scores, strict=True):
-        total[passage] = total.get(passage, 0.0) + weight * score / max(scores)
+        total[passage] = total.get(passage, 0.0) + weight * score / most
     return dict(sorted(total.items(), key=lambda item: -item[1]))
 
 

@@ -153,8 +153,8 @@ MUTANTS = [
         ("root", "and file_digest(new) == named[name]:", "and file_digest(new) != named[name]:"),
         (
             "store/ranking.py",
-            "(cosine - low) / span",
-            "(cosine - span) / span",
+            "(cosine - low) / (high - low)",
+            "(cosine - low) / high",
         ),
         # losses
         (

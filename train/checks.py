@@ -73,7 +73,7 @@ def _check_pools(
                 f"Row {row} has {len(unique)} documents, more than `pool_size` = {pool_size}, so some of its "
                 f"own would be left out: give at least {len(unique)}, or None."
             )
-        long = [text for text in unique if len(text.encode()) + MARGIN > limit]
+        long = [text for text in unique if 2 * len(text.encode()) > limit]  # with its frame, perhaps
         if pool_size or len(unique) - len(long) + bool(long) >= needed:
             continue
         firsts = {parts[0] for parts in processor.split_documents(long)} | unique.difference(long)
@@ -96,10 +96,8 @@ def _check_packed(processor: Any, records: Sequence[PretrainingRecord], most: in
     frame = encode([("?", ".")]) + MARGIN
     for row, record in enumerate(records):
         pairs = [(question, told[0]) for question, told in zip(record.questions, record.answers, strict=True)]
-        if (
-            sum(frame + len(f"{question}{answer}".encode()) for question, answer in pairs)
-            <= processor.prompt_max_length
-        ):
+        longest = sum(frame + len(f"{question}{answer}".encode()) for question, answer in pairs)
+        if longest <= processor.prompt_max_length:
             continue
         try:
             encode(sorted(pairs, key=lambda pair: encode([pair]))[-most:])
