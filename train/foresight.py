@@ -9,7 +9,7 @@ import functools
 import importlib.util
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,7 @@ def foresee(options: Sequence[str]) -> dict[str, Any]:
             )
         fields = read_recipe(recipe)
         _check_names(fields, f"{recipe} has the field", "")
+        fields = without_rivals(fields, given)
     _check_names(given, "there is no option", "--")
     fields |= given
     _check_numbers(fields)
@@ -91,6 +92,12 @@ def foresee(options: Sequence[str]) -> dict[str, Any]:
             f"Set `model` or `base`, and only one: got {fields.get('model')!r} and {fields.get('base')!r}."
         )
     return fields
+
+
+def without_rivals(recipe: Mapping[str, Any], given: Collection[str]) -> dict[str, Any]:
+    """A recipe without its `model` where an option names a `base`, and the other way round: options win."""
+    rivals = {"model": "base", "base": "model"}
+    return {name: value for name, value in recipe.items() if rivals.get(name) not in given}
 
 
 def _options(words: Sequence[str]) -> dict[str, Any]:
@@ -156,8 +163,12 @@ def _check_files(fields: Mapping[str, Any]) -> None:
     if not fields.get("train_files") and not fields.get("corpus_files"):
         raise ValueError("`train_files` is empty: name at least one file or data set of training rows.")
     model = os.path.expanduser(str(fields.get("model") or ""))
-    if model.startswith(("/", ".", "~")) and not os.path.isfile(os.path.join(model, "config.json")):
-        raise ValueError(f"`model`: {model} holds no checkpoint (no config.json).")
+    a_folder = model.startswith(("/", ".", "~")) or model.count("/") > 1  # a Hub id is OWNER/NAME
+    if a_folder and not os.path.isfile(os.path.join(model, "config.json")):
+        raise ValueError(
+            f"`model`: {model} holds no checkpoint (no config.json): train the stage before it first, or "
+            "name another one with `--model`; `--base NAME` starts, or plans, from a base."
+        )
 
 
 def next_command(stage: str, fields: Mapping[str, Any], recipe: str | None, final: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from transformers import HfArgumentParser
 
 from .arguments import ClaraTrainingConfig, as_mapping
-from .foresight import read_recipe
+from .foresight import read_recipe, without_rivals
 
 
 @dataclass
@@ -86,6 +86,7 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[ScriptArguments, ClaraTra
         unknown = sorted(set(recipe) - known)
         if unknown:
             raise ValueError(f"{given.config} has unknown fields {unknown}: see docs/training.md.")
-        parser.set_defaults(**recipe)
+        named = {word.partition("=")[0].removeprefix("--") for word in options}
+        parser.set_defaults(**without_rivals(recipe, named))
     script, args = parser.parse_args_into_dataclasses(options)
     return script, args

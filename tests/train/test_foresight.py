@@ -7,6 +7,7 @@ import time
 
 import pytest
 from clara.train.foresight import foresee, known_fields, next_command
+from clara.train.recipe import parse_arguments
 from conftest import ROOT
 
 ROWS = str(ROOT / "train" / "recipes" / "tiny_pretraining.jsonl")
@@ -27,6 +28,8 @@ START = ["--base", "b", "--train_files", ROWS]
         (["--train_files", ROWS], "Set `model` or `base`, and only one"),
         ([*START, "--model", "m"], "Set `model` or `base`, and only one"),
         (["--model", "./nothing", "--train_files", ROWS], "`model`: ./nothing holds no checkpoint"),
+        (["--model", "runs/a/final", "--train_files", ROWS],
+         "`model`: runs/a/final holds no checkpoint .*train the stage before it first"),
         (["--config", "no.yaml"], "`--config` no.yaml is not there"),
         (["4"], "'4' belongs to no option"),
     ],
@@ -45,6 +48,20 @@ def test_a_recipes_field_is_checked_and_options_win(tmp_path):
     recipe.write_text(f"base: b\ntrain_files: [{ROWS}]\nmax_step: 3\n")
     with pytest.raises(ValueError, match="has the field `max_step`: unknown, did you mean `max_steps`"):
         foresee(["--config", str(recipe)])
+
+
+def test_an_option_names_another_start_than_the_recipe(tmp_path):
+    """So that a later stage can be planned, or tried, before the stage before it has run."""
+    recipe = tmp_path / "recipe.yaml"
+    for field, other in (("model: runs/a/final", "base"), ("base: b", "model")):
+        recipe.write_text(f"{field}\ntrain_files: [{ROWS}]\n")
+        for options in ([f"--{other}", "x/y"], [f"--{other}=x/y"]):
+            found = foresee(["--config", str(recipe), *options])
+            script, _ = parse_arguments(
+                ["--config", str(recipe), *options, "--output_dir", "out", "--use_cpu", "True"]
+            )
+            assert (found.get("base"), found.get("model")) == (script.base, script.model)
+            assert getattr(script, other) == "x/y"
 
 
 def test_known_fields_are_those_of_the_parser():
