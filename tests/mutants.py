@@ -265,5 +265,11 @@ MUTANTS = [
         (SYSTEMS, "in (*example.pool, *example.positives) for part", "in example.pool for part"),
         (SYSTEMS, "zlib.crc32(example.id.encode())", "0"),
         ("serving/engine.py", "setdefault((id(request.memory), ", "setdefault(("),
+        # what a run is stopped or bent by, found on 2026-11-28
+        ("train/past.py", "ids[mask].numpy()", "ids.numpy()"),
+        ("train/checks.py", "if len(firsts) < needed:", "if len(firsts) < 1:"),
+        ("train/checks.py", "encode([pair]))[-most:]", "encode([pair]))[:1]"),
+        ("train/memories.py", "if against_all and candidates", "if not against_all and candidates"),
+        (TRAINER, 'shares["rows"] * args.retrieval', "args.retrieval"),
     )
 ]
