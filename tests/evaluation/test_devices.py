@@ -57,6 +57,7 @@ def test_no_other_file_asks_torch_for_the_accelerator():
     asking = [
         str(file.relative_to(root))
         for file in root.rglob("*.py")
-        if not {".venv", "build"} & set(file.parts) and "current_accelerator" in file.read_text(encoding="utf-8")
+        if not {".venv", "build"} & set(file.parts)
+        and "current_accelerator" in file.read_text(encoding="utf-8")
     ]
     assert sorted(asking) == ["evaluation/devices.py", "tests/evaluation/test_devices.py"]
