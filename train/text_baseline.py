@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.trainer_utils import set_seed
 
+from ..adapters_clara import lora_config
 from ..checkpoint_clara import base_path
 from ..configuration_clara import ClaraConfig
 from ..data.collation import InstructionCollator, Item, RecordDataset
@@ -38,6 +39,8 @@ OWN_FIELDS = (
     "lora_alpha",
     "lora_dropout",
     "lora_target_modules",
+    "lora_rank_pattern",
+    "lora_alpha_pattern",
 )
 
 
@@ -164,7 +167,9 @@ def make_trainer(script: ScriptArguments, args: ClaraTrainingConfig) -> TextTrai
     dtype = "auto" if script.dtype is None else getattr(torch, script.dtype)
     attention = {"attn_implementation": script.attn_implementation} if script.attn_implementation else {}
     base = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, use_cache=False, **attention)
-    model = get_peft_model(base, _lora(config), autocast_adapter_dtype=False)
+    lora = lora_config(config)
+    lora.base_model_name_or_path, lora.revision = None, None  # PEFT names the folder that was read
+    model = get_peft_model(base, lora, autocast_adapter_dtype=False)
     tokenizer = AutoTokenizer.from_pretrained(path)
     limit = getattr(base.config, "max_position_embeddings", None) or 2048
     collator = TextCollator(tokenizer, args.documents_per_question, config.doc_max_length, limit, args.seed)
@@ -187,16 +192,6 @@ def make_trainer(script: ScriptArguments, args: ClaraTrainingConfig) -> TextTrai
     )
     trainer.run_facts = {"dtype": script.dtype, **{name: getattr(config, name) for name in OWN_FIELDS}}
     return trainer
-
-
-def _lora(config: ClaraConfig) -> LoraConfig:
-    return LoraConfig(
-        r=config.lora_r,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        target_modules=config.lora_target_modules,
-        task_type="CAUSAL_LM",
-    )
 
 
 def config_of(script: ScriptArguments) -> ClaraConfig:

@@ -96,6 +96,16 @@ def test_takes_base_and_lora_fields_of_a_checkpoint(checkpoint, shared_model, ro
     assert (found.lora_r, found.doc_max_length) == (4, 64)
 
 
+def test_ranks_are_those_of_the_recipe_layer_by_layer(base, rows, tmp_path):
+    made = script(base, rows)
+    made.model_fields = {**LORA, "lora_rank_pattern": {"q_proj": 2}, "lora_alpha_pattern": {"v_proj": 16}}
+    model = make_trainer(made, make_args(tmp_path, "instruction_tuning")).model
+    ranks = {(n.split(".")[-4], len(p)) for n, p in model.named_parameters() if "lora_A" in n}
+    assert ("q_proj", 2) in ranks and ("v_proj", 4) in ranks
+    assert model.base_model.model.model.layers[0].self_attn.v_proj.scaling["default"] == 4.0
+    assert model.peft_config["default"].base_model_name_or_path == base
+
+
 def test_another_stage_is_refused(base, rows, tmp_path):
     with pytest.raises(ValueError, match="of stage 'instruction_tuning'"):
         make_trainer(script(base, rows), make_args(tmp_path, "end_to_end"))
