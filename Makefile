@@ -12,6 +12,7 @@ EXPERIMENTS ?= outputs/experiments
 CORE := $(VENV)/.core
 APP := $(VENV)/.app
 TOOLS := $(VENV)/.tools
+INTEGRATIONS := $(VENV)/.integrations
 BASE := $(VENV)/.base
 INSTALL := $(BIN)/python -m pip install --no-compile --constraint constraints.txt --editable
 
@@ -19,7 +20,7 @@ export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo app experiments test test-slow load-test mutations lint clean
+.PHONY: demo app experiments test test-slow test-integrations load-test mutations lint clean
 .NOTPARALLEL:
 
 demo: $(BASE)
@@ -33,6 +34,10 @@ test: $(BASE) $(TOOLS)
 
 test-slow: $(BASE) $(TOOLS)
 	$(BIN)/python -m pytest -q -m slow
+
+# Retrievers and answerers in the real LangChain, LlamaIndex, Haystack and MTEB.
+test-integrations: $(BASE) $(INTEGRATIONS)
+	$(BIN)/python -m pytest -q tests/integrations
 
 # One-line changes that make the core wrong, and the tests that notice them: half an hour.
 mutations: $(TOOLS)
@@ -67,6 +72,10 @@ $(APP): $(CORE)
 
 $(TOOLS): $(CORE)
 	$(INSTALL) '.[test]'
+	@touch $@
+
+$(INTEGRATIONS): $(TOOLS)
+	$(INSTALL) '.[langchain,llama-index,haystack,mteb]'
 	@touch $@
 
 $(BASE): bases/embedded.py bases/wheel.py | $(CORE)
