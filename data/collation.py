@@ -191,7 +191,7 @@ class PretrainingCollator:
         """The targets of one document in one epoch; never none: at least it is reconstructed."""
         record, draw = item.record, random.Random(f"{self.seed}-{item.epoch}-{item.index}")
         found, style = [], self.processor.prompt_style
-        pairs = list(zip(record.questions, (answers[0] for answers in record.answers), strict=True))
+        pairs = record.pairs
         if pairs and self._drawn("questions_and_answers", draw):
             kept = self._fitting(pairs)
             target = questions_and_answers_target([q for q, _ in kept], [a for _, a in kept])

@@ -86,6 +86,11 @@ class PretrainingRecord:
             )
 
     @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Each question with the answer that is learnt, the first one."""
+        return list(zip(self.questions, (answers[0] for answers in self.answers), strict=True))
+
+    @property
     def findable_questions(self) -> tuple[str, ...]:
         """The questions by which the document can be found."""
         flags = self.findable or (True,) * len(self.questions)

@@ -164,7 +164,8 @@ class HybridRetriever:
         parts: list[list[tuple[list[int], list[float]]]] = [[] for _ in questions]
         for retriever, lowest in self._parts:
             for own, scores, row in zip(parts, *retriever.search(questions, depth, pools), strict=True):
-                own.append((row[scores > lowest].tolist(), scores[scores > lowest].tolist()))
+                kept = scores > lowest
+                own.append((row[kept].tolist(), scores[kept].tolist()))
         sums = (combined(by_memory, by_words, HALF) for by_memory, by_words in parts)
         return stacked(best(list(row.values()), list(row), retrieval_top_k) for row in sums)
 

@@ -267,7 +267,7 @@ MUTANTS = [
         ("serving/engine.py", "setdefault((id(request.memory), ", "setdefault(("),
         # what a run is stopped or bent by, found on 2026-11-28
         ("train/past.py", "ids[mask].numpy()", "ids.numpy()"),
-        ("train/checks.py", "if len(firsts) < needed:", "if len(firsts) < 1:"),
+        ("train/memories.py", "len({places[text] for text in record.documents})", "len(record.documents)"),
         ("train/checks.py", "encode([pair]))[-most:]", "encode([pair]))[:1]"),
         ("train/memories.py", "if against_all and candidates", "if not against_all and candidates"),
         (TRAINER, 'shares["rows"] * args.retrieval', "args.retrieval"),

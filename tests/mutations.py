@@ -59,7 +59,12 @@ COVER = {
     "train/text_baseline.py": ["train/test_text_baseline"],
     "train/losses.py": ["train/test_losses"],
     "train/groups.py": ["train/test_groups", "train/test_trainer"],
-    "train/memories.py": ["train/test_memories", "model/test_ragged_memories", "train/test_resuming"],
+    "train/memories.py": [
+        "train/test_memories",
+        "train/test_checks",
+        "model/test_ragged_memories",
+        "train/test_resuming",
+    ],
     "train/collators.py": ["train/test_collators", "train/test_trainer"],
     "train/trainer.py": ["train/test_trainer"],
     "train/past.py": ["train/test_past"],

@@ -45,8 +45,8 @@ def check_rows(model: Any, args: ClaraTrainingConfig, records: Sequence[Any]) ->
     if args.stage == "end_to_end" and args.pool_size and args.pool_size < needed:
         raise ValueError(f"`pool_size` must be at least `{name}` = {needed}, got {args.pool_size}: raise it.")
     _check_documents(records, 1 if args.pool_size else needed, name)
-    if args.stage == "end_to_end":
-        _check_pools(model.processor, records, needed, args.pool_size)
+    if args.stage == "end_to_end" and args.pool_size:
+        _check_pools(records, args.pool_size)
     prompts = ((row, r.question, r.target) for row, r in enumerate(records))
     _check_prompts(model.processor, needed, prompts, in_query=args.stage == "end_to_end")
 
@@ -61,27 +61,14 @@ def _check_documents(records: Sequence[QuestionRecord], needed: int, name: str) 
             )
 
 
-def _check_pools(
-    processor: Any, records: Sequence[QuestionRecord], needed: int, pool_size: int | None
-) -> None:
-    """A candidate is a document's first passage, so documents that begin alike are one; none is left out."""
-    limit = processor.encoder_length or processor.doc_max_length
+def _check_pools(records: Sequence[QuestionRecord], pool_size: int) -> None:
+    """No pool may be smaller than a row's own documents, of which some would be left out."""
     for row, record in enumerate(records):
-        unique = set(record.documents)
-        if pool_size and len(unique) > pool_size:
+        unique = len(set(record.documents))
+        if unique > pool_size:
             raise ValueError(
-                f"Row {row} has {len(unique)} documents, more than `pool_size` = {pool_size}, so some of its "
-                f"own would be left out: give at least {len(unique)}, or None."
-            )
-        long = [text for text in unique if 2 * len(text.encode()) > limit]  # with its frame, perhaps
-        if pool_size or len(unique) - len(long) + bool(long) >= needed:
-            continue
-        firsts = {parts[0] for parts in processor.split_documents(long)} | unique.difference(long)
-        if len(firsts) < needed:
-            raise ValueError(
-                f"Row {row} has {len(firsts)} documents that differ in their first {limit} tokens, the most "
-                f"that is read, fewer than `retrieval_top_k` = {needed}: lower it, set `pool_size`, or leave "
-                "the row out."
+                f"Row {row} has {unique} documents, more than `pool_size` = {pool_size}, so some of its "
+                f"own would be left out: give at least {unique}, or None."
             )
 
 
@@ -95,15 +82,15 @@ def _check_packed(processor: Any, records: Sequence[PretrainingRecord], most: in
 
     frame = encode([("?", ".")]) + MARGIN
     for row, record in enumerate(records):
-        pairs = [(question, told[0]) for question, told in zip(record.questions, record.answers, strict=True)]
-        longest = sum(frame + len(f"{question}{answer}".encode()) for question, answer in pairs)
+        longest = sum(frame + len(f"{question}{answer}".encode()) for question, answer in record.pairs)
         if longest <= processor.prompt_max_length:
             continue
         try:
-            encode(sorted(pairs, key=lambda pair: encode([pair]))[-most:])
+            encode(sorted(record.pairs, key=lambda pair: encode([pair]))[-most:])
         except ValueError as error:
+            shown = min(most, len(record.pairs))
             raise ValueError(
-                f"Row {row}: its {min(most, len(pairs))} longest questions do not fit one prompt ({error}) "
+                f"Row {row}: its {shown} longest questions do not fit one prompt ({error}) "
                 "Lower `max_answers`, or leave `pack_questions` out."
             ) from error
 
@@ -124,8 +111,8 @@ def _check_targets(processor: Any, longest: int) -> None:
 
 def _pretraining_prompts(records: Sequence[PretrainingRecord]) -> Iterator[tuple[int, str, str]]:
     for row, record in enumerate(records):
-        for question, answers in zip(record.questions, record.answers, strict=True):
-            yield row, question, answers[0]
+        for question, answer in record.pairs:
+            yield row, question, answer
 
 
 def _check_prompts(

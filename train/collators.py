@@ -77,9 +77,12 @@ def _end_to_end(
     """One process compresses, on its device; the others open what it stored."""
     if getattr(model, "hf_device_map", None) is None and not is_deepspeed_zero3_enabled():
         model.to(args.device)
+    k = model.config.retrieval_top_k
     with args.main_process_first(local=False, desc="compressing the candidates"):
-        candidates = store_candidates(model, records, folder, args.per_device_eval_batch_size, corpus)
-    return EndToEndCollator(model.processor, candidates, model.config.retrieval_top_k, **shared)
+        candidates = store_candidates(
+            model, records, folder, args.per_device_eval_batch_size, corpus, 1 if args.pool_size else k
+        )
+    return EndToEndCollator(model.processor, candidates, k, **shared)
 
 
 def rate_factors(args: ClaraTrainingConfig, config: Any) -> tuple[int, ...]:

@@ -80,10 +80,11 @@ class Candidates(NamedTuple):
 
 def store_candidates(
     model: Any,
-    records: Iterable[QuestionRecord],
+    records: Sequence[QuestionRecord],
     folder: str | os.PathLike | None,
     batch_size: int = 32,
     others: Sequence[str] = (),
+    needed: int = 1,
 ) -> Candidates:
     """Compresses every candidate document of the records once, or opens a store that holds them all.
 
@@ -96,14 +97,17 @@ def store_candidates(
         folder: Where the memories are kept (None: in memory alone).
         batch_size: Passages compressed at once.
         others: Further passages of the corpus, beside the records' candidates.
+        needed: Candidates that each record must have. Documents that begin alike are one.
 
     Raises:
-        ValueError: If the folder holds memories of another compressor, or lacks a candidate.
+        ValueError: If a record has fewer, before any is compressed; if the folder holds memories of another
+            compressor, or lacks a candidate.
     """
     first = first_passages(model.processor, [text for record in records for text in record.documents], others)
     texts = list(dict.fromkeys(first.values()))
     known = {text: place for place, text in enumerate(texts)}
     places = {text: known[part] for text, part in first.items()}
+    _check_distinct(records, places, needed, model.processor.encoder_length or model.processor.doc_max_length)
     if folder is None:
         return Candidates(**compressed(model, texts, batch_size), places=places, texts=texts)
     file = os.path.join(folder, "candidates.safetensors")
@@ -120,6 +124,19 @@ def store_candidates(
             "`memory_folder`, or remove it."
         )
     return Candidates(**tensors, places=places, texts=texts)
+
+
+def _check_distinct(
+    records: Sequence[QuestionRecord], places: Mapping[str, int], needed: int, limit: int
+) -> None:
+    for row, record in enumerate(records):
+        count = len({places[text] for text in record.documents})
+        if count < needed:
+            raise ValueError(
+                f"Row {row} has {count} documents that differ in their first {limit} tokens, the most "
+                f"that is read, fewer than `retrieval_top_k` = {needed}: lower it, set `pool_size`, or leave "
+                "the row out."
+            )
 
 
 def searched(args: Any, candidates: Candidates | None) -> dict[str, str]:

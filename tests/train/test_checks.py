@@ -1,9 +1,9 @@
 """Rows are checked before training begins."""
 
 import pytest
-from clara.data.collation import Item, PretrainingCollator
+from clara.data.collation import Item, PretrainingCollator, RecordDataset
 from clara.data.records import PretrainingRecord, QuestionRecord
-from clara.train.checks import check_rows
+from clara.train.checks import check_rows, checked_collator
 from conftest import make_model
 from training_helpers import PRETRAINING, QUESTION_ROWS, make_args
 
@@ -117,17 +117,16 @@ def test_copies_do_not_count_as_documents(base):
         check_rows(make_model(base), Instruction, [QuestionRecord("Q?", ("a",), ("one", "one"))])
 
 
-def test_documents_that_begin_alike_are_one_candidate(base):
-    class EndToEnd(Settings):
-        stage, pool_size = "end_to_end", None
-
+def test_documents_that_begin_alike_are_one_candidate(base, tmp_path):
+    """Told before the first of them is compressed."""
     model = make_model(base, retrieval_top_k=2, doc_max_length=64)
     alike = ("word " * 100 + "one", "word " * 100 + "two")
     rows = [QuestionRecord("Q?", ("a",), (*alike, "three")), QuestionRecord("Q?", ("a",), alike)]
     with pytest.raises(ValueError, match="Row 1 has 1 documents that differ in their first 64 tokens"):
-        check_rows(model, EndToEnd, rows)
-    EndToEnd.pool_size = 3
-    check_rows(model, EndToEnd, rows)
+        checked_collator(model, make_args(tmp_path, "end_to_end"), [RecordDataset(rows)])
+    assert not (tmp_path / "memory").exists()
+    checked_collator(model, make_args(tmp_path, "end_to_end", pool_size=3), [RecordDataset(rows)])
+    assert (tmp_path / "memory").exists()
 
 
 def test_questions_packed_into_one_prompt_must_fit_together(base):

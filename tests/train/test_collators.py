@@ -24,7 +24,8 @@ def test_each_stage_has_its_own(model, tmp_path):
 @pytest.mark.parametrize("named", [True, False])
 def test_end_to_end_stores_the_candidates(model, tmp_path, named):
     folder = tmp_path / "elsewhere" if named else tmp_path / "run" / "memory"
-    args = make_args(tmp_path / "run", "end_to_end", memory_folder=str(folder) if named else None)
+    fields = {"memory_folder": str(folder) if named else None, "pool_size": 5}
+    args = make_args(tmp_path / "run", "end_to_end", **fields)
     collator = make_collator(model, args, QUESTION_ROWS)
     assert type(collator) is EndToEndCollator and len(collator.candidates.texts) == 6
     assert (folder / "candidates.safetensors").is_file() and collator.retrieval_top_k == 5
